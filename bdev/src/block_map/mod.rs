@@ -1,0 +1,1 @@
+//! The block map: logical to physical, a tree of pages grown on demand.

@@ -1,0 +1,108 @@
+//! Memory for base-device I/O: whole 4 KiB blocks, 4 KiB-aligned, taken from the host at start.
+//!
+//! A [`Buffer`] is owned by whoever holds it. Giving it to an I/O moves it into the I/O, and the
+//! completion gives it back, so no one can touch memory the device is writing. A block that many may
+//! read while the device writes it out is an `Arc<Buffer>`: shared, and therefore immutable.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::types::BLOCK_SIZE;
+
+/// Where a host's DMA-capable memory comes from. Called when a volume starts, never after.
+pub trait DmaMemory: Send + Sync + 'static {
+    /// `blocks` contiguous zeroed blocks of 4096 bytes, aligned to 4096; `None` when out of memory.
+    fn allocate(&self, blocks: usize) -> Option<NonNull<u8>>;
+
+    /// Gives back what [`DmaMemory::allocate`] gave.
+    ///
+    /// # Safety
+    /// `memory` came from `allocate(blocks)` of the same object and is not used any more.
+    unsafe fn free(&self, memory: NonNull<u8>, blocks: usize);
+}
+
+/// Page-aligned memory of the process, for hosts whose devices need no more than that.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct HeapMemory;
+
+impl HeapMemory {
+    fn layout(blocks: usize) -> Option<std::alloc::Layout> {
+        std::alloc::Layout::from_size_align(blocks.checked_mul(BLOCK_SIZE)?, BLOCK_SIZE).ok()
+    }
+}
+
+impl DmaMemory for HeapMemory {
+    fn allocate(&self, blocks: usize) -> Option<NonNull<u8>> {
+        let layout = Self::layout(blocks).filter(|layout| layout.size() > 0)?;
+        // SAFETY: the layout's size is not zero.
+        NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
+    }
+
+    unsafe fn free(&self, memory: NonNull<u8>, blocks: usize) {
+        if let Some(layout) = Self::layout(blocks) {
+            // SAFETY: the caller says this came from `allocate(blocks)`, which used this layout.
+            unsafe { std::alloc::dealloc(memory.as_ptr(), layout) }
+        }
+    }
+}
+
+/// Owned, aligned memory of one or more whole blocks.
+pub struct Buffer {
+    memory: NonNull<u8>,
+    blocks: usize,
+    source: Arc<dyn DmaMemory>,
+}
+
+// SAFETY: a Buffer owns its memory alone; nothing about it is tied to a thread.
+unsafe impl Send for Buffer {}
+// SAFETY: through `&Buffer` the memory can only be read.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// A zeroed buffer of `blocks` blocks (at least one); `None` when the host is out of memory.
+    pub fn new(source: &Arc<dyn DmaMemory>, blocks: usize) -> Option<Buffer> {
+        let memory = source.allocate(blocks)?;
+        Some(Buffer { memory, blocks, source: Arc::clone(source) })
+    }
+
+    /// How many blocks of [`BLOCK_SIZE`] bytes this holds.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// The address the device is given.
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        self.memory
+    }
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the memory is `blocks` blocks long, initialised (zeroed at birth), and ours alone.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.blocks * BLOCK_SIZE) }
+    }
+}
+
+impl std::ops::DerefMut for Buffer {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` makes this the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.blocks * BLOCK_SIZE) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: `memory` came from `source.allocate(blocks)` and no reference outlives `self`.
+        unsafe { self.source.free(self.memory, self.blocks) }
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} blocks)", self.blocks)
+    }
+}

@@ -1,0 +1,1 @@
+//! Hash zones, hash locks and dedupe contexts.

@@ -1,0 +1,1 @@
+//! The slab depot: allocation and reference counts.

@@ -1,0 +1,1 @@
+//! The dm-vdo on-disk format: the only place that knows a byte offset.

@@ -1,0 +1,1 @@
+//! Record names: MurmurHash3 of a block.

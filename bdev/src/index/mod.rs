@@ -1,0 +1,1 @@
+//! The deduplication index behind its seam.

@@ -1,0 +1,1 @@
+//! Zone threads: who owns what, and how they talk.

@@ -1,0 +1,1 @@
+//! Test support: the deterministic host and the helpers of the end-to-end tests.
