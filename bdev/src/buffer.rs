@@ -62,7 +62,11 @@ impl Buffer {
     /// A zeroed buffer of `blocks` blocks (at least one); `None` when the host is out of memory.
     pub fn new(source: &Arc<dyn DmaMemory>, blocks: usize) -> Option<Buffer> {
         let memory = source.allocate(blocks)?;
-        Some(Buffer { memory, blocks, source: Arc::clone(source) })
+        Some(Buffer {
+            memory,
+            blocks,
+            source: Arc::clone(source),
+        })
     }
 
     /// How many blocks of [`BLOCK_SIZE`] bytes this holds.

@@ -15,6 +15,7 @@ pub mod hash;
 pub mod index;
 pub mod journal;
 pub mod seam;
+pub mod stats;
 pub mod types;
 pub mod zone;
 

@@ -100,7 +100,11 @@ impl MappingState {
 
     /// A state from its four bits; `None` above 15.
     pub const fn from_bits(bits: u8) -> Option<MappingState> {
-        if bits <= 15 { Some(MappingState(bits)) } else { None }
+        if bits <= 15 {
+            Some(MappingState(bits))
+        } else {
+            None
+        }
     }
 
     /// The four bits.
@@ -130,7 +134,13 @@ pub struct Mapping {
 
 impl Mapping {
     /// No data.
-    pub const UNMAPPED: Mapping = Mapping { pbn: Pbn::ZERO, state: MappingState::UNMAPPED };
+    pub const UNMAPPED: Mapping = Mapping {
+        pbn: Pbn::ZERO,
+        state: MappingState::UNMAPPED,
+    };
     /// All zeroes, written as such.
-    pub const ZERO: Mapping = Mapping { pbn: Pbn::ZERO, state: MappingState::UNCOMPRESSED };
+    pub const ZERO: Mapping = Mapping {
+        pbn: Pbn::ZERO,
+        state: MappingState::UNCOMPRESSED,
+    };
 }
