@@ -1,0 +1,324 @@
+//! A zone thread's base-device I/O: who waits for which, and who owns the memory meanwhile.
+//!
+//! An I/O is submitted by a task, which then sleeps; the memory belongs to the table here until the
+//! completion arrives and wakes the task, which takes the memory back. The zone thread's poll moves
+//! the outgoing I/Os to the host's channel and the completions back, so nothing but that poll knows
+//! the channel's type.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::task::{Scheduler, TaskId};
+use crate::buffer::Buffer;
+use crate::error::VdoError;
+use crate::seam::{BaseIo, BaseOp, IoCompletion};
+use crate::types::Pbn;
+
+/// What an I/O is for; statistics are kept by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoClass {
+    /// User data.
+    Data,
+    /// Slab journals, reference counts, slab summary, super block.
+    Metadata,
+    /// The recovery journal.
+    Journal,
+    /// Block-map pages.
+    PageCache,
+}
+
+/// How many I/O classes there are.
+pub const IO_CLASSES: usize = 4;
+
+/// Counts of I/Os by class, started and completed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IoCounts {
+    /// Reads started, by class.
+    pub reads: [u64; IO_CLASSES],
+    /// Writes started, by class.
+    pub writes: [u64; IO_CLASSES],
+    /// Flushes started, by class.
+    pub flushes: [u64; IO_CLASSES],
+    /// Discards started, by class.
+    pub discards: [u64; IO_CLASSES],
+    /// Writes that asked to be durable, by class.
+    pub fuas: [u64; IO_CLASSES],
+    /// Reads completed, by class.
+    pub reads_completed: [u64; IO_CLASSES],
+    /// Writes completed, by class.
+    pub writes_completed: [u64; IO_CLASSES],
+    /// Flushes completed, by class.
+    pub flushes_completed: [u64; IO_CLASSES],
+    /// Discards completed, by class.
+    pub discards_completed: [u64; IO_CLASSES],
+}
+
+enum Memory {
+    None,
+    Owned(Buffer),
+    Shared(#[expect(dead_code, reason = "held so that the device may read it")] Arc<Buffer>),
+}
+
+enum Entry {
+    Free {
+        next: u32,
+    },
+    Pending {
+        task: TaskId,
+        op: BaseOp,
+        class: IoClass,
+        memory: Memory,
+    },
+    Done {
+        errno: i32,
+        memory: Memory,
+    },
+}
+
+const END: u32 = u32::MAX;
+
+/// The table of I/Os in flight of one zone thread.
+pub struct BaseDevice {
+    scheduler: Rc<Scheduler>,
+    entries: RefCell<Vec<Entry>>,
+    free: Cell<u32>,
+    outgoing: RefCell<VecDeque<BaseIo>>,
+    counts: RefCell<IoCounts>,
+    in_flight: Cell<u32>,
+}
+
+impl BaseDevice {
+    /// A table that holds `capacity` I/Os before it has to grow.
+    pub fn new(scheduler: &Rc<Scheduler>, capacity: usize) -> Rc<BaseDevice> {
+        Rc::new(BaseDevice {
+            scheduler: Rc::clone(scheduler),
+            entries: RefCell::new(Vec::with_capacity(capacity)),
+            free: Cell::new(END),
+            outgoing: RefCell::new(VecDeque::with_capacity(capacity)),
+            counts: RefCell::new(IoCounts::default()),
+            in_flight: Cell::new(0),
+        })
+    }
+
+    /// Reads `blocks` blocks at `pbn` into the front of `buffer`, which comes back in any case.
+    pub async fn read(
+        &self,
+        class: IoClass,
+        pbn: Pbn,
+        buffer: Buffer,
+        blocks: usize,
+    ) -> (Buffer, Result<(), VdoError>) {
+        assert!(blocks <= buffer.blocks(), "a read fits its buffer");
+        let address = buffer.as_ptr();
+        let io = (BaseOp::Read, pbn, blocks, address, false);
+        match self.run(class, io, Memory::Owned(buffer)).await {
+            (Memory::Owned(buffer), result) => (buffer, result),
+            _ => unreachable!("memory comes back as it was given"),
+        }
+    }
+
+    /// Reads one block straight into memory the caller vouches for.
+    ///
+    /// # Safety
+    /// `memory` is one block, aligned as the base device needs, and stays valid and unused by anyone
+    /// else until this future is done. The future must not be dropped before.
+    pub async unsafe fn read_direct(&self, pbn: Pbn, memory: NonNull<u8>) -> Result<(), VdoError> {
+        let io = (BaseOp::Read, pbn, 1, memory, false);
+        self.run(IoClass::Data, io, Memory::None).await.1
+    }
+
+    /// Writes the first `blocks` blocks of `buffer` to `pbn`; the buffer comes back in any case.
+    pub async fn write(
+        &self,
+        class: IoClass,
+        pbn: Pbn,
+        buffer: Buffer,
+        blocks: usize,
+        fua: bool,
+    ) -> (Buffer, Result<(), VdoError>) {
+        assert!(blocks <= buffer.blocks(), "a write fits its buffer");
+        let address = buffer.as_ptr();
+        let io = (BaseOp::Write, pbn, blocks, address, fua);
+        match self.run(class, io, Memory::Owned(buffer)).await {
+            (Memory::Owned(buffer), result) => (buffer, result),
+            _ => unreachable!("memory comes back as it was given"),
+        }
+    }
+
+    /// Writes one block that others may read meanwhile.
+    pub async fn write_shared(
+        &self,
+        class: IoClass,
+        pbn: Pbn,
+        block: Arc<Buffer>,
+        fua: bool,
+    ) -> Result<(), VdoError> {
+        let address = block.as_ptr();
+        let io = (BaseOp::Write, pbn, 1, address, fua);
+        self.run(class, io, Memory::Shared(block)).await.1
+    }
+
+    /// Makes every completed write durable.
+    pub async fn flush(&self, class: IoClass) -> Result<(), VdoError> {
+        let io = (BaseOp::Flush, Pbn(0), 0, NonNull::dangling(), false);
+        self.run(class, io, Memory::None).await.1
+    }
+
+    /// Tells the device that `blocks` blocks at `pbn` hold nothing of use.
+    pub async fn discard(&self, pbn: Pbn, blocks: usize) -> Result<(), VdoError> {
+        let io = (BaseOp::Discard, pbn, blocks, NonNull::dangling(), false);
+        self.run(IoClass::Data, io, Memory::None).await.1
+    }
+
+    async fn run(
+        &self,
+        class: IoClass,
+        (op, pbn, blocks, address, fua): (BaseOp, Pbn, usize, NonNull<u8>, bool),
+        memory: Memory,
+    ) -> (Memory, Result<(), VdoError>) {
+        let task = self.scheduler.current();
+        let token = self.insert(Entry::Pending {
+            task,
+            op,
+            class,
+            memory,
+        });
+        let blocks = u32::try_from(blocks).expect("an I/O is far smaller than 2^32 blocks");
+        self.outgoing.borrow_mut().push_back(BaseIo {
+            op,
+            pbn,
+            blocks,
+            memory: address,
+            fua,
+            token,
+        });
+        self.in_flight.set(self.in_flight.get() + 1);
+        {
+            let mut counts = self.counts.borrow_mut();
+            let class = class as usize;
+            match op {
+                BaseOp::Read => counts.reads[class] += 1,
+                BaseOp::Write => counts.writes[class] += 1,
+                BaseOp::Flush => counts.flushes[class] += 1,
+                BaseOp::Discard => counts.discards[class] += 1,
+            }
+            if fua {
+                counts.fuas[class] += 1;
+            }
+        }
+        let (errno, memory) = std::future::poll_fn(|_| self.take_done(token)).await;
+        let result = if errno == 0 {
+            Ok(())
+        } else {
+            let operation = match op {
+                BaseOp::Read => "read",
+                BaseOp::Write => "write",
+                BaseOp::Flush => "flush",
+                BaseOp::Discard => "discard",
+            };
+            Err(VdoError::Io {
+                operation,
+                pbn,
+                errno,
+            })
+        };
+        (memory, result)
+    }
+
+    fn insert(&self, entry: Entry) -> u32 {
+        let mut entries = self.entries.borrow_mut();
+        let free = self.free.get();
+        if free == END {
+            entries.push(entry);
+            return (entries.len() - 1) as u32;
+        }
+        let slot = &mut entries[free as usize];
+        let Entry::Free { next } = *slot else {
+            unreachable!("the free list holds free entries")
+        };
+        self.free.set(next);
+        *slot = entry;
+        free
+    }
+
+    fn take_done(&self, token: u32) -> Poll<(i32, Memory)> {
+        let mut entries = self.entries.borrow_mut();
+        let slot = &mut entries[token as usize];
+        if !matches!(slot, Entry::Done { .. }) {
+            return Poll::Pending;
+        }
+        let entry = std::mem::replace(
+            slot,
+            Entry::Free {
+                next: self.free.get(),
+            },
+        );
+        self.free.set(token);
+        match entry {
+            Entry::Done { errno, memory } => Poll::Ready((errno, memory)),
+            _ => unreachable!("checked above"),
+        }
+    }
+
+    /// The next I/O to hand to the host's channel.
+    #[inline]
+    pub fn next_outgoing(&self) -> Option<BaseIo> {
+        self.outgoing.borrow_mut().pop_front()
+    }
+
+    /// Takes a completion from the host's channel and wakes the task that waits for it.
+    pub fn complete(&self, done: IoCompletion) {
+        let mut entries = self.entries.borrow_mut();
+        let Some(slot) = entries.get_mut(done.token as usize) else {
+            return;
+        };
+        let Entry::Pending {
+            task,
+            op,
+            class,
+            memory,
+        } = slot
+        else {
+            log::error!(
+                "the base device completed an I/O twice (token {})",
+                done.token
+            );
+            return;
+        };
+        let (task, op, class) = (*task, *op, *class as usize);
+        let memory = std::mem::replace(memory, Memory::None);
+        *slot = Entry::Done {
+            errno: done.errno,
+            memory,
+        };
+        self.in_flight.set(self.in_flight.get() - 1);
+        let mut counts = self.counts.borrow_mut();
+        match op {
+            BaseOp::Read => counts.reads_completed[class] += 1,
+            BaseOp::Write => counts.writes_completed[class] += 1,
+            BaseOp::Flush => counts.flushes_completed[class] += 1,
+            BaseOp::Discard => counts.discards_completed[class] += 1,
+        }
+        self.scheduler.wake(task);
+    }
+
+    /// How many I/Os have been started and not completed.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// I/Os so far, by class.
+    pub fn counts(&self) -> IoCounts {
+        *self.counts.borrow()
+    }
+}
+
+impl std::fmt::Debug for BaseDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BaseDevice({} I/Os in flight)", self.in_flight.get())
+    }
+}
