@@ -1,1 +1,23 @@
-//! Every JSON-RPC method once: names, parameters, results and errors, as serde types both hosts use.
+//! Every JSON-RPC method of spdk-vdo once: names, parameters, results and errors.
+//!
+//! Two hosts serve these methods, SPDK's bdev module and the embedded target, and they must agree to
+//! the letter; so both take them from here. There is no I/O and no state in this crate. A host looks
+//! the method up in [`methods`], turns the request's `params` into the method's type with
+//! [`Parameters::decode`] (which refuses what is unknown, missing, of the wrong type or out of range,
+//! naming the parameter and the value), does the work, and answers with one of the result types or an
+//! [`RpcError`].
+//!
+//! - [`methods`]: the names, and what each method takes
+//! - [`params`]: the parameter types
+//! - [`results`]: what `bdev_get_bdevs` shows of a volume, and `bdev_vdo_dump`
+//! - [`stats`]: statistics as JSON, and as YAML in the manner of `vdostats`
+//! - [`error`]: codes and messages
+
+pub mod error;
+pub mod methods;
+pub mod params;
+pub mod results;
+pub mod stats;
+
+pub use error::{ErrorCode, RpcError};
+pub use params::Parameters;

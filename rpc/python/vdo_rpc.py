@@ -1,0 +1,119 @@
+#  SPDX-License-Identifier: GPL-2.0-only
+"""The bdev_vdo_* commands for SPDK's command-line client.
+
+With this file's folder on PYTHONPATH:
+
+    rpc.py --plugin vdo_rpc bdev_vdo_get_stats vdo0
+
+(`rpc.py` of an SPDK tree, or `spdk-rpc` of the PyPI package `spdk`). Options left out are not sent, so
+that the target's defaults apply.
+"""
+
+import argparse
+import json
+
+
+def _call(args, method, **params):
+    params = {name: value for name, value in params.items() if value is not None}
+    result = args.client.call(method, params)
+    # Batches and dry runs have no result yet; "true" says nothing the exit status does not.
+    if result is not None and result is not True:
+        print(json.dumps(result, indent=2).strip('"'))
+
+
+def _name(args):
+    return args.name_option if args.name_option is not None else args.name
+
+
+def _add_name(parser, required=True):
+    """The volume's name, as a positional argument or as -b/--name."""
+    group = parser.add_mutually_exclusive_group(required=required)
+    group.add_argument('name', nargs='?', help='name of the VDO bdev')
+    group.add_argument('-b', '--name', dest='name_option', metavar='NAME', help='name of the VDO bdev')
+
+
+def _one_name(subparsers, method, text):
+    parser = subparsers.add_parser(method, help=text)
+    _add_name(parser)
+    parser.set_defaults(func=lambda args: _call(args, method, name=_name(args)))
+
+
+def _bdev_vdo_create(args):
+    _call(args, 'bdev_vdo_create',
+          name=args.name,
+          base_bdev_name=args.base_bdev_name,
+          format=args.format,
+          logical_size_mib=args.logical_size_mib,
+          slab_size_mib=args.slab_size_mib,
+          index_memory_gb=args.index_memory_gb,
+          index_sparse=args.index_sparse,
+          cpumask=args.cpumask,
+          block_map_cache_mib=args.block_map_cache_mib,
+          deduplication=args.deduplication,
+          compression=args.compression)
+
+
+def _bdev_vdo_get_stats(args):
+    _call(args, 'bdev_vdo_get_stats', name=_name(args), per_zone=args.per_zone)
+
+
+def _bdev_vdo_set_options(args):
+    _call(args, 'bdev_vdo_set_options',
+          name=_name(args),
+          dedupe_timeout_ms=args.dedupe_timeout_ms,
+          dedupe_min_timer_ms=args.dedupe_min_timer_ms,
+          compression=args.compression)
+
+
+def spdk_rpc_plugin_initialize(subparsers):
+    """Called by the client with its table of commands."""
+    switch = argparse.BooleanOptionalAction
+
+    p = subparsers.add_parser('bdev_vdo_create',
+                              help='Open the VDO volume on a bdev, or format one there')
+    p.add_argument('-b', '--name', required=True, help='name of the new bdev')
+    p.add_argument('-d', '--base-bdev-name', required=True, help='bdev that holds the volume')
+    p.add_argument('-f', '--format', choices=['if_blank', 'never', 'force'],
+                   help='if_blank: format a blank base bdev, open a volume, refuse anything else; '
+                        'never: there must be a volume; '
+                        'force: format, whatever is there. Default: if_blank')
+    p.add_argument('-s', '--logical-size-mib', type=int,
+                   help='size of the volume in MiB, when formatting. Default: what fits without savings')
+    p.add_argument('-S', '--slab-size-mib', type=int,
+                   help='size of a slab in MiB, a power of two, when formatting. Default: 2048')
+    p.add_argument('-i', '--index-memory-gb', type=float,
+                   help='memory of the index in GiB, when formatting: 0.25, 0.5, 0.75 or a whole number. '
+                        'Default: 0.25')
+    p.add_argument('--index-sparse', action=switch, help='sparse index, when formatting. Default: no')
+    p.add_argument('-m', '--cpumask',
+                   help='cores of the zone threads, such as 0x3 or [0,1]. Default: all of the target')
+    p.add_argument('-c', '--block-map-cache-mib', type=int,
+                   help='size of the block map page cache in MiB. Default: 128')
+    p.add_argument('--deduplication', action=switch, help='ask the index for duplicates. Default: yes')
+    p.add_argument('--compression', action=switch, help='compress data. Default: no')
+    p.set_defaults(func=_bdev_vdo_create)
+
+    _one_name(subparsers, 'bdev_vdo_delete', 'Shut a VDO volume down and remove its bdev; the data stays')
+
+    p = subparsers.add_parser('bdev_vdo_get_stats', help='Statistics of one or all VDO bdevs')
+    _add_name(p, required=False)
+    p.add_argument('-z', '--per-zone', action='store_true', default=None,
+                   help='show the share of each zone thread as well')
+    p.set_defaults(func=_bdev_vdo_get_stats)
+
+    _one_name(subparsers, 'bdev_vdo_index_online', 'Ask the index again')
+    _one_name(subparsers, 'bdev_vdo_index_offline', 'Stop asking the index; it stays open')
+    _one_name(subparsers, 'bdev_vdo_index_open', 'Open the index')
+    _one_name(subparsers, 'bdev_vdo_index_close', 'Close the index')
+    _one_name(subparsers, 'bdev_vdo_index_create', 'Make a new, empty index')
+
+    p = subparsers.add_parser('bdev_vdo_set_options', help='Change options of a working VDO bdev')
+    _add_name(p)
+    p.add_argument('-t', '--dedupe-timeout-ms', type=int,
+                   help='how long a write waits for the index, in milliseconds (1 to 120000)')
+    p.add_argument('-T', '--dedupe-min-timer-ms', type=int,
+                   help='shortest interval between two looks for late answers, in milliseconds (1 to 1000)')
+    p.add_argument('--compression', action=switch, help='compress what is written from now on')
+    p.set_defaults(func=_bdev_vdo_set_options)
+
+    _one_name(subparsers, 'bdev_vdo_dump', 'Hash zones, live hash locks and dedupe contexts of a VDO bdev')

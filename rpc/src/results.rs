@@ -1,0 +1,120 @@
+//! What methods answer, apart from statistics.
+
+use serde::{Deserialize, Serialize};
+
+/// `driver_specific.vdo` of a volume in `bdev_get_bdevs`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VdoInfo {
+    /// The bdev the volume is on.
+    pub base_bdev_name: String,
+    /// `normal`, `recovering` or `read-only`.
+    pub mode: String,
+    /// The index's state: `closed`, `closing`, `error`, `offline`, `online`, `opening`, `suspended` or `unknown`.
+    pub index_state: String,
+    /// Whether new data is compressed.
+    pub compression: bool,
+    /// How many zone threads share the work.
+    pub zones: u64,
+    /// Blocks (4 KiB) of the volume.
+    pub logical_blocks: u64,
+    /// Of those, blocks that are mapped to data.
+    pub logical_blocks_used: u64,
+    /// Blocks of the base bdev that belong to the volume.
+    pub physical_blocks: u64,
+    /// Of those, blocks that hold data.
+    pub data_blocks_used: u64,
+    /// Of those, blocks that hold metadata.
+    pub overhead_blocks_used: u64,
+    /// Share of the physical blocks in use, in percent.
+    pub used_percent: u64,
+    /// Share of the mapped logical blocks that needed no block of their own, in percent; null while
+    /// nothing is mapped.
+    pub saving_percent: Option<u64>,
+}
+
+/// Share of the physical blocks in use, in percent, rounded to the nearest.
+pub fn used_percent(data_blocks: u64, overhead_blocks: u64, physical_blocks: u64) -> u64 {
+    if physical_blocks == 0 {
+        return 0;
+    }
+    let used = u128::from(data_blocks) + u128::from(overhead_blocks);
+    let physical = u128::from(physical_blocks);
+    u64::try_from((used * 100 + physical / 2) / physical).unwrap_or(u64::MAX)
+}
+
+/// Share of the mapped logical blocks that needed no block of their own, in percent; `None` while
+/// nothing is mapped. (More data blocks than logical ones, possible for a moment, is no saving.)
+pub fn saving_percent(logical_blocks: u64, data_blocks: u64) -> Option<u64> {
+    if logical_blocks == 0 {
+        return None;
+    }
+    let saved = u128::from(logical_blocks.saturating_sub(data_blocks));
+    u64::try_from(saved * 100 / u128::from(logical_blocks)).ok()
+}
+
+/// The answer of `bdev_vdo_dump`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dump {
+    /// The volume's bdev name.
+    pub name: String,
+    /// Its hash zones in order.
+    pub hash_zones: Vec<HashZoneDump>,
+}
+
+/// One hash zone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashZoneDump {
+    /// Which, from zero.
+    pub zone: u64,
+    /// The hash locks in use.
+    pub hash_locks: Vec<HashLockDump>,
+    /// The dedupe contexts, counted by state.
+    pub contexts: ContextsDump,
+}
+
+/// One hash lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashLockDump {
+    /// The record name, as 32 hexadecimal digits.
+    pub record_name: String,
+    /// Its state, in capitals as the design writes it.
+    pub state: String,
+    /// Requests that hold a reference to it.
+    pub references: u64,
+    /// Requests that wait.
+    pub waiters: u64,
+    /// The physical block the lock deduplicates against, if it has one.
+    pub duplicate: Option<u64>,
+    /// Whether the duplicate was read and compared.
+    pub verified: bool,
+}
+
+/// How many dedupe contexts are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextsDump {
+    /// Free.
+    pub idle: u64,
+    /// The index was asked.
+    pub pending: u64,
+    /// Answered, and not yet given back.
+    pub complete: u64,
+    /// The request went on without the answer.
+    pub timed_out: u64,
+    /// The late answer came.
+    pub timed_out_complete: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_are_those_of_vdostats() {
+        assert_eq!(used_percent(0, 0, 0), 0);
+        assert_eq!(used_percent(1, 1, 3), 67);
+        assert_eq!(used_percent(u64::MAX, u64::MAX, u64::MAX), 200);
+        assert_eq!(saving_percent(0, 0), None);
+        assert_eq!(saving_percent(3, 1), Some(66));
+        assert_eq!(saving_percent(1, 3), Some(0));
+    }
+}
