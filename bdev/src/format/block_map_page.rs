@@ -1,0 +1,190 @@
+//! Pages and entries of the block map.
+//!
+//! A page, leaf or interior, is one block: a header of 36 bytes and 812 entries of five bytes. An entry
+//! packs a 36-bit physical block number and a four-bit mapping state:
+//!
+//! ```text
+//!   byte 0          bytes 1-4
+//!   | pbn 35..32 | state |  pbn 31..0, little-endian |
+//!      bits 7-4    bits 3-0
+//! ```
+//!
+//! In a leaf the entry says where a logical block's data is; in an interior page it says where a page
+//! one height lower is. The header names the volume (nonce) and the page's own place, so that a
+//! misdirected write shows; `initialized` is set only once the page has been written, so a page that
+//! was allocated but never written back is told from one that was.
+//!
+//! The views here work in place on the buffer of a cached page and cost no more than the loads and
+//! stores.
+
+use super::codec::{Version, le32, le64, put32, put64};
+use super::tree::ENTRIES_PER_PAGE;
+use crate::types::{BLOCK_SIZE, Mapping, MappingState, Pbn};
+
+/// Bytes of an entry, here and in the recovery journal.
+pub const ENTRY_SIZE: usize = 5;
+
+/// The largest physical block number an entry can hold.
+pub const MAXIMUM_ENTRY_PBN: Pbn = Pbn((1 << 36) - 1);
+
+const VERSION: Version = Version::new(4, 1);
+const NONCE: usize = 8;
+const PBN: usize = 16;
+const INITIALIZED: usize = 32;
+const ENTRIES: usize = 36;
+const _: () = assert!(ENTRIES + ENTRIES_PER_PAGE as usize * ENTRY_SIZE == BLOCK_SIZE);
+
+/// Packs an entry. Bits of the block number above the 36 an entry has are lost; no volume has them.
+#[inline]
+pub fn encode_entry(mapping: Mapping) -> [u8; ENTRY_SIZE] {
+    debug_assert!(mapping.pbn <= MAXIMUM_ENTRY_PBN);
+    let pbn = mapping.pbn.get();
+    let low = (pbn as u32).to_le_bytes();
+    let first = mapping.state.bits() | ((pbn >> 28) as u8 & 0xf0);
+    [first, low[0], low[1], low[2], low[3]]
+}
+
+/// Unpacks an entry; every five bytes are one.
+#[inline]
+pub fn decode_entry(bytes: [u8; ENTRY_SIZE]) -> Mapping {
+    let low = u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+    let pbn = Pbn(u64::from(bytes[0] >> 4) << 32 | u64::from(low));
+    let state = MappingState::from_bits(bytes[0] & 0xf).unwrap_or_default();
+    Mapping { pbn, state }
+}
+
+/// Whether a leaf may hold this entry: block 0 stands only for zeroes, and no other block for no data.
+#[inline]
+pub fn is_valid(mapping: Mapping) -> bool {
+    if mapping.pbn == Pbn::ZERO {
+        !mapping.state.is_compressed()
+    } else {
+        mapping.state.is_mapped()
+    }
+}
+
+/// What the header of a page says about it, compared with what was looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageValidity {
+    /// It is the page looked for.
+    Valid,
+    /// It was never written as a page of this volume; to be taken as empty.
+    Unwritten,
+    /// It is a page of this volume, but another one.
+    Misplaced {
+        /// Which.
+        found: Pbn,
+    },
+}
+
+/// A page to read from.
+#[derive(Clone, Copy)]
+pub struct BlockMapPage<'a>(&'a [u8; BLOCK_SIZE]);
+
+impl<'a> BlockMapPage<'a> {
+    /// Looks at a block as a page.
+    #[inline]
+    pub fn new(block: &'a [u8; BLOCK_SIZE]) -> BlockMapPage<'a> {
+        BlockMapPage(block)
+    }
+
+    /// The entry in a slot (0 to 811).
+    #[inline]
+    pub fn get(self, slot: u16) -> Mapping {
+        let at = entry_at(slot);
+        decode_entry(
+            *self.0[at..]
+                .first_chunk()
+                .expect("slots end with the block"),
+        )
+    }
+
+    /// Whether the page says of itself that it has been written.
+    #[inline]
+    pub fn is_initialized(self) -> bool {
+        self.0[INITIALIZED] != 0
+    }
+
+    /// The page's own place, as its header has it.
+    pub fn pbn(self) -> Pbn {
+        Pbn(le64(self.0, PBN))
+    }
+
+    /// The nonce of the volume that wrote the page.
+    pub fn nonce(self) -> u64 {
+        le64(self.0, NONCE)
+    }
+
+    /// Compares the header with what was looked for: a page of the volume with `nonce`, at `pbn`.
+    pub fn validity(self, nonce: u64, pbn: Pbn) -> PageValidity {
+        let version = Version::new(le32(self.0, 0), le32(self.0, 4));
+        if version != VERSION || !self.is_initialized() || self.nonce() != nonce {
+            PageValidity::Unwritten
+        } else if self.pbn() != pbn {
+            PageValidity::Misplaced { found: self.pbn() }
+        } else {
+            PageValidity::Valid
+        }
+    }
+
+    /// All entries in order of their slots.
+    pub fn entries(self) -> impl Iterator<Item = Mapping> + 'a {
+        self.0[ENTRIES..]
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| decode_entry(*bytes))
+    }
+}
+
+/// A page to change.
+pub struct BlockMapPageMut<'a>(&'a mut [u8; BLOCK_SIZE]);
+
+impl<'a> BlockMapPageMut<'a> {
+    /// Looks at a block as a page.
+    #[inline]
+    pub fn new(block: &'a mut [u8; BLOCK_SIZE]) -> BlockMapPageMut<'a> {
+        BlockMapPageMut(block)
+    }
+
+    /// Makes a block an empty page: every entry unmapped.
+    pub fn format(
+        block: &'a mut [u8; BLOCK_SIZE],
+        nonce: u64,
+        pbn: Pbn,
+        initialized: bool,
+    ) -> Self {
+        block.fill(0);
+        put32(block, 0, VERSION.major);
+        put32(block, 4, VERSION.minor);
+        put64(block, NONCE, nonce);
+        put64(block, PBN, pbn.get());
+        block[INITIALIZED] = u8::from(initialized);
+        BlockMapPageMut(block)
+    }
+
+    /// Puts an entry in a slot (0 to 811).
+    #[inline]
+    pub fn set(&mut self, slot: u16, mapping: Mapping) {
+        let at = entry_at(slot);
+        self.0[at..at + ENTRY_SIZE].copy_from_slice(&encode_entry(mapping));
+    }
+
+    /// Says whether the page has been written; returns what it said before.
+    #[inline]
+    pub fn set_initialized(&mut self, initialized: bool) -> bool {
+        std::mem::replace(&mut self.0[INITIALIZED], u8::from(initialized)) != 0
+    }
+
+    /// The same page to read from.
+    #[inline]
+    pub fn as_page(&self) -> BlockMapPage<'_> {
+        BlockMapPage(self.0)
+    }
+}
+
+#[inline]
+fn entry_at(slot: u16) -> usize {
+    assert!(u64::from(slot) < ENTRIES_PER_PAGE, "a page has 812 slots");
+    ENTRIES + usize::from(slot) * ENTRY_SIZE
+}
