@@ -1,0 +1,477 @@
+//! Who waits for the index, and for how long still.
+//!
+//! A write must not wait long for advice it can do without. So a question to the index does not belong to the
+//! request that asks it but to a *dedupe context*, of which a hash zone has a fixed number:
+//!
+//! 1. [`Contexts::acquire`] takes an idle context for a request (IDLE to PENDING). With none idle, the index
+//!    is not asked at all and the request goes on without advice: *busy*.
+//! 2. The index answers, naming the context: [`Contexts::answer`] says which request to give the answer
+//!    to, and the context is idle again. (dm-vdo's COMPLETE is the time such an answer spends in a mailbox.)
+//! 3. Or it does not answer in time: [`Contexts::expire`] hands out the request, to go on without advice, and
+//!    the context is TIMED_OUT. The index may still have it in hand, so it cannot be used for another.
+//! 4. When the late answer comes, nobody wants it; the context becomes TIMED_OUT_COMPLETE. Such
+//!    contexts are taken back when no idle one is left.
+//!
+//! The zone's thread owns it. There is no clock in here: the caller says what time it is, and sees to it that
+//! [`Contexts::expire`] is called when [`Contexts::next_deadline`] has come.
+
+use super::action::RequestId;
+use crate::seam::Nanos;
+
+/// How long a request waits for the index unless told otherwise, in milliseconds.
+pub const DEFAULT_TIMEOUT_MS: u64 = 5000;
+/// The least time between two looks for late answers unless told otherwise, in milliseconds.
+pub const DEFAULT_MINIMUM_TIMER_MS: u64 = 100;
+
+/// The bounds dm-vdo sets to both, in milliseconds (2 is two ticks of its timer).
+const LEAST_MS: u64 = 2;
+const MOST_TIMEOUT_MS: u64 = 120_000;
+const MOST_TIMER_MS: u64 = 1000;
+
+/// At most this many reports of timeouts ...
+const REPORT_BURST: u32 = 10;
+/// ... in this time.
+const REPORT_INTERVAL: u64 = 5_000_000_000;
+
+const NANOS_PER_MS: u64 = 1_000_000;
+const NONE: u32 = u32::MAX;
+
+/// Names a context towards the index. Valid until the index has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContextId(pub u32);
+
+/// What to do with an answer of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// Give it to this request.
+    Deliver(RequestId),
+    /// Throw it away: its request has gone on without.
+    Late,
+    /// Nobody asked: the index answered twice, or named a context that does not exist.
+    Unexpected,
+}
+
+/// What a look for late answers found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Expired {
+    /// How many requests were sent on without advice.
+    pub count: u64,
+    /// If now is the time to log it: how many timed out since the last report.
+    pub report: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Pending,
+    TimedOut,
+    TimedOutComplete,
+}
+
+/// One question to the index. Pending contexts form a list in order of submission; idle ones, and those that
+/// are timed out and complete, a stack each (through `next`).
+#[derive(Clone, Copy, Debug)]
+struct Context {
+    state: State,
+    request: RequestId,
+    submitted: Nanos,
+    next: u32,
+    previous: u32,
+}
+
+/// The dedupe contexts of one hash zone.
+#[derive(Clone, Debug)]
+pub struct Contexts {
+    contexts: Vec<Context>,
+    idle: u32,
+    complete: u32,
+    oldest: u32,
+    newest: u32,
+    deadline: Option<Nanos>,
+    timeout: u64,
+    minimum_timer: u64,
+    active: u64,
+    timeouts: u64,
+    busy: u64,
+    reports: ReportLimit,
+}
+
+/// How much was reported of late.
+#[derive(Clone, Copy, Debug, Default)]
+struct ReportLimit {
+    begin: Option<Nanos>,
+    in_interval: u32,
+    reported: u64,
+}
+
+impl Contexts {
+    /// `count` idle contexts, and the default times. dm-vdo has one context for each request there can be, 2048.
+    pub fn new(count: u32) -> Contexts {
+        let context = |index: u32| Context {
+            state: State::Idle,
+            request: RequestId(NONE),
+            submitted: Nanos(0),
+            next: if index + 1 < count { index + 1 } else { NONE },
+            previous: NONE,
+        };
+        Contexts {
+            contexts: (0..count).map(context).collect(),
+            idle: if count > 0 { 0 } else { NONE },
+            complete: NONE,
+            oldest: NONE,
+            newest: NONE,
+            deadline: None,
+            timeout: DEFAULT_TIMEOUT_MS * NANOS_PER_MS,
+            minimum_timer: DEFAULT_MINIMUM_TIMER_MS * NANOS_PER_MS,
+            active: 0,
+            timeouts: 0,
+            busy: 0,
+            reports: ReportLimit::default(),
+        }
+    }
+
+    /// Sets how long a request waits for the index: 2 to 120000 milliseconds, the nearest of which is taken
+    /// and returned. Holds for deadlines set from now on, and for every request at the next look.
+    pub fn set_timeout_ms(&mut self, milliseconds: u64) -> u64 {
+        let taken = milliseconds.clamp(LEAST_MS, MOST_TIMEOUT_MS);
+        self.timeout = taken * NANOS_PER_MS;
+        taken
+    }
+
+    /// Sets the least time between two looks for late answers: 2 to 1000 milliseconds, the nearest of
+    /// which is taken and returned.
+    pub fn set_minimum_timer_ms(&mut self, milliseconds: u64) -> u64 {
+        let taken = milliseconds.clamp(LEAST_MS, MOST_TIMER_MS);
+        self.minimum_timer = taken * NANOS_PER_MS;
+        taken
+    }
+
+    /// Takes a context for a request about to ask the index. `None` if all are in use: the request must do
+    /// without, and is counted.
+    pub fn acquire(&mut self, now: Nanos, request: RequestId) -> Option<ContextId> {
+        let id = if self.idle != NONE {
+            self.active += 1;
+            let id = self.idle;
+            self.idle = self.contexts[id as usize].next;
+            id
+        } else if self.complete != NONE {
+            // It was never given back, so it is counted as active already.
+            let id = self.complete;
+            self.complete = self.contexts[id as usize].next;
+            id
+        } else {
+            self.busy += 1;
+            return None;
+        };
+        let previous = self.newest;
+        self.contexts[id as usize] = Context {
+            state: State::Pending,
+            request,
+            submitted: now,
+            next: NONE,
+            previous,
+        };
+        if previous == NONE {
+            self.oldest = id;
+        } else {
+            self.contexts[previous as usize].next = id;
+        }
+        self.newest = id;
+        self.arm(now, now);
+        Some(ContextId(id))
+    }
+
+    /// The index has answered.
+    pub fn answer(&mut self, id: ContextId) -> Reply {
+        let Some(context) = self.contexts.get_mut(id.0 as usize) else {
+            return Reply::Unexpected;
+        };
+        match context.state {
+            State::Pending => {
+                let request = context.request;
+                self.unlink(id.0);
+                let context = &mut self.contexts[id.0 as usize];
+                context.state = State::Idle;
+                context.next = self.idle;
+                self.idle = id.0;
+                self.active -= 1;
+                Reply::Deliver(request)
+            }
+            State::TimedOut => {
+                context.state = State::TimedOutComplete;
+                context.next = self.complete;
+                self.complete = id.0;
+                Reply::Late
+            }
+            State::Idle | State::TimedOutComplete => Reply::Unexpected,
+        }
+    }
+
+    /// When [`Contexts::expire`] should be called next, if at all.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        self.deadline
+    }
+
+    /// Looks for requests that have waited too long, oldest first, and hands each to `give_up`. Before the
+    /// deadline it does nothing.
+    pub fn expire(&mut self, now: Nanos, mut give_up: impl FnMut(RequestId)) -> Expired {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return Expired::default();
+        }
+        self.deadline = None;
+        let mut count = 0;
+        while self.oldest != NONE {
+            let id = self.oldest;
+            let Context {
+                submitted, request, ..
+            } = self.contexts[id as usize];
+            if now.0 < submitted.0.saturating_add(self.timeout) {
+                self.arm(submitted, now);
+                break;
+            }
+            self.unlink(id);
+            self.contexts[id as usize].state = State::TimedOut;
+            give_up(request);
+            count += 1;
+        }
+        self.timeouts += count;
+        let report = if count > 0 {
+            self.reports.decide(now, self.timeouts)
+        } else {
+            None
+        };
+        Expired { count, report }
+    }
+
+    /// Takes back every context that is timed out and complete, and says whether now all are idle: asked when the
+    /// volume is to stand still.
+    pub fn is_quiet(&mut self) -> bool {
+        while self.complete != NONE {
+            let id = self.complete;
+            let context = &mut self.contexts[id as usize];
+            self.complete = context.next;
+            context.state = State::Idle;
+            context.next = self.idle;
+            self.idle = id;
+            self.active -= 1;
+        }
+        self.active == 0
+    }
+
+    /// Contexts not idle: questions under way, and timed-out ones not taken back (`curr_dedupe_queries`).
+    pub fn active(&self) -> u64 {
+        self.active
+    }
+
+    /// Requests that got no answer in time. What dm-vdo reports as `dedupe_advice_timeouts` is this and
+    /// [`Contexts::busy`] together.
+    pub fn timeouts(&self) -> u64 {
+        self.timeouts
+    }
+
+    /// Requests that could not ask for want of an idle context.
+    pub fn busy(&self) -> u64 {
+        self.busy
+    }
+
+    /// Starts the timer, if it is not running, for a request submitted at `submitted`.
+    fn arm(&mut self, submitted: Nanos, now: Nanos) {
+        if self.deadline.is_none() {
+            let due = submitted.0.saturating_add(self.timeout);
+            self.deadline = Some(Nanos(due.max(now.0.saturating_add(self.minimum_timer))));
+        }
+    }
+
+    /// Takes a context from the list of pending ones.
+    fn unlink(&mut self, id: u32) {
+        let Context { next, previous, .. } = self.contexts[id as usize];
+        if previous == NONE {
+            self.oldest = next;
+        } else {
+            self.contexts[previous as usize].next = next;
+        }
+        if next == NONE {
+            self.newest = previous;
+        } else {
+            self.contexts[next as usize].previous = previous;
+        }
+    }
+}
+
+impl ReportLimit {
+    /// Whether to report now, and if so how many of the `total` were not reported yet.
+    fn decide(&mut self, now: Nanos, total: u64) -> Option<u64> {
+        let fresh = self
+            .begin
+            .is_some_and(|begin| now.0 < begin.0.saturating_add(REPORT_INTERVAL));
+        if !fresh {
+            self.begin = Some(now);
+            self.in_interval = 0;
+        }
+        if self.in_interval >= REPORT_BURST {
+            return None;
+        }
+        self.in_interval += 1;
+        let unreported = total - self.reported;
+        self.reported = total;
+        Some(unreported)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = NANOS_PER_MS;
+
+    fn at(milliseconds: u64) -> Nanos {
+        Nanos(milliseconds * MS)
+    }
+
+    fn take(contexts: &mut Contexts, now: u64, request: u32) -> ContextId {
+        contexts
+            .acquire(at(now), RequestId(request))
+            .expect("an idle context")
+    }
+
+    fn expire(contexts: &mut Contexts, now: u64) -> Vec<u32> {
+        let mut given_up = Vec::new();
+        let expired = contexts.expire(at(now), |request| given_up.push(request.0));
+        assert_eq!(expired.count as usize, given_up.len());
+        given_up
+    }
+
+    #[test]
+    fn an_answer_in_time_goes_to_the_request_and_frees_the_context() {
+        let mut contexts = Contexts::new(1);
+        let id = take(&mut contexts, 0, 7);
+        assert_eq!(contexts.active(), 1);
+        assert_eq!(contexts.answer(id), Reply::Deliver(RequestId(7)));
+        assert_eq!(contexts.active(), 0);
+        assert_eq!(contexts.answer(id), Reply::Unexpected);
+        assert_eq!(contexts.answer(ContextId(99)), Reply::Unexpected);
+        assert_eq!(take(&mut contexts, 1, 8), id);
+        assert_eq!((contexts.timeouts(), contexts.busy()), (0, 0));
+    }
+
+    /// The original's DedupeTimeouts_t1: sixteen questions, of which eight, in groups of different sizes
+    /// with gaps between, are answered in time and the others not.
+    #[test]
+    fn answered_ones_among_late_ones_are_delivered_and_only_the_late_time_out() {
+        const IN_TIME: [u32; 8] = [1, 4, 5, 9, 10, 12, 14, 15];
+        let mut contexts = Contexts::new(2048);
+        contexts.set_timeout_ms(1000);
+        contexts.set_minimum_timer_ms(2);
+        let ids: Vec<_> = (0..16)
+            .map(|n| take(&mut contexts, u64::from(n) * 10, n))
+            .collect();
+        let mut given_up = Vec::new();
+        for n in 0..16 {
+            let now = u64::from(n) * 10 + 1000;
+            if IN_TIME.contains(&n) {
+                given_up.extend(expire(&mut contexts, now - 1));
+                assert_eq!(
+                    contexts.answer(ids[n as usize]),
+                    Reply::Deliver(RequestId(n))
+                );
+            }
+        }
+        given_up.extend(expire(&mut contexts, 2000));
+        let late: Vec<u32> = (0..16).filter(|n| !IN_TIME.contains(n)).collect();
+        assert_eq!(given_up, late);
+        assert_eq!(contexts.timeouts(), 8);
+        assert_eq!(contexts.active(), 8, "the index still has them");
+        assert!(!contexts.is_quiet());
+        for n in late {
+            assert_eq!(contexts.answer(ids[n as usize]), Reply::Late);
+        }
+        assert_eq!(contexts.active(), 8);
+        assert!(contexts.is_quiet());
+        assert_eq!(contexts.active(), 0);
+    }
+
+    #[test]
+    fn a_timed_out_context_is_used_again_only_after_its_late_answer() {
+        let mut contexts = Contexts::new(2);
+        let first = take(&mut contexts, 0, 1);
+        let second = take(&mut contexts, 0, 2);
+        assert_eq!(expire(&mut contexts, 5000), [1, 2]);
+        assert_eq!(contexts.acquire(at(5001), RequestId(3)), None);
+        assert_eq!(contexts.busy(), 1);
+        assert_eq!(contexts.answer(second), Reply::Late);
+        assert_eq!(take(&mut contexts, 5002, 4), second);
+        assert_eq!(contexts.acquire(at(5003), RequestId(5)), None);
+        assert_eq!(contexts.active(), 2);
+        assert_eq!(contexts.answer(second), Reply::Deliver(RequestId(4)));
+        assert_eq!(contexts.answer(first), Reply::Late);
+        assert_eq!(contexts.busy(), 2);
+        assert_eq!(
+            contexts.active(),
+            1,
+            "the first is complete, but not taken back"
+        );
+    }
+
+    #[test]
+    fn the_first_question_sets_the_deadline_and_the_next_look_sets_the_next() {
+        let mut contexts = Contexts::new(4);
+        assert_eq!(contexts.next_deadline(), None);
+        let first = take(&mut contexts, 0, 1);
+        take(&mut contexts, 30, 2);
+        take(&mut contexts, 3000, 3);
+        assert_eq!(contexts.next_deadline(), Some(at(5000)));
+        assert_eq!(contexts.answer(first), Reply::Deliver(RequestId(1)));
+        assert_eq!(
+            contexts.next_deadline(),
+            Some(at(5000)),
+            "the timer is left running"
+        );
+        assert_eq!(expire(&mut contexts, 4999), [0u32; 0]);
+        assert_eq!(expire(&mut contexts, 5000), [0u32; 0]);
+        assert_eq!(
+            contexts.next_deadline(),
+            Some(at(5100)),
+            "not 5030: never sooner than 100 ms"
+        );
+        assert_eq!(expire(&mut contexts, 5100), [2]);
+        assert_eq!(contexts.next_deadline(), Some(at(8000)));
+        assert_eq!(expire(&mut contexts, 8000), [3]);
+        assert_eq!(contexts.next_deadline(), None);
+    }
+
+    #[test]
+    fn times_are_kept_within_bounds() {
+        let mut contexts = Contexts::new(1);
+        assert_eq!(contexts.set_timeout_ms(0), 2);
+        assert_eq!(contexts.set_timeout_ms(500_000), 120_000);
+        assert_eq!(contexts.set_timeout_ms(70), 70);
+        assert_eq!(contexts.set_minimum_timer_ms(1), 2);
+        assert_eq!(contexts.set_minimum_timer_ms(5000), 1000);
+        take(&mut contexts, 0, 0);
+        assert_eq!(
+            contexts.next_deadline(),
+            Some(at(1000)),
+            "the timer's minimum rules"
+        );
+    }
+
+    #[test]
+    fn reports_are_limited_and_lose_no_count() {
+        let mut contexts = Contexts::new(64);
+        contexts.set_timeout_ms(2);
+        contexts.set_minimum_timer_ms(2);
+        let mut reported = 0;
+        let mut reports = 0;
+        for round in 0..20 {
+            take(&mut contexts, round * 10, 0);
+            let expired = contexts.expire(at(round * 10 + 2), |_| ());
+            assert_eq!(expired.count, 1);
+            reports += u64::from(expired.report.is_some());
+            reported += expired.report.unwrap_or(0);
+        }
+        assert_eq!((reports, reported), (10, 10));
+        take(&mut contexts, 6000, 0);
+        assert_eq!(contexts.expire(at(6002), |_| ()).report, Some(11));
+        assert_eq!(contexts.timeouts(), 21);
+    }
+}
