@@ -1,1 +1,5 @@
 //! The embedded host: the engine on pinned threads, io_uring below and NBD above.
+
+pub mod bdev;
+pub mod reactor;
+pub mod target;
