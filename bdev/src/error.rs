@@ -26,6 +26,17 @@ pub enum VdoError {
     /// Metadata contradicts itself; the volume turns read-only.
     #[error("metadata is inconsistent: {0}")]
     Inconsistent(String),
+    /// The block map says of a logical block what can not be true. A read must fail; a write replaces it.
+    #[error(
+        "the block map points to block {pbn} (state {state}), which can not hold data; \
+         what was there is lost, write the block anew"
+    )]
+    BadMapping {
+        /// The physical block it points to.
+        pbn: Pbn,
+        /// The four bits of its mapping state.
+        state: u8,
+    },
     /// The request lies outside the volume or is malformed.
     #[error("bad request: {0}")]
     Invalid(String),
@@ -39,7 +50,10 @@ impl VdoError {
     pub fn errno(&self) -> i32 {
         match self {
             VdoError::NoSpace => 28,
-            VdoError::ReadOnly | VdoError::Io { .. } | VdoError::Inconsistent(_) => 5,
+            VdoError::ReadOnly
+            | VdoError::Io { .. }
+            | VdoError::Inconsistent(_)
+            | VdoError::BadMapping { .. } => 5,
             VdoError::Invalid(_) => 22,
             VdoError::ShuttingDown => 19,
         }
