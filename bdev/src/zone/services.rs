@@ -7,7 +7,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::error::VdoError;
-use crate::types::{JournalPoint, Mapping, Pbn, SequenceNumber, ZoneIndex};
+pub use crate::format::recovery_journal::BlockMapSlot;
+use crate::types::{JournalPoint, Mapping, SequenceNumber, ZoneIndex};
 
 /// Who keeps a block of the recovery journal from being reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,15 +34,6 @@ pub trait ZoneServices: 'static {
 
     /// Whether the volume is read-only.
     fn is_read_only(&self) -> bool;
-}
-
-/// Which entry of the block map a journal entry speaks of: a block-map page and a place in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct BlockMapSlot {
-    /// The block-map page.
-    pub page: Pbn,
-    /// The entry's place in the page, 0 to 811.
-    pub slot: u16,
 }
 
 /// A future that is boxed because it is rare: growing the block-map tree.
