@@ -78,6 +78,11 @@ impl RpcError {
         }
     }
 
+    /// The negative of an errno, with a sentence.
+    pub fn errno(errno: i32, message: impl Into<String>) -> RpcError {
+        RpcError::new(ErrorCode::from_errno(errno), message)
+    }
+
     /// `-EINVAL` that names the parameter, its value and what would do.
     pub fn bad_value(parameter: &str, value: impl fmt::Display, expected: &str) -> RpcError {
         RpcError::new(

@@ -2,4 +2,5 @@
 
 pub mod bdev;
 pub mod reactor;
+pub mod rpc;
 pub mod target;
