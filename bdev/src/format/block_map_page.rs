@@ -11,8 +11,8 @@
 //!
 //! In a leaf the entry says where a logical block's data is; in an interior page it says where a page
 //! one height lower is. The header names the volume (nonce) and the page's own place, so that a
-//! misdirected write shows; `initialized` is set only once the page has been written, so a page that
-//! was allocated but never written back is told from one that was.
+//! misdirected write shows. A page's first write to its place is done twice, without and then with the
+//! `initialized` flag, so that a torn first write is never taken for a page.
 //!
 //! The views here work in place on the buffer of a cached page and cost no more than the loads and
 //! stores.
@@ -187,4 +187,112 @@ impl<'a> BlockMapPageMut<'a> {
 fn entry_at(slot: u16) -> usize {
     assert!(u64::from(slot) < ENTRIES_PER_PAGE, "a page has 812 slots");
     ENTRIES + usize::from(slot) * ENTRY_SIZE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        fn mappings()(pbn in 0..=MAXIMUM_ENTRY_PBN.get(), state in 0u8..=15) -> Mapping {
+            Mapping { pbn: Pbn(pbn), state: MappingState::from_bits(state).unwrap() }
+        }
+    }
+
+    #[test]
+    fn an_entry_has_its_high_nibble_and_state_in_the_first_byte() {
+        let state = MappingState::from_bits(0xb).unwrap();
+        let mapping = Mapping {
+            pbn: Pbn(0xa_1234_5678),
+            state,
+        };
+        assert_eq!(encode_entry(mapping), [0xab, 0x78, 0x56, 0x34, 0x12]);
+        assert_eq!(encode_entry(Mapping::UNMAPPED), [0; 5]);
+        assert_eq!(encode_entry(Mapping::ZERO), [1, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_page_is_laid_out_as_dm_vdo_lays_it_out() {
+        let mut block = [0xee; BLOCK_SIZE];
+        let mut page = BlockMapPageMut::format(&mut block, 0x0102_0304, Pbn(0x55), true);
+        let last = Mapping {
+            pbn: Pbn(0x9),
+            state: MappingState::UNCOMPRESSED,
+        };
+        page.set(811, last);
+        let mut expected = [0; BLOCK_SIZE];
+        expected[0] = 4;
+        expected[4] = 1;
+        expected[8..12].copy_from_slice(&[4, 3, 2, 1]);
+        expected[16] = 0x55;
+        expected[32] = 1;
+        expected[4091..].copy_from_slice(&[1, 9, 0, 0, 0]);
+        assert_eq!(block, expected);
+    }
+
+    #[test]
+    fn a_page_is_valid_only_for_its_own_volume_and_place() {
+        let mut block = [0; BLOCK_SIZE];
+        assert_eq!(
+            BlockMapPage::new(&block).validity(0, Pbn(0)),
+            PageValidity::Unwritten
+        );
+        let mut page = BlockMapPageMut::format(&mut block, 7, Pbn(3), false);
+        assert_eq!(page.as_page().validity(7, Pbn(3)), PageValidity::Unwritten);
+        assert!(!page.set_initialized(true));
+        assert!(page.set_initialized(true));
+        assert_eq!(page.as_page().validity(7, Pbn(3)), PageValidity::Valid);
+        assert_eq!(page.as_page().validity(8, Pbn(3)), PageValidity::Unwritten);
+        let misplaced = PageValidity::Misplaced { found: Pbn(3) };
+        assert_eq!(page.as_page().validity(7, Pbn(4)), misplaced);
+        block[4] = 0;
+        assert_eq!(
+            BlockMapPage::new(&block).validity(7, Pbn(3)),
+            PageValidity::Unwritten
+        );
+    }
+
+    #[test]
+    fn block_zero_holds_no_fragment_and_no_other_block_holds_nothing() {
+        let mapping = |pbn, state| Mapping {
+            pbn: Pbn(pbn),
+            state,
+        };
+        assert!(is_valid(Mapping::UNMAPPED) && is_valid(Mapping::ZERO));
+        assert!(!is_valid(mapping(0, MappingState::COMPRESSED_BASE)));
+        assert!(!is_valid(mapping(1, MappingState::UNMAPPED)));
+        assert!(is_valid(mapping(1, MappingState::MAX)));
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_survives_packing(mapping in mappings()) {
+            prop_assert_eq!(decode_entry(encode_entry(mapping)), mapping);
+        }
+
+        #[test]
+        fn every_five_bytes_are_an_entry(bytes: [u8; ENTRY_SIZE]) {
+            prop_assert_eq!(encode_entry(decode_entry(bytes)), bytes);
+        }
+
+        #[test]
+        fn slots_do_not_touch_each_other(
+            puts in prop::collection::vec((0u16..812, mappings()), 0..50), nonce: u64,
+        ) {
+            let mut block = [0; BLOCK_SIZE];
+            let mut page = BlockMapPageMut::format(&mut block, nonce, Pbn(1), true);
+            let mut model = vec![Mapping::UNMAPPED; 812];
+            for (slot, mapping) in puts {
+                page.set(slot, mapping);
+                model[usize::from(slot)] = mapping;
+            }
+            let page = page.as_page();
+            prop_assert_eq!(page.validity(nonce, Pbn(1)), PageValidity::Valid);
+            prop_assert_eq!(page.entries().collect::<Vec<_>>(), model.clone());
+            for (slot, mapping) in model.into_iter().enumerate() {
+                prop_assert_eq!(page.get(slot as u16), mapping);
+            }
+        }
+    }
 }

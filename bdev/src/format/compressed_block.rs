@@ -108,3 +108,82 @@ pub fn fragment(
     }
     Ok(HEADER + start..HEADER + end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_header_is_laid_out_as_dm_vdo_lays_it_out() {
+        let mut block = [0xee; BLOCK_SIZE];
+        begin(&mut block);
+        assert_eq!(put_fragment(&mut block, 0, 0, b"abc"), Some(3));
+        assert_eq!(put_fragment(&mut block, 13, 3, b"de"), Some(5));
+        assert_eq!(block[..12], [1, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
+        assert_eq!(block[34..41], [2, 0, b'a', b'b', b'c', b'd', b'e']);
+        assert_eq!(fragment(&block, MappingState::MAX), Ok(39..41));
+        assert_eq!(state_of_slot(13), Some(MappingState::MAX));
+        assert_eq!(state_of_slot(14), None);
+    }
+
+    #[test]
+    fn a_fragment_that_does_not_fit_is_not_packed() {
+        let mut block = [0; BLOCK_SIZE];
+        begin(&mut block);
+        let longest = [7; DATA_SIZE];
+        assert_eq!(put_fragment(&mut block, 0, 1, &longest), None);
+        assert_eq!(put_fragment(&mut block, 14, 0, &[1]), None);
+        assert_eq!(put_fragment(&mut block, 0, usize::MAX, &[1]), None);
+        assert_eq!(put_fragment(&mut block, 0, 0, &longest), Some(DATA_SIZE));
+    }
+
+    #[test]
+    fn lengths_that_lead_out_of_the_block_are_refused() {
+        let mut block = [0; BLOCK_SIZE];
+        assert!(matches!(
+            fragment(&block, MappingState::COMPRESSED_BASE),
+            Err(DecodeError::UnknownVersion { .. })
+        ));
+        begin(&mut block);
+        put16(&mut block, SIZES, DATA_SIZE as u16);
+        assert!(fragment(&block, MappingState::COMPRESSED_BASE).is_ok());
+        assert!(
+            fragment(&block, state_of_slot(1).unwrap()).is_err(),
+            "begins at the block's end"
+        );
+        put16(&mut block, SIZES, DATA_SIZE as u16 + 1);
+        assert!(fragment(&block, MappingState::COMPRESSED_BASE).is_err());
+        assert!(fragment(&block, MappingState::UNCOMPRESSED).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn fragments_are_found_where_they_were_put(
+            fragments in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..290), 1..=14),
+        ) {
+            let mut block = [0xee; BLOCK_SIZE];
+            begin(&mut block);
+            let mut offset = 0;
+            for (slot, bytes) in fragments.iter().enumerate() {
+                offset = put_fragment(&mut block, slot, offset, bytes).unwrap();
+            }
+            for (slot, bytes) in fragments.iter().enumerate() {
+                let place = fragment(&block, state_of_slot(slot).unwrap()).unwrap();
+                prop_assert_eq!(&block[place], &bytes[..]);
+            }
+        }
+
+        #[test]
+        fn a_fragment_never_leads_out_of_the_block(sizes: [u16; 14], state in 2u8..=15) {
+            let mut block = [0; BLOCK_SIZE];
+            begin(&mut block);
+            for (slot, size) in sizes.into_iter().enumerate() {
+                put16(&mut block, SIZES + 2 * slot, size);
+            }
+            if let Ok(place) = fragment(&block, MappingState::from_bits(state).unwrap()) {
+                prop_assert!(place.start >= HEADER && place.end <= BLOCK_SIZE);
+            }
+        }
+    }
+}

@@ -202,3 +202,153 @@ impl Geometry {
         Ok((geometry, version))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A geometry whose every field shows the order of its bytes.
+    fn telling() -> Geometry {
+        Geometry {
+            unused: 0x1a1b_1c1d,
+            nonce: 0x1020_304b_eef5_1ab5,
+            uuid: Uuid::from_bytes(*b"fake\0uuid hares\0"),
+            bio_offset: 0x1112_1314_1516_1718,
+            index_start: Pbn(0x2122_2324_2526_2728),
+            data_start: Pbn(0x3132_3334_3536_3738),
+            index: IndexConfig {
+                memory: IndexMemory::from_code(0x4a4b_4c4d),
+                sparse: true,
+            },
+        }
+    }
+
+    fn encoded(geometry: &Geometry, version: GeometryVersion) -> [u8; BLOCK_SIZE] {
+        let mut block = [0xee; BLOCK_SIZE];
+        geometry.encode(version, &mut block);
+        block
+    }
+
+    #[test]
+    fn version_5_has_the_bytes_dm_vdo_gives_it() {
+        #[rustfmt::skip]
+        let expected = [
+            b'd', b'm', b'v', b'd', b'o', b'0', b'0', b'1',
+            0x05, 0x00, 0x00, 0x00,
+            0x05, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+            0x65, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+            0x1d, 0x1c, 0x1b, 0x1a,
+            0xb5, 0x1a, 0xf5, 0xee, 0x4b, 0x30, 0x20, 0x10,
+            0x66, 0x61, 0x6b, 0x65, 0x00, 0x75, 0x75, 0x69, 0x64, 0x20, 0x68, 0x61, 0x72, 0x65, 0x73, 0x00,
+            0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11,
+            0x00, 0x00, 0x00, 0x00, 0x28, 0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21,
+            0x01, 0x00, 0x00, 0x00, 0x38, 0x37, 0x36, 0x35, 0x34, 0x33, 0x32, 0x31,
+            0x4d, 0x4c, 0x4b, 0x4a, 0x00, 0x00, 0x00, 0x00, 0x01,
+            0xd6, 0x99, 0x9d, 0x04,
+        ];
+        let block = encoded(&telling(), GeometryVersion::V5);
+        assert_eq!(block[..expected.len()], expected);
+        assert!(block[expected.len()..].iter().all(|&byte| byte == 0));
+        assert_eq!(
+            Geometry::decode(&block),
+            Ok((telling(), GeometryVersion::V5))
+        );
+    }
+
+    #[test]
+    fn version_4_has_the_bytes_dm_vdo_gives_it() {
+        let block = encoded(&telling(), GeometryVersion::V4);
+        let newer = encoded(&telling(), GeometryVersion::V5);
+        assert_eq!((block[12], block[20]), (4, 0x5d));
+        // The same fields without the bio offset.
+        assert_eq!(block[28..56], newer[28..56]);
+        assert_eq!(block[56..89], newer[64..97]);
+        assert_eq!(block[89..93], [0x39, 0x34, 0xe4, 0x3e]);
+        let older = Geometry {
+            bio_offset: 0,
+            ..telling()
+        };
+        assert_eq!(Geometry::decode(&block), Ok((older, GeometryVersion::V4)));
+    }
+
+    #[test]
+    fn each_kind_of_damage_is_told_apart() {
+        let geometry = Geometry::new(7, Uuid::nil(), IndexConfig::default(), 100);
+        assert_eq!(
+            geometry.index_region(),
+            Extent {
+                start: Pbn(1),
+                blocks: 100
+            }
+        );
+        assert_eq!(geometry.super_block(), Pbn(101));
+        let sound = encoded(&geometry, GeometryVersion::V5);
+        let damaged = |at: usize, value: u8| {
+            let mut block = sound;
+            block[at] = value;
+            Geometry::decode(&block).unwrap_err()
+        };
+        assert!(matches!(damaged(0, b'D'), DecodeError::NotVdo { .. }));
+        assert!(matches!(
+            damaged(8, 4),
+            DecodeError::WrongComponent { found: 4, .. }
+        ));
+        let version = damaged(12, 6);
+        let text = "the geometry block is version 6.0, this program knows 4.0 and 5.0";
+        assert!(version.to_string().starts_with(text), "{version}");
+        assert!(matches!(damaged(16, 1), DecodeError::UnknownVersion { .. }));
+        assert!(matches!(
+            damaged(20, 0x5d),
+            DecodeError::WrongSize { found: 93, .. }
+        ));
+        for (at, byte) in sound.iter().enumerate().take(101).skip(28) {
+            let error = damaged(at, !byte);
+            assert!(
+                matches!(error, DecodeError::Checksum { .. }),
+                "byte {at}: {error}"
+            );
+        }
+        assert!(matches!(
+            Geometry::decode(&sound[..100]),
+            Err(DecodeError::TooShort { .. })
+        ));
+        assert_eq!(
+            Geometry::decode(&sound[..101]).map(|(decoded, _)| decoded),
+            Ok(geometry)
+        );
+    }
+
+    #[test]
+    fn regions_out_of_order_are_refused_even_with_a_good_checksum() {
+        let mut block = encoded(&telling(), GeometryVersion::V5);
+        block[64] = 1;
+        let checksum = crc32(&block[..97]);
+        block[97..101].copy_from_slice(&checksum.to_le_bytes());
+        let error = Geometry::decode(&block).unwrap_err();
+        assert!(
+            matches!(error, DecodeError::Field { found: 1, .. }),
+            "{error}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_geometry_survives_encoding(
+            unused: u32, nonce: u64, uuid: u128, bio_offset: u64, index: u64, data: u64,
+            memory: u32, sparse: bool,
+        ) {
+            let geometry = Geometry {
+                unused,
+                nonce,
+                uuid: Uuid::from_u128(uuid),
+                bio_offset,
+                index_start: Pbn(index),
+                data_start: Pbn(data),
+                index: IndexConfig { memory: IndexMemory::from_code(memory), sparse },
+            };
+            let block = encoded(&geometry, GeometryVersion::V5);
+            prop_assert_eq!(Geometry::decode(&block).unwrap(), (geometry, GeometryVersion::V5));
+        }
+    }
+}

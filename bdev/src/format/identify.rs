@@ -115,3 +115,94 @@ fn known(head: &[u8]) -> Option<String> {
     // The mark of a boot sector is weak, and file systems have it too: it is asked last.
     (head.get(0x1fe..0x200) == Some(b"\x55\xaa")).then(|| "an MBR partition table".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BLOCKS: u64 = 1000;
+
+    fn device() -> Vec<u8> {
+        vec![0; BLOCKS as usize * BLOCK_SIZE]
+    }
+
+    fn look(device: &[u8]) -> Contents {
+        let blocks = (device.len() / BLOCK_SIZE) as u64;
+        let (head, tail) = probe_extents(blocks);
+        let bytes = |extent: Extent| {
+            &device[extent.start.index() * BLOCK_SIZE..extent.end().index() * BLOCK_SIZE]
+        };
+        identify(bytes(head), bytes(tail), blocks)
+    }
+
+    #[test]
+    fn a_device_of_zeroes_is_blank() {
+        assert_eq!(look(&device()), Contents::Blank);
+        assert_eq!(look(&[]), Contents::Blank);
+        assert_eq!(look(&[0; BLOCK_SIZE]), Contents::Blank);
+    }
+
+    #[test]
+    fn one_byte_at_either_end_makes_a_device_not_blank() {
+        let end = BLOCKS * BLOCK_SIZE as u64;
+        for offset in [0, 1, 4095, (1 << 20) - 1, end - (128 << 10), end - 1] {
+            let mut device = device();
+            device[offset as usize] = 1;
+            assert_eq!(look(&device), Contents::Unknown { offset });
+        }
+        let mut inside = device();
+        inside[1 << 20] = 1;
+        assert_eq!(
+            look(&inside),
+            Contents::Blank,
+            "what lies in between is not looked at"
+        );
+    }
+
+    #[test]
+    fn a_volume_is_known_by_its_magic() {
+        let mut device = device();
+        device[..8].copy_from_slice(b"dmvdo001");
+        assert_eq!(look(&device), Contents::Volume);
+    }
+
+    #[test]
+    fn every_mark_of_the_list_is_found() {
+        for (at, mark, what) in MARKS {
+            let mut device = device();
+            device[*at..at + mark.len()].copy_from_slice(mark);
+            assert_eq!(
+                look(&device),
+                Contents::Foreign {
+                    what: (*what).to_owned()
+                }
+            );
+        }
+        let mut device = device();
+        device[510..512].copy_from_slice(&[0x55, 0xaa]);
+        assert_eq!(
+            look(&device),
+            Contents::Foreign {
+                what: "an MBR partition table".into()
+            }
+        );
+        device[512..520].copy_from_slice(b"EFI PART");
+        assert_eq!(
+            look(&device),
+            Contents::Foreign {
+                what: "a GPT partition table".into()
+            }
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn head_and_tail_lie_on_the_device_and_do_not_overlap(blocks in 0u64..1 << 36) {
+            let (head, tail) = probe_extents(blocks);
+            prop_assert!(head.end() <= tail.start);
+            prop_assert_eq!(tail.end(), Pbn(blocks));
+            prop_assert_eq!(head.start, Pbn(0));
+        }
+    }
+}

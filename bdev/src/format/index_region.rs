@@ -316,7 +316,89 @@ mod tests {
     }
 
     #[test]
-    fn the_default_index_ends_where_vdoformat_puts_the_data_region() {
-        assert_eq!(blocks(0.25, false), 679_127);
+    fn every_index_is_as_large_as_vdoformat_makes_it() {
+        for (gb, sparse, expected) in [
+            (0.25, false, 679_127),
+            (0.5, false, 1_366_399),
+            (0.75, false, 2_053_669),
+            (1.0, false, 2_732_747),
+            (2.0, false, 5_496_229),
+            (7.0, false, 19_470_433),
+            (64.0, false, 181_329_075),
+            (0.25, true, 5_822_251),
+            (0.5, true, 11_726_359),
+            (0.75, true, 17_630_467),
+            (1.0, true, 23_452_645),
+            (3.0, true, 70_416_617),
+            (16.0, true, 376_068_883),
+        ] {
+            assert_eq!(blocks(gb, sparse), expected, "{gb} GB, sparse: {sparse}");
+        }
+    }
+
+    #[test]
+    fn memory_sizes_nobody_offers_are_refused_with_the_offer() {
+        for gb in [0.0, -1.0, 0.3, 1.5, 1025.0, f64::NAN, f64::INFINITY, 1e300] {
+            let error = IndexMemory::from_gb(gb).unwrap_err().to_string();
+            assert!(error.contains("take 0.25, 0.5, 0.75"), "{gb}: {error}");
+        }
+        for code in [1025, 0x1000, 0x1401, (-1_i32) as u32, (-1024_i32) as u32] {
+            let memory = IndexMemory::from_code(code);
+            let refused = Err(IndexError::UnknownMemory { code });
+            assert_eq!(
+                index_blocks(&IndexConfig {
+                    memory,
+                    sparse: false
+                }),
+                refused
+            );
+            assert_eq!(memory.megabytes(), None);
+        }
+    }
+
+    #[test]
+    fn a_memory_size_reads_as_a_person_would_write_it() {
+        let text = |code| IndexMemory::from_code(code).to_string();
+        assert_eq!(IndexMemory::MB_256.to_string(), "0.25 GB");
+        assert_eq!(text((-1792_i32) as u32), "0.75 GB");
+        assert_eq!(text(2), "2 GB");
+        assert_eq!(text(0x1003), "3 GB");
+        assert_eq!(text(0), "none");
+        assert_eq!(text(99_999), "unknown (0x1869f)");
+    }
+
+    #[test]
+    fn an_index_that_gave_up_a_chapter_is_one_chapter_smaller() {
+        let size = |code, sparse| {
+            index_blocks(&IndexConfig {
+                memory: IndexMemory::from_code(code),
+                sparse,
+            })
+            .unwrap()
+        };
+        for sparse in [false, true] {
+            // A chapter of 64 record pages has 6 index pages; each page is eight blocks. The map of index
+            // pages may shrink by a block in each of the two save slots.
+            let lost = size((-256_i32) as u32, sparse) - size((-1280_i32) as u32, sparse);
+            assert!(
+                (70 * 8..70 * 8 + 100).contains(&lost),
+                "{lost} blocks, sparse: {sparse}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_configuration_overflows() {
+        for code in (0..=0x1500).chain(0xffff_f000..=u32::MAX) {
+            for sparse in [false, true] {
+                let config = IndexConfig {
+                    memory: IndexMemory::from_code(code),
+                    sparse,
+                };
+                if let Ok(blocks) = index_blocks(&config) {
+                    assert!(blocks < super::super::MAXIMUM_PHYSICAL_BLOCKS, "{code:#x}");
+                }
+            }
+        }
     }
 }

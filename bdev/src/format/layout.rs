@@ -252,3 +252,130 @@ impl Layout {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encoded(layout: &Layout) -> [u8; Layout::SIZE] {
+        let mut bytes = [0; Layout::SIZE];
+        layout.encode(&mut Writer::new(&mut bytes));
+        bytes
+    }
+
+    fn decoded(bytes: &[u8], start: u64, end: u64) -> Result<Layout, DecodeError> {
+        Layout::decode(&mut Reader::new(WHAT, bytes), Pbn(start), end)
+    }
+
+    fn extent(start: u64, blocks: u64) -> Extent {
+        Extent {
+            start: Pbn(start),
+            blocks,
+        }
+    }
+
+    #[test]
+    fn roots_come_first_journal_and_summary_last_and_slabs_take_the_rest() {
+        let size = 1 << 20;
+        let layout = Layout::new(Pbn(5), size, 60, 8192, 64).unwrap();
+        let check = |layout: &Layout| {
+            assert_eq!(layout.partition(PartitionId::BlockMap), extent(5, 60));
+            let rest = size - 65 - 8192 - 64;
+            assert_eq!(layout.partition(PartitionId::SlabDepot), extent(65, rest));
+            let journal = layout.partition(PartitionId::RecoveryJournal);
+            assert_eq!(journal, extent(size - 8192 - 64, 8192));
+            assert_eq!(
+                layout.partition(PartitionId::SlabSummary),
+                extent(size - 64, 64)
+            );
+        };
+        check(&layout);
+        let again = decoded(&encoded(&layout), 5, size).unwrap();
+        check(&again);
+        assert_eq!(again, layout);
+    }
+
+    #[test]
+    fn no_layout_without_a_block_for_slabs() {
+        assert!(Layout::new(Pbn(5), 5 + 60 + 32 + 64 + 1, 60, 32, 64).is_some());
+        for end in [0, 5, 64, 5 + 60 + 32 + 64] {
+            assert_eq!(Layout::new(Pbn(5), end, 60, 32, 64), None);
+        }
+        assert_eq!(Layout::new(Pbn(u64::MAX), u64::MAX, 60, 32, 64), None);
+    }
+
+    #[test]
+    fn partitions_that_overlap_leave_gaps_or_leave_the_volume_are_refused() {
+        let sound = Layout::new(Pbn(5), 1000, 60, 32, 64).unwrap();
+        assert!(decoded(&encoded(&sound), 5, 1000).is_ok());
+        assert!(
+            decoded(&encoded(&sound), 6, 1000).is_err(),
+            "begins too early"
+        );
+        assert!(decoded(&encoded(&sound), 5, 999).is_err(), "ends too late");
+        assert!(
+            decoded(&encoded(&sound), 5, 1001).is_err(),
+            "ends too early"
+        );
+        for place in 0..4 {
+            for change in [-1_i64, 1, i64::MAX, i64::MIN] {
+                let mut moved = sound.clone();
+                let start = &mut moved.partitions[place].1.start.0;
+                *start = start.wrapping_add_signed(change);
+                assert!(
+                    decoded(&encoded(&moved), 5, 1000).is_err(),
+                    "{place} moved by {change}"
+                );
+                let mut grown = sound.clone();
+                let blocks = &mut grown.partitions[place].1.blocks;
+                *blocks = blocks.wrapping_add_signed(change);
+                assert!(
+                    decoded(&encoded(&grown), 5, 1000).is_err(),
+                    "{place} grown by {change}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn missing_repeated_and_unknown_partitions_are_refused() {
+        let sound = encoded(&Layout::new(Pbn(5), 1000, 60, 32, 64).unwrap());
+        let first_id = Header::SIZE + 17;
+        let refused = |at: usize, value: u8, expected: &str| {
+            let mut bytes = sound;
+            bytes[at] = value;
+            let error = decoded(&bytes, 5, 1000).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        refused(Header::SIZE + 16, 3, "there are four");
+        refused(Header::SIZE + 16, 5, "there are four");
+        refused(first_id, 4, "numbered 0 to 3");
+        refused(
+            first_id,
+            sound[first_id + PARTITION_BYTES],
+            "stands there once",
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_layout_survives_encoding(
+            start in 0u64..1 << 36, roots in 1u64..256, slabs in 1u64..1 << 35,
+            journal in 1u64..1 << 20, summary in 1u64..1 << 10,
+        ) {
+            let end = start + roots + slabs + journal + summary;
+            let layout = Layout::new(Pbn(start), end, roots, journal, summary).unwrap();
+            prop_assert_eq!(layout.partition(PartitionId::SlabDepot).blocks, slabs);
+            prop_assert_eq!(decoded(&encoded(&layout), start, end), Ok(layout));
+        }
+
+        #[test]
+        fn an_extent_contains_what_lies_between_its_ends(
+            start in 0u64..1 << 40, blocks in 0u64..1 << 20, pbn in 0u64..1 << 41,
+        ) {
+            let extent = extent(start, blocks);
+            prop_assert_eq!(extent.contains(Pbn(pbn)), (start..start + blocks).contains(&pbn));
+        }
+    }
+}

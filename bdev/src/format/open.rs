@@ -352,3 +352,194 @@ impl Volume {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::geometry::GeometryVersion;
+    use crate::format::plan::{FormatOptions, FormatPlan};
+    use crate::types::BLOCK_SIZE;
+
+    const BLOCKS: u64 = 4096;
+
+    fn volume() -> Volume {
+        let options = FormatOptions::miniature(64, 8, 32);
+        FormatPlan::new(&options, BLOCKS, 0x55, Uuid::nil())
+            .unwrap()
+            .into_volume()
+    }
+
+    fn opened(volume: &Volume, device_blocks: u64) -> Result<Volume, OpenError> {
+        let mut block = [0; BLOCK_SIZE];
+        volume.geometry.encode(GeometryVersion::V5, &mut block);
+        let geometry = read_geometry(&block, device_blocks)?;
+        volume.super_block.encode(&mut block);
+        read_volume(geometry, &block, device_blocks)
+    }
+
+    fn refusal(change: impl FnOnce(&mut Volume)) -> String {
+        let mut volume = volume();
+        change(&mut volume);
+        opened(&volume, BLOCKS).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_volume_opens_on_its_device_and_on_a_larger_one() {
+        assert_eq!(opened(&volume(), BLOCKS), Ok(volume()));
+        assert_eq!(opened(&volume(), BLOCKS + 1), Ok(volume()));
+    }
+
+    #[test]
+    fn a_device_smaller_than_the_volume_is_refused_with_both_sizes() {
+        let too_small = |found, needed| Err(OpenError::DeviceTooSmall { needed, found });
+        assert_eq!(opened(&volume(), BLOCKS - 1), too_small(BLOCKS - 1, BLOCKS));
+        assert_eq!(
+            opened(&volume(), 1),
+            too_small(1, 2),
+            "not even the super block is there"
+        );
+    }
+
+    #[test]
+    fn only_a_volume_that_is_new_or_was_shut_down_is_clean() {
+        for code in 0..8 {
+            let mut volume = volume();
+            let state = VolumeState::from_code(code).unwrap();
+            volume.super_block.volume.state = state;
+            let found = opened(&volume, BLOCKS).unwrap().require_clean();
+            match state {
+                VolumeState::New | VolumeState::Clean => assert_eq!(found, Ok(())),
+                _ => assert_eq!(found, Err(OpenError::NotClean { state })),
+            }
+        }
+        let dirty = OpenError::NotClean {
+            state: VolumeState::Dirty,
+        }
+        .to_string();
+        assert!(
+            dirty.contains("dirty") && dirty.contains("recovered"),
+            "{dirty}"
+        );
+    }
+
+    #[test]
+    fn geometry_and_super_block_of_different_volumes_are_refused() {
+        let text = refusal(|volume| volume.geometry.nonce += 1);
+        assert!(
+            text.contains("0x0000000000000055") && text.contains("0x0000000000000056"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_retired_word_of_the_geometry_does_not_matter() {
+        let mut volume = volume();
+        volume.geometry.unused += 1;
+        assert!(opened(&volume, BLOCKS).is_ok());
+    }
+
+    #[test]
+    fn a_volume_converted_for_lvm_is_refused() {
+        assert!(refusal(|volume| volume.geometry.bio_offset = 9).contains("moved by 9"));
+    }
+
+    #[test]
+    fn a_data_region_out_of_place_is_refused() {
+        let refuse = |index, data| {
+            refusal(|volume| {
+                volume.geometry.index_start = Pbn(index);
+                volume.geometry.data_start = Pbn(data);
+            })
+        };
+        for (index, data) in [(0, 1), (2, 1), (1, u64::MAX), (1, 1 << 36)] {
+            let text = refuse(index, data);
+            assert!(text.contains("the start of the data region"), "{text}");
+        }
+    }
+
+    #[test]
+    fn components_that_disagree_with_the_sizes_are_refused() {
+        let refused = |expected: &str, change: fn(&mut SuperBlock)| {
+            let text = refusal(|volume| change(&mut volume.super_block));
+            assert!(text.contains(expected), "{text}");
+        };
+        refused("the slab size", |block| {
+            block.slab_depot.slab.slab_blocks = 63
+        });
+        refused("the slab size", |block| {
+            block.slab_depot.slab.slab_blocks = 128
+        });
+        refused("the size of a slab journal", |block| {
+            block.slab_depot.slab.slab_journal_blocks = 7
+        });
+        refused("data blocks in a slab", |block| {
+            block.slab_depot.slab.data_blocks += 1
+        });
+        refused("data blocks in a slab", |block| {
+            block.slab_depot.slab.data_blocks = u64::MAX
+        });
+        refused("data blocks in a slab", |block| {
+            block.slab_depot.slab.data_blocks = 0
+        });
+        refused("data blocks in a slab", |block| {
+            block.slab_depot.slab.reference_count_blocks = 0;
+        });
+        refused("no threshold", |block| {
+            block.slab_depot.slab.scrubbing_threshold = 9
+        });
+        refused("the first block", |block| {
+            block.slab_depot.first_block.0 += 64
+        });
+        refused("the last block", |block| block.slab_depot.last_block.0 += 1);
+        refused("the last block", |block| {
+            block.slab_depot.last_block.0 += 64
+        });
+        refused("the last block", |block| {
+            block.slab_depot.last_block = block.slab_depot.first_block;
+        });
+        refused("the last block", |block| {
+            block.slab_depot.last_block = Pbn(0)
+        });
+        refused("the first root", |block| block.block_map.root_origin.0 += 1);
+        refused("the number of roots", |block| {
+            block.block_map.root_count = 59
+        });
+        refused("the recovery journal partition", |block| {
+            block.volume.config.recovery_journal_blocks = 64;
+        });
+    }
+
+    #[test]
+    fn a_slab_with_too_few_counters_is_refused() {
+        // 8 x 4032 data blocks need eight blocks of counters.
+        let options = FormatOptions::miniature(1 << 16, 8, 32);
+        let mut volume = FormatPlan::new(&options, 1 << 17, 1, Uuid::nil())
+            .unwrap()
+            .into_volume();
+        volume.super_block.slab_depot.slab.reference_count_blocks -= 1;
+        let text = opened(&volume, 1 << 17).unwrap_err().to_string();
+        assert!(text.contains("reference blocks in a slab"), "{text}");
+    }
+
+    #[test]
+    fn what_is_there_instead_of_a_volume_is_said() {
+        let refused = |block: &[u8]| read_geometry(block, BLOCKS).unwrap_err();
+        assert_eq!(refused(&[0; BLOCK_SIZE]), OpenError::Blank);
+        let mut block = [0; BLOCK_SIZE];
+        block[..4].copy_from_slice(b"XFSB");
+        let text = refused(&block).to_string();
+        assert_eq!(
+            text,
+            "the base device holds no volume but an XFS file system"
+        );
+        block[..4].copy_from_slice(b"\x01odd");
+        assert!(
+            refused(&block).to_string().contains("\"\\x01odd\\x00"),
+            "the bytes are shown"
+        );
+        assert!(matches!(
+            refused(b"dm"),
+            OpenError::Decode(DecodeError::TooShort { .. })
+        ));
+    }
+}

@@ -374,3 +374,249 @@ fn check(options: &FormatOptions, device_blocks: u64) -> Result<(), FormatError>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::tree::TREE_HEIGHT;
+    use crate::types::Lbn;
+    use proptest::prelude::*;
+
+    const GIB: u64 = 1 << 18;
+
+    fn plan(options: &FormatOptions, blocks: u64) -> Result<FormatPlan, FormatError> {
+        FormatPlan::new(options, blocks, 77, Uuid::nil())
+    }
+
+    #[test]
+    fn the_default_volume_is_the_one_vdoformat_makes() {
+        let plan = plan(&FormatOptions::default(), 6 * GIB).unwrap();
+        let layout = &plan.layout;
+        assert_eq!(
+            layout.index_region,
+            Extent {
+                start: Pbn(1),
+                blocks: 679_127
+            }
+        );
+        assert_eq!(layout.super_block, Pbn(679_128));
+        assert_eq!(
+            layout.block_map_roots,
+            Extent {
+                start: Pbn(679_129),
+                blocks: 60
+            }
+        );
+        let journal = Extent {
+            start: Pbn(1_540_032),
+            blocks: 32_768,
+        };
+        assert_eq!(layout.recovery_journal, journal);
+        assert_eq!(
+            layout.slab_summary,
+            Extent {
+                start: Pbn(1_572_800),
+                blocks: 64
+            }
+        );
+        assert_eq!(layout.slabs.slab_count, 1);
+        let slab = crate::types::SlabNumber(0);
+        assert_eq!(layout.slabs.reference_blocks(slab).start, Pbn(1_203_123));
+        assert_eq!(layout.slabs.journal_blocks(slab).start, Pbn(1_203_253));
+        assert_eq!(layout.logical_blocks, 523_108);
+        assert_eq!(plan.super_block.volume.state, VolumeState::New);
+    }
+
+    #[test]
+    fn the_smallest_device_is_the_sum_of_the_parts() {
+        // Geometry block, super block, 60 roots, one slab, recovery journal, slab summary.
+        let options = FormatOptions {
+            logical_blocks: Some(1),
+            ..FormatOptions::miniature(8, 4, 32)
+        };
+        let least = 1 + 1 + 60 + 8 + 32 + 64;
+        assert_eq!(options.minimum_device_blocks(), Ok(least));
+        assert_eq!(plan(&options, least).unwrap().layout.slabs.slab_count, 1);
+        for blocks in [least - 1, least - 8, 64, 1, 0] {
+            let too_small = FormatError::DeviceTooSmall {
+                blocks,
+                needed: least,
+            };
+            assert_eq!(plan(&options, blocks).unwrap_err(), too_small);
+        }
+        let usual = FormatOptions::default().minimum_device_blocks().unwrap();
+        assert!(plan(&FormatOptions::default(), usual).is_ok());
+        assert!(plan(&FormatOptions::default(), usual - 1).is_err());
+    }
+
+    #[test]
+    fn limits_are_refused_with_the_limit() {
+        let refused = |change: fn(&mut FormatOptions), blocks: u64, expected: &str| {
+            let mut options = FormatOptions::default();
+            change(&mut options);
+            let error = plan(&options, blocks).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        let large = 100 * GIB;
+        refused(|_| (), (1 << 36) + 1, "256 TiB");
+        refused(
+            |options| options.logical_blocks = Some(0),
+            large,
+            "1 to 1099511627776",
+        );
+        refused(
+            |options| options.logical_blocks = Some((1 << 40) + 1),
+            large,
+            "4 PiB",
+        );
+        refused(|options| options.slab_blocks = 1 << 12, large, "32 MiB");
+        refused(|options| options.slab_blocks = 1 << 24, large, "32 GiB");
+        refused(
+            |options| options.slab_blocks = 10_000,
+            large,
+            "power of two",
+        );
+        refused(
+            |options| options.recovery_journal_blocks = 1000,
+            large,
+            "power of two",
+        );
+        refused(
+            |options| options.recovery_journal_blocks = 1 << 40,
+            large,
+            "power of two",
+        );
+        refused(
+            |options| options.index.memory = IndexMemory::NONE,
+            large,
+            "0.25 GB or more",
+        );
+        refused(
+            |options| options.index.memory = IndexMemory::from_code(1025),
+            large,
+            "0x401",
+        );
+        refused(
+            |options| options.slab_journal_blocks = 300,
+            large,
+            "1 to 256",
+        );
+        refused(
+            |options| options.slab_blocks = 1 << 13,
+            1024 * GIB,
+            "take larger slabs",
+        );
+        refused(|_| (), GIB, "needs at least");
+        let most = FormatOptions {
+            logical_blocks: Some(1 << 40),
+            ..FormatOptions::default()
+        };
+        assert!(plan(&most, large).is_ok());
+    }
+
+    #[test]
+    fn every_page_of_the_default_logical_size_fits_the_slabs() {
+        let options = FormatOptions::miniature(256, 8, 32);
+        let layout = plan(&options, 60 * 1024 * 2).unwrap().layout;
+        let tree = &layout.tree;
+        assert!(tree.leaf_count() >= 60, "every tree has a leaf");
+        // Count the pages that are needed exactly, one by one.
+        let mut pages = std::collections::HashSet::new();
+        for leaf in 0..tree.leaf_count() {
+            let mut page = tree.leaf_page(leaf);
+            while usize::from(page.height) + 1 < TREE_HEIGHT {
+                pages.insert(page);
+                page = page.parent().expect("below the root").0;
+            }
+        }
+        let left = layout.slabs.data_blocks() - pages.len() as u64;
+        assert!(
+            left >= tree.logical_blocks,
+            "{left} blocks for {} of data",
+            tree.logical_blocks
+        );
+        assert!(left - tree.logical_blocks < 60, "the estimate is close");
+        assert!(tree.leaf(Lbn(tree.logical_blocks - 1)).0.index < tree.pages_per_tree()[0]);
+    }
+
+    #[test]
+    fn the_geometry_block_is_wiped_first_and_written_last() {
+        let plan = plan(&FormatOptions::miniature(64, 8, 32), 4096).unwrap();
+        let steps = plan.steps();
+        let geometry_writes: Vec<_> = steps
+            .iter()
+            .enumerate()
+            .filter_map(|(at, step)| match step {
+                FormatStep::Write { extent, content } if extent.start == GEOMETRY_PBN => {
+                    Some((at, *content == Content::Zeroes))
+                }
+                _ => None,
+            })
+            .collect();
+        let last = steps.len() - 2;
+        assert_eq!(geometry_writes, [(0, true), (last, false)]);
+        for at in [1, last - 1, last + 1] {
+            assert_eq!(steps[at], FormatStep::Flush);
+        }
+    }
+
+    #[test]
+    fn roots_and_journal_are_zeroed_and_slabs_and_summary_are_not_touched() {
+        let plan = plan(&FormatOptions::miniature(64, 8, 32), 4096).unwrap();
+        let layout = &plan.layout;
+        let mut zeroed = Vec::new();
+        for step in plan.steps() {
+            let FormatStep::Write { extent, content } = step else {
+                continue;
+            };
+            for part in [layout.slab_depot, layout.slab_summary] {
+                assert!(extent.end() <= part.start || part.end() <= extent.start);
+            }
+            match content {
+                Content::Zeroes => zeroed.push(extent),
+                Content::Block(_) => assert_eq!(extent.blocks, 1),
+            }
+        }
+        assert!(zeroed.contains(&layout.block_map_roots));
+        assert!(zeroed.contains(&layout.recovery_journal));
+    }
+
+    proptest! {
+        #[test]
+        fn every_plan_reads_back_as_the_volume_it_promised(
+            shift in 4u32..=16, slabs in 1u64..200, spare: u16, journal_shift in 0u32..12,
+            slab_journal in 1u64..12, logical in prop::option::of(1u64..1 << 40), nonce: u64, uuid: u128,
+        ) {
+            let options = FormatOptions {
+                logical_blocks: logical,
+                ..FormatOptions::miniature(1 << shift, slab_journal, 1 << journal_shift)
+            };
+            let slab_blocks = 1 << shift;
+            let least = options.minimum_device_blocks().unwrap();
+            let blocks = least + (slabs - 1) * slab_blocks + u64::from(spare) % slab_blocks;
+            let uuid = Uuid::from_u128(uuid);
+            let plan = match FormatPlan::new(&options, blocks, nonce, uuid) {
+                Ok(plan) => plan,
+                Err(FormatError::NoLogicalBlocks { .. }) => return Ok(()),
+                Err(other) => return Err(TestCaseError::fail(other.to_string())),
+            };
+            prop_assert_eq!(u64::from(plan.layout.slabs.slab_count), slabs);
+
+            let written = |pbn| {
+                let steps = plan.steps().into_iter().rev();
+                let mut found = steps.filter_map(|step| match step {
+                    FormatStep::Write { extent, content: Content::Block(block) }
+                        if extent.start == pbn => Some(block),
+                    _ => None,
+                });
+                found.next().expect("the plan writes this block")
+            };
+            let geometry = crate::format::open::read_geometry(&written(Pbn(0))[..], blocks).unwrap();
+            let super_block = written(geometry.super_block());
+            let volume = crate::format::open::read_volume(geometry, &super_block[..], blocks).unwrap();
+            prop_assert_eq!(volume.require_clean(), Ok(()));
+            prop_assert_eq!(&volume.layout, &plan.layout);
+            prop_assert_eq!(volume, plan.into_volume());
+        }
+    }
+}

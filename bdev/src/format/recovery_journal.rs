@@ -344,3 +344,225 @@ impl<'a> RecoveryJournalBlock<'a> {
 
 const _: () = assert!(HEADER_BYTES == RECOVERY_COUNT + 1 && HEADER_BYTES <= SECTOR_SIZE);
 const _: () = assert!(ENTRIES_PER_BLOCK == 217);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::MappingState;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        fn mappings()(pbn in 0u64..1 << 36, state in 0u8..=15) -> Mapping {
+            Mapping { pbn: Pbn(pbn), state: MappingState::from_bits(state).unwrap() }
+        }
+    }
+
+    prop_compose! {
+        fn entries()(
+            data: bool, pbn in 0u64..1 << 36, slot in 0u16..812,
+            mapping in mappings(), unmapping in mappings(),
+        ) -> RecoveryJournalEntry {
+            let operation = if data {
+                JournalOperation::DataRemapping
+            } else {
+                JournalOperation::BlockMapRemapping
+            };
+            let slot = BlockMapSlot { pbn: Pbn(pbn), slot };
+            RecoveryJournalEntry { operation, slot, mapping, unmapping }
+        }
+    }
+
+    prop_compose! {
+        fn headers()(
+            numbers: [u64; 6], check_byte: u8, recovery_count: u8,
+        ) -> RecoveryBlockHeader {
+            RecoveryBlockHeader {
+                block_map_head: SequenceNumber(numbers[0]),
+                slab_journal_head: SequenceNumber(numbers[1]),
+                sequence: SequenceNumber(numbers[2]),
+                nonce: numbers[3],
+                entry_count: 0,
+                logical_blocks_used: numbers[4],
+                block_map_data_blocks: numbers[5],
+                check_byte,
+                recovery_count,
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_is_packed_as_dm_vdo_packs_it() {
+        let state = |bits| MappingState::from_bits(bits).unwrap();
+        let entry = RecoveryJournalEntry {
+            operation: JournalOperation::BlockMapRemapping,
+            slot: BlockMapSlot {
+                pbn: Pbn(0x9_8765_4321),
+                slot: 0x2aa,
+            },
+            mapping: Mapping {
+                pbn: Pbn(0xc_0000_00ff),
+                state: state(1),
+            },
+            unmapping: Mapping {
+                pbn: Pbn(0xd_1122_3344),
+                state: state(15),
+            },
+        };
+        // 0x2aa << 2 | 1 = 0x0aa9, with the page's nibble on top.
+        let expected = [
+            0xa9, 0x9a, 0x21, 0x43, 0x65, 0x87, 0xc1, 0xff, 0, 0, 0, 0xdf, 0x44, 0x33, 0x22, 0x11,
+        ];
+        assert_eq!(entry.encode(), expected);
+    }
+
+    #[test]
+    fn a_header_is_laid_out_as_dm_vdo_lays_it_out() {
+        let header = RecoveryBlockHeader {
+            block_map_head: SequenceNumber(0x01),
+            slab_journal_head: SequenceNumber(0x02),
+            sequence: SequenceNumber(0x03),
+            nonce: 0x04,
+            entry_count: 0x0605,
+            logical_blocks_used: 0x07,
+            block_map_data_blocks: 0x08,
+            check_byte: 0x89,
+            recovery_count: 0x0a,
+        };
+        let mut block = [0; BLOCK_SIZE];
+        header.encode(&mut block);
+        let set: Vec<_> = (0..BLOCK_SIZE)
+            .filter(|&at| block[at] != 0)
+            .map(|at| (at, block[at]))
+            .collect();
+        let expected = [
+            (0, 1),
+            (8, 2),
+            (16, 3),
+            (24, 4),
+            (32, 3),
+            (33, 5),
+            (34, 6),
+            (35, 7),
+            (43, 8),
+            (51, 0x89),
+            (52, 10),
+        ];
+        assert_eq!(set, expected);
+    }
+
+    #[test]
+    fn the_check_byte_changes_with_each_trip_and_is_never_zero() {
+        let check = |sequence| check_byte(SequenceNumber(sequence), 8);
+        assert_eq!(
+            (check(0), check(7), check(8), check(16)),
+            (0x80, 0x80, 0x81, 0x82)
+        );
+        assert_eq!(check(8 * 128), 0x80);
+        assert_eq!(block_number(SequenceNumber(17), 8), 1);
+    }
+
+    #[test]
+    fn a_block_of_zeroes_or_of_the_old_kind_is_no_block() {
+        let mut block = [0; BLOCK_SIZE];
+        assert!(RecoveryBlockHeader::decode(&block).is_err());
+        block[METADATA_TYPE] = TYPE_OLD_RECOVERY_JOURNAL;
+        let error = RecoveryBlockHeader::decode(&block).unwrap_err().to_string();
+        assert!(error.contains("older programs"), "{error}");
+    }
+
+    #[test]
+    fn a_sector_of_another_writing_or_with_too_many_entries_is_not_trusted() {
+        let mut block = [0; BLOCK_SIZE];
+        let header = RecoveryBlockHeader {
+            block_map_head: SequenceNumber(1),
+            slab_journal_head: SequenceNumber(1),
+            sequence: SequenceNumber(1),
+            nonce: 1,
+            entry_count: 0,
+            logical_blocks_used: 0,
+            block_map_data_blocks: 0,
+            check_byte: 0x80,
+            recovery_count: 2,
+        };
+        RecoveryJournalBlockMut::begin(&mut block, &header);
+        let trusted = |block: &[u8; BLOCK_SIZE], header: &RecoveryBlockHeader| {
+            RecoveryJournalBlock::new(block).sector_entries(header, 1)
+        };
+        assert_eq!(trusted(&block, &header), Some(0));
+        assert_eq!(
+            RecoveryJournalBlock::new(&block).sector_entries(&header, 2),
+            None
+        );
+        let other = RecoveryBlockHeader {
+            check_byte: 0x81,
+            ..header
+        };
+        assert_eq!(trusted(&block, &other), None);
+        let other = RecoveryBlockHeader {
+            recovery_count: 3,
+            ..header
+        };
+        assert_eq!(trusted(&block, &other), None);
+        block[SECTOR_SIZE + 2] = ENTRIES_PER_SECTOR as u8;
+        assert_eq!(trusted(&block, &header), Some(ENTRIES_PER_SECTOR));
+        block[SECTOR_SIZE + 2] += 1;
+        assert_eq!(trusted(&block, &header), None);
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_survives_packing(entry in entries()) {
+            prop_assert_eq!(RecoveryJournalEntry::decode(&entry.encode()), Ok(entry));
+        }
+
+        #[test]
+        fn sixteen_bytes_are_an_entry_unless_their_operation_is_unknown(bytes: [u8; ENTRY_SIZE]) {
+            match RecoveryJournalEntry::decode(&bytes) {
+                Ok(entry) => prop_assert_eq!(entry.encode(), bytes),
+                Err(_) => prop_assert!(bytes[0] & 2 != 0),
+            }
+        }
+
+        #[test]
+        fn a_header_survives_encoding(header in headers(), entry_count: u16) {
+            let header = RecoveryBlockHeader { entry_count, ..header };
+            let mut block = [0; BLOCK_SIZE];
+            header.encode(&mut block);
+            prop_assert_eq!(RecoveryBlockHeader::decode(&block), Ok(header));
+        }
+
+        #[test]
+        fn a_block_gives_back_what_was_appended(
+            header in headers(),
+            entries in prop::collection::vec(entries(), 1..=usize::from(ENTRIES_PER_BLOCK)),
+        ) {
+            let mut block = [0xee; BLOCK_SIZE];
+            let mut filling = RecoveryJournalBlockMut::begin(&mut block, &header);
+            for (index, entry) in entries.iter().enumerate() {
+                filling.append(index as u16, entry);
+            }
+            let count = entries.len() as u16;
+            filling.prepare_write(SequenceNumber(11), SequenceNumber(12), count);
+
+            let read = RecoveryJournalBlock::new(&block);
+            let expected = RecoveryBlockHeader {
+                block_map_head: SequenceNumber(11),
+                slab_journal_head: SequenceNumber(12),
+                entry_count: count,
+                ..header
+            };
+            prop_assert_eq!(read.header().unwrap(), expected);
+            let in_sector = |sector: u16| count.saturating_sub((sector - 1) * 31).min(31);
+            for sector in 1..8 {
+                let begun = in_sector(sector) > 0;
+                if begun {
+                    let found = read.sector_entries(&expected, usize::from(sector));
+                    prop_assert_eq!(found, Some(in_sector(sector)));
+                }
+            }
+            for (index, entry) in entries.iter().enumerate() {
+                prop_assert_eq!(read.entry(index as u16).unwrap(), *entry);
+            }
+        }
+    }
+}

@@ -76,3 +76,75 @@ pub fn sector_of(offset: u32) -> usize {
 }
 
 const _: () = assert!(COUNTS_PER_BLOCK == 4032);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::SequenceNumber;
+    use proptest::prelude::*;
+
+    const POINT: JournalPoint = JournalPoint {
+        sequence: SequenceNumber(0x0102),
+        entry: 3,
+    };
+
+    #[test]
+    fn each_sector_begins_with_the_commit_point() {
+        let mut block = [0xee; BLOCK_SIZE];
+        let mut counts = [0; COUNTS_PER_BLOCK];
+        counts[0] = 1;
+        counts[503] = 254;
+        counts[504] = 7;
+        counts[4031] = 255;
+        encode(&mut block, POINT, &counts);
+        for sector in block.as_chunks::<SECTOR_SIZE>().0 {
+            assert_eq!(sector[..8], [3, 0, 2, 1, 0, 0, 0, 0]);
+        }
+        assert_eq!(
+            (block[8], block[511], block[520], block[4095]),
+            (1, 254, 7, 255)
+        );
+        assert_eq!((block_of(4031), block_of(4032)), (0, 1));
+        assert_eq!((sector_of(503), sector_of(504), sector_of(4032)), (0, 1, 0));
+    }
+
+    #[test]
+    fn a_torn_block_shows_in_its_commit_points() {
+        let mut block = [0; BLOCK_SIZE];
+        encode(&mut block, POINT, &[1; COUNTS_PER_BLOCK]);
+        let newer = JournalPoint { entry: 9, ..POINT };
+        let mut torn = [0; BLOCK_SIZE];
+        encode(&mut torn, newer, &[2; COUNTS_PER_BLOCK]);
+        torn[SECTOR_SIZE * 5..].copy_from_slice(&block[SECTOR_SIZE * 5..]);
+        let mut counts = [0; COUNTS_PER_BLOCK];
+        let points = decode(&torn, &mut counts);
+        assert_eq!(
+            points,
+            [newer, newer, newer, newer, newer, POINT, POINT, POINT]
+        );
+        assert_eq!(
+            (
+                counts[5 * COUNTS_PER_SECTOR - 1],
+                counts[5 * COUNTS_PER_SECTOR]
+            ),
+            (2, 1)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn counters_survive_packing(
+            counts in prop::collection::vec(any::<u8>(), 0..=COUNTS_PER_BLOCK), noise: u8,
+        ) {
+            let mut block = [noise; BLOCK_SIZE];
+            encode(&mut block, POINT, &counts);
+            let mut read = [noise; COUNTS_PER_BLOCK];
+            prop_assert_eq!(decode(&block, &mut read), [POINT; SECTORS_PER_BLOCK]);
+            prop_assert_eq!(&read[..counts.len()], &counts[..]);
+            prop_assert!(read[counts.len()..].iter().all(|&count| count == EMPTY));
+            let mut part = vec![noise; counts.len()];
+            decode(&block, &mut part);
+            prop_assert_eq!(part, counts);
+        }
+    }
+}

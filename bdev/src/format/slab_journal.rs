@@ -217,3 +217,170 @@ impl SlabJournalHeader {
         (0..count).map(move |index| self.entry(block, index))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const EMPTY: SlabJournalHeader = SlabJournalHeader {
+        head: SequenceNumber(1),
+        sequence: SequenceNumber(2),
+        recovery_point: JournalPoint {
+            sequence: SequenceNumber(3),
+            entry: 4,
+        },
+        nonce: 5,
+        has_block_map_increments: false,
+        entry_count: 0,
+    };
+
+    fn entry(offset: u32, block_map: bool, increment: bool) -> SlabJournalEntry {
+        let operation = if block_map {
+            JournalOperation::BlockMapRemapping
+        } else {
+            JournalOperation::DataRemapping
+        };
+        SlabJournalEntry {
+            offset,
+            operation,
+            increment,
+        }
+    }
+
+    #[test]
+    fn a_header_is_laid_out_as_dm_vdo_lays_it_out() {
+        let header = SlabJournalHeader {
+            has_block_map_increments: true,
+            entry_count: 0x0102,
+            ..EMPTY
+        };
+        let mut block = [0; BLOCK_SIZE];
+        header.encode(&mut block);
+        let set: Vec<_> = (0..BLOCK_SIZE)
+            .filter(|&at| block[at] != 0)
+            .map(|at| (at, block[at]))
+            .collect();
+        let expected = [
+            (0, 1),
+            (8, 2),
+            (16, 4),
+            (18, 3),
+            (24, 5),
+            (32, 2),
+            (33, 1),
+            (34, 2),
+            (35, 1),
+        ];
+        assert_eq!(set, expected);
+    }
+
+    #[test]
+    fn an_entry_has_its_direction_in_the_top_bit() {
+        let mut block = [0; BLOCK_SIZE];
+        let mut header = EMPTY;
+        header.append(&mut block, &entry(0x12_3456, false, true));
+        header.append(&mut block, &entry(0x7f_ffff, false, false));
+        assert_eq!(block[36..42], [0x56, 0x34, 0x92, 0xff, 0xff, 0x7f]);
+        assert_eq!(header.entry_count, 2);
+    }
+
+    #[test]
+    fn an_entry_about_the_block_map_clears_and_sets_the_bits_at_the_end() {
+        let mut block = [0xff; BLOCK_SIZE];
+        let mut header = EMPTY;
+        for index in 0..9 {
+            header.append(&mut block, &entry(index, false, true));
+        }
+        assert!(
+            block[3933..].iter().all(|&byte| byte == 0xff),
+            "data entries leave the end alone"
+        );
+        header.append(&mut block, &entry(9, true, true));
+        assert!(header.has_block_map_increments);
+        assert_eq!(block[3933..3936], [0, 0b10, 0]);
+        assert_eq!(block[4095], 0);
+    }
+
+    #[test]
+    fn a_block_fills_up_sooner_once_it_has_block_map_entries() {
+        let mut block = [0; BLOCK_SIZE];
+        let mut header = EMPTY;
+        for _ in 0..FULL_ENTRIES_PER_BLOCK - 1 {
+            header.append(&mut block, &entry(1, false, true));
+        }
+        assert!(header.has_room_for(JournalOperation::BlockMapRemapping));
+        let mut with_map = header;
+        with_map.append(&mut block, &entry(1, true, true));
+        assert!(with_map.is_full());
+        assert!(!with_map.has_room_for(JournalOperation::DataRemapping));
+
+        header.append(&mut block, &entry(1, false, true));
+        assert!(!header.has_room_for(JournalOperation::BlockMapRemapping));
+        assert!(header.has_room_for(JournalOperation::DataRemapping));
+        for _ in FULL_ENTRIES_PER_BLOCK..ENTRIES_PER_BLOCK {
+            header.append(&mut block, &entry(1, false, true));
+        }
+        assert!(header.is_full());
+    }
+
+    #[test]
+    fn increment_and_decrement_of_one_recovery_entry_are_in_order() {
+        let point = JournalPoint {
+            sequence: SequenceNumber(7),
+            entry: 216,
+        };
+        let increment = expand_point(point, true);
+        let decrement = expand_point(point, false);
+        assert!(increment < decrement);
+        assert_eq!((increment.entry, decrement.entry), (432, 433));
+    }
+
+    #[test]
+    fn a_block_of_another_kind_or_with_too_many_entries_is_refused() {
+        let mut block = [0; BLOCK_SIZE];
+        assert!(SlabJournalHeader::decode(&block).is_err());
+        SlabJournalHeader {
+            entry_count: ENTRIES_PER_BLOCK,
+            ..EMPTY
+        }
+        .encode(&mut block);
+        assert!(SlabJournalHeader::decode(&block).is_ok());
+        block[33] = 1;
+        assert!(SlabJournalHeader::decode(&block).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_journal_point_survives_packing(sequence in 0u64..1 << 48, number: u16) {
+            let point = JournalPoint { sequence: SequenceNumber(sequence), entry: number };
+            prop_assert_eq!(unpack_point(pack_point(point)), point);
+        }
+
+        #[test]
+        fn packed_journal_points_keep_their_order(a in (0u64..1 << 48, any::<u16>()), b in (0u64..1 << 48, any::<u16>())) {
+            let point = |(sequence, entry)| JournalPoint { sequence: SequenceNumber(sequence), entry };
+            prop_assert_eq!(point(a).cmp(&point(b)), pack_point(point(a)).cmp(&pack_point(point(b))));
+        }
+
+        #[test]
+        fn a_block_gives_back_what_was_appended(
+            entries in prop::collection::vec((0u32..1 << 23, any::<bool>(), any::<bool>()), 0..1299),
+            only_data: bool, noise: u8,
+        ) {
+            let entries: Vec<_> = entries
+                .into_iter()
+                .map(|(offset, block_map, increment)| entry(offset, block_map && !only_data, increment))
+                .collect();
+            let mut block = [noise; BLOCK_SIZE];
+            let mut header = EMPTY;
+            for entry in &entries {
+                header.append(&mut block, entry);
+            }
+            header.encode(&mut block);
+            let read = SlabJournalHeader::decode(&block).unwrap();
+            prop_assert_eq!(read, header);
+            prop_assert_eq!(read.entries(&block).collect::<Vec<_>>(), entries);
+        }
+    }
+}

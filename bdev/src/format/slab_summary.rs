@@ -113,3 +113,64 @@ pub fn fullness_hint(free_blocks: u64, slab_shift: u32) -> u8 {
 pub fn tail_offset(sequence: SequenceNumber, journal_blocks: u64) -> u8 {
     (sequence.get() % journal_blocks) as u8
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_entry_is_packed_as_dm_vdo_packs_it() {
+        let entry = SlabSummaryEntry {
+            tail_block_offset: 0xab,
+            fullness_hint: 0x25,
+            load_counts: true,
+            is_dirty: false,
+        };
+        assert_eq!(entry.encode(), [0xab, 0x65]);
+        let dirty = SlabSummaryEntry {
+            load_counts: false,
+            is_dirty: true,
+            ..entry
+        };
+        assert_eq!(dirty.encode(), [0xab, 0xa5]);
+    }
+
+    #[test]
+    fn each_zone_has_four_blocks_of_its_own() {
+        assert_eq!(entry_place(ZoneIndex(0), SlabNumber(0)), (0, 0));
+        assert_eq!(entry_place(ZoneIndex(0), SlabNumber(2047)), (0, 4094));
+        assert_eq!(entry_place(ZoneIndex(0), SlabNumber(2048)), (1, 0));
+        assert_eq!(entry_place(ZoneIndex(3), SlabNumber(8191)), (15, 4094));
+        assert_eq!((BLOCKS_PER_ZONE, SUMMARY_BLOCKS), (4, 64));
+    }
+
+    #[test]
+    fn the_hint_is_zero_only_for_a_full_slab() {
+        assert_eq!(fullness_hint(0, 19), 0);
+        assert_eq!(fullness_hint(1, 19), 1);
+        assert_eq!(fullness_hint((1 << 19) - 354, 19), 63);
+        assert_eq!(fullness_hint((1 << 13) * 3, 19), 3);
+        // Slabs of fewer than 64 blocks are counted exactly.
+        assert_eq!(
+            (hint_shift(6), hint_shift(4), fullness_hint(9, 4)),
+            (0, 0, 9)
+        );
+        assert_eq!(SlabSummaryEntry::unused(14, 4).encode(), [0, 14]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_two_bytes_are_an_entry(bytes: [u8; ENTRY_SIZE]) {
+            prop_assert_eq!(SlabSummaryEntry::decode(bytes).encode(), bytes);
+        }
+
+        #[test]
+        fn a_hint_always_fits_its_bits(shift in 1u32..=23, free: u32) {
+            let free = u64::from(free) % (1 << shift);
+            let hint = fullness_hint(free, shift);
+            prop_assert!(hint <= HINT_MASK);
+            prop_assert_eq!(hint == 0, free == 0);
+        }
+    }
+}
