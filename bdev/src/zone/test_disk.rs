@@ -25,6 +25,8 @@ pub(crate) struct TestDisk {
     pub(crate) bad_reads: HashSet<u64>,
     /// Writes of these blocks fail with EIO.
     pub(crate) bad_writes: HashSet<u64>,
+    /// Flushes fail with EIO.
+    pub(crate) bad_flushes: bool,
     /// Every I/O in the order it was taken.
     pub(crate) trace: Vec<(BaseOp, u64, u32)>,
 }
@@ -41,6 +43,7 @@ impl TestDisk {
             hold: false,
             bad_reads: HashSet::new(),
             bad_writes: HashSet::new(),
+            bad_flushes: false,
             trace: Vec::new(),
         }
     }
@@ -69,6 +72,36 @@ impl TestDisk {
         }
     }
 
+    /// Runs tasks until none is ready. I/Os are taken and held, for [`TestDisk::complete_held`].
+    pub(crate) fn step(&mut self) {
+        let hold = std::mem::replace(&mut self.hold, true);
+        self.run();
+        self.hold = hold;
+    }
+
+    /// The I/Os taken and not completed, oldest first.
+    pub(crate) fn held(&self) -> &[BaseIo] {
+        &self.held
+    }
+
+    /// The first block that a held write is to write.
+    pub(crate) fn held_block(&self, index: usize) -> Vec<u8> {
+        let io = &self.held[index];
+        assert_eq!(io.op, BaseOp::Write);
+        // SAFETY: the engine keeps the memory of an I/O valid, and to us, until `complete`.
+        unsafe { std::slice::from_raw_parts(io.memory.as_ptr(), BLOCK_SIZE) }.to_vec()
+    }
+
+    /// Completes one held I/O, and runs no task.
+    pub(crate) fn complete_held(&mut self, index: usize) {
+        let io = self.held.remove(index);
+        let errno = self.perform(&io);
+        self.base.complete(IoCompletion {
+            token: io.token,
+            errno,
+        });
+    }
+
     /// Runs a future to its end and returns its result; panics if it hangs.
     pub(crate) fn block_on<T: 'static>(&mut self, future: impl Future<Output = T> + 'static) -> T {
         let result = Rc::new(RefCell::new(None));
@@ -85,6 +118,9 @@ impl TestDisk {
     }
 
     fn perform(&mut self, io: &BaseIo) -> i32 {
+        if io.op == BaseOp::Flush && self.bad_flushes {
+            return 5;
+        }
         let range = io.pbn.get()..io.pbn.get() + u64::from(io.blocks);
         for (index, pbn) in range.enumerate() {
             // SAFETY: the engine keeps the memory of an I/O valid, and to us, until `complete`.

@@ -1,0 +1,218 @@
+//! The blocks in memory: where entries gather until they are written.
+//!
+//! 1. A block is *free*. It has a buffer and nothing else.
+//! 2. Opened, it becomes the newest of the blocks in use, gets the journal's next number, and a header.
+//! 3. Entries are assigned to it, which gives them their places. They queue beside the buffer, because
+//!    the buffer may be on its way to disk with earlier entries.
+//! 4. A write takes all that queue: they are packed into the buffer, and the whole block is written.
+//!    Others may queue meanwhile, so that a block may be written several times as it fills.
+//! 5. Full, with nothing queued and all its entries reported, it is free again. Blocks are freed in
+//!    the order they were opened.
+
+use std::collections::VecDeque;
+
+use super::waiters::{SlotId, Waiters};
+use crate::buffer::Buffer;
+use crate::format::Block;
+use crate::format::recovery_journal::{
+    ENTRIES_PER_BLOCK, RecoveryBlockHeader, RecoveryJournalBlockMut,
+};
+use crate::types::{JournalPoint, SequenceNumber};
+
+use super::extent::Heads;
+
+/// How far a write of a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WritePhase {
+    /// None is under way.
+    Idle,
+    /// Packed, and waiting for the flush that makes its entries' data durable.
+    Flushing,
+    /// The flush is done: the block's task may write it.
+    Ready,
+    /// Being written.
+    Writing,
+}
+
+/// A block in memory.
+pub(super) struct TailBlock {
+    /// Absent only while the device has it.
+    pub(super) buffer: Option<Buffer>,
+    pub(super) sequence: SequenceNumber,
+    pub(super) phase: WritePhase,
+    /// Entries the last write added to those on disk.
+    pub(super) in_write: u16,
+    /// Places given to entries.
+    assigned: u16,
+    /// Entries in the buffer.
+    packed: u16,
+    /// Entries with a place, not yet in the buffer.
+    queued: VecDeque<SlotId>,
+    /// Entries in the buffer, not yet reported.
+    unreported: VecDeque<SlotId>,
+}
+
+impl TailBlock {
+    fn new(buffer: Buffer) -> TailBlock {
+        let capacity = usize::from(ENTRIES_PER_BLOCK);
+        TailBlock {
+            buffer: Some(buffer),
+            sequence: SequenceNumber::default(),
+            phase: WritePhase::Idle,
+            in_write: 0,
+            assigned: 0,
+            packed: 0,
+            queued: VecDeque::with_capacity(capacity),
+            unreported: VecDeque::with_capacity(capacity),
+        }
+    }
+
+    fn open(&mut self, header: &RecoveryBlockHeader) {
+        self.sequence = header.sequence;
+        self.assigned = 0;
+        self.packed = 0;
+        RecoveryJournalBlockMut::begin(bytes(&mut self.buffer), header);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.assigned == ENTRIES_PER_BLOCK
+    }
+
+    /// Whether entries wait to be written.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// Gives an entry the next place.
+    pub(super) fn assign(&mut self, id: SlotId) -> JournalPoint {
+        let point = JournalPoint {
+            sequence: self.sequence,
+            entry: self.assigned,
+        };
+        self.assigned += 1;
+        self.queued.push_back(id);
+        point
+    }
+
+    /// Places no entry has taken.
+    pub(super) fn unused(&self) -> u16 {
+        ENTRIES_PER_BLOCK - self.assigned
+    }
+
+    /// Packs the queued entries for a write that follows at once.
+    pub(super) fn pack(&mut self, waiters: &Waiters, heads: Heads) {
+        let mut block = RecoveryJournalBlockMut::new(bytes(&mut self.buffer));
+        let before = self.packed;
+        while let Some(id) = self.queued.pop_front() {
+            block.append(self.packed, waiters.entry(id));
+            self.packed += 1;
+            self.unreported.push_back(id);
+        }
+        block.prepare_write(heads.block_map, heads.slab_journal, self.packed);
+        self.in_write = self.packed - before;
+        self.phase = WritePhase::Flushing;
+    }
+}
+
+fn bytes(buffer: &mut Option<Buffer>) -> &mut Block {
+    let buffer = buffer.as_mut().expect("a block at rest has its buffer");
+    buffer.first_chunk_mut().expect("a buffer is a whole block")
+}
+
+/// All blocks in memory.
+pub(super) struct Tail {
+    pub(super) blocks: Vec<TailBlock>,
+    free: Vec<usize>,
+    /// Oldest first; only the last may have room.
+    in_use: VecDeque<usize>,
+}
+
+impl Tail {
+    pub(super) fn new(buffers: Vec<Buffer>) -> Tail {
+        let count = buffers.len();
+        Tail {
+            blocks: buffers.into_iter().map(TailBlock::new).collect(),
+            free: (0..count).rev().collect(),
+            in_use: VecDeque::with_capacity(count),
+        }
+    }
+
+    /// The block that has room, if there is one.
+    pub(super) fn active(&mut self) -> Option<&mut TailBlock> {
+        let newest = &mut self.blocks[*self.in_use.back()?];
+        (!newest.is_full()).then_some(newest)
+    }
+
+    /// Whether another block can be opened.
+    pub(super) fn has_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// Opens a free block, of which there must be one.
+    pub(super) fn open(&mut self, header: &RecoveryBlockHeader) {
+        let index = self.free.pop().expect("asked for when there is one");
+        self.blocks[index].open(header);
+        self.in_use.push_back(index);
+    }
+
+    /// The blocks to write when no write is under way: every full one, or else the one that is filling,
+    /// as far as they have entries waiting. Each is passed to `write`.
+    pub(super) fn choose_writes(&mut self, mut write: impl FnMut(&mut TailBlock)) {
+        let mut any = false;
+        for &index in &self.in_use {
+            let block = &mut self.blocks[index];
+            if block.is_waiting() && (block.is_full() || !any) {
+                any = true;
+                write(block);
+            }
+        }
+    }
+
+    /// Passes each block that waits for the round's flush to `visit`, oldest first.
+    pub(super) fn for_each_flushing(&mut self, mut visit: impl FnMut(usize, &mut TailBlock)) {
+        for &index in &self.in_use {
+            let block = &mut self.blocks[index];
+            if block.phase == WritePhase::Flushing {
+                visit(index, block);
+            }
+        }
+    }
+
+    /// The next entry to be reported, in the journal's order, if its block is at rest: written, or with
+    /// `read_only` in any case.
+    pub(super) fn next_reportable(&mut self, read_only: bool) -> Option<SlotId> {
+        for &index in &self.in_use {
+            let block = &mut self.blocks[index];
+            if block.phase != WritePhase::Idle {
+                return None;
+            }
+            if let Some(id) = block.unreported.pop_front() {
+                return Some(id);
+            }
+            if read_only {
+                if let Some(id) = block.queued.pop_front() {
+                    return Some(id);
+                }
+            } else if block.is_waiting() || !block.is_full() {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Frees the oldest block if it is done with, or with `even_partial` when it merely rests, and says
+    /// which it was and how many of its places were never used.
+    pub(super) fn free_oldest(&mut self, even_partial: bool) -> Option<(SequenceNumber, u16)> {
+        let index = *self.in_use.front()?;
+        let block = &self.blocks[index];
+        let at_rest = block.phase == WritePhase::Idle
+            && block.queued.is_empty()
+            && block.unreported.is_empty();
+        if !at_rest || !(block.is_full() || even_partial) {
+            return None;
+        }
+        self.in_use.pop_front();
+        self.free.push(index);
+        Some((block.sequence, block.unused()))
+    }
+}
