@@ -53,6 +53,12 @@ impl Waiters {
         }
     }
 
+    /// How many slots there are, taken or not.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Takes a slot for an entry.
     pub(super) fn add(&mut self, owner: Owner, entry: RecoveryJournalEntry) -> SlotId {
         let slot = Slot::Waiting {

@@ -6,6 +6,7 @@
 mod draining;
 mod entries;
 mod errors;
+mod model;
 mod reaping;
 
 use std::cell::{Cell, RefCell};
