@@ -5,19 +5,19 @@
 //! the block map goes from one mapping to another, which is also to say that one block gains a reference
 //! and another loses one. As long as the journal has the entry, the block-map page and the slab
 //! journals concerned may stay in memory and gather more changes. The journal belongs to one zone
-//! thread, the journal's; other zones talk to it by messages of that thread's.
+//! thread, the journal's; other zones send that thread messages.
 //!
 //! # The life of an entry
 //!
 //! 1. A request that has written its data (or shares a block already there) *appends* an entry. The
 //!    entry joins the end of one queue: everything below happens in the order of appending.
-//! 2. It is *assigned* the next place in the newest block in memory ([`tail`]), if the ring has space
-//!    ([`extent`]). From here on its [`JournalPoint`] is known, and the counts of logical blocks and
+//! 2. It is *assigned* the next place in the newest block in memory (`tail`), if the ring has space
+//!    (`extent`). From here on its [`JournalPoint`] is known, and the counts of logical blocks and
 //!    block-map pages in use include it. If the block is full, the next is opened: its counters of holds
-//!    are set ([`locks`]), and the block map hears that an *era* begins, upon which it starts writing the
+//!    are set (`locks`), and the block map hears that an *era* begins, upon which it starts writing the
 //!    pages that were dirty longest. If there is no space, the entry waits; if no block in memory is
 //!    free, likewise.
-//! 3. When no write is under way, one is started ([`writer`]): all full blocks that have entries
+//! 3. When no write is under way, one is started (`writer`): all full blocks that have entries
 //!    waiting, or else the newest one as far as it got. The base device is flushed first, so that the data
 //!    the entries speak of is durable; then each block is written whole, and durably (FUA), so that
 //!    the old data may be overwritten afterwards.
@@ -27,7 +27,7 @@
 //!    block, and the oldest of a block-map page, take a hold on the entry's journal block; then the
 //!    request *releases* the entry.
 //! 6. A block that is full and written gives up its own hold. When the last hold of a kind is gone,
-//!    the block can be *reaped* ([`writer`] again): the base device is flushed, because the writes the
+//!    the block can be *reaped* (`writer` again): the base device is flushed, because the writes the
 //!    holds stood for may sit in its cache, and a head moves past the block.
 //! 7. The block's place in the ring is overwritten a turn later. Check byte (the number of the turn,
 //!    modulo 128, with the top bit set) and recovery count, in the header and in each sector, tell the
