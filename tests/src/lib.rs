@@ -1,1 +1,3 @@
 //! Test support: the deterministic host and the helpers of the end-to-end tests.
+
+pub mod dm_vdo;

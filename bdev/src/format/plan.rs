@@ -37,7 +37,7 @@ pub struct FormatOptions {
     /// Blocks the volume presents; `None` for as many as the device can hold of data that neither
     /// deduplicates nor compresses.
     pub logical_blocks: Option<u64>,
-    /// Blocks in a slab: a power of two from 2^13 (32 MiB) to 2^23 (32 GiB).
+    /// Blocks in a slab: a power of two from 2^8 (1 MiB) to 2^23 (32 GiB).
     pub slab_blocks: u64,
     /// The index.
     pub index: IndexConfig,
@@ -147,7 +147,7 @@ pub enum FormatError {
     },
     /// A slab size that is not offered.
     #[error(
-        "a slab of {blocks} blocks is not possible; it must be a power of two from {MINIMUM_SLAB_BLOCKS} (32 MiB) to {MAXIMUM_SLAB_BLOCKS} (32 GiB)"
+        "a slab of {blocks} blocks is not possible; it must be a power of two from {MINIMUM_SLAB_BLOCKS} (1 MiB) to {MAXIMUM_SLAB_BLOCKS} (32 GiB)"
     )]
     SlabSize {
         /// Blocks asked for.
@@ -469,7 +469,7 @@ mod tests {
             large,
             "4 PiB",
         );
-        refused(|options| options.slab_blocks = 1 << 12, large, "32 MiB");
+        refused(|options| options.slab_blocks = 1 << 7, large, "1 MiB");
         refused(|options| options.slab_blocks = 1 << 24, large, "32 GiB");
         refused(
             |options| options.slab_blocks = 10_000,

@@ -82,7 +82,7 @@ pub enum JournalOperation {
 }
 
 /// A slot in a page of the block map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BlockMapSlot {
     /// Where the page is.
     pub pbn: Pbn,

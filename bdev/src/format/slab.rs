@@ -20,8 +20,9 @@ use crate::types::{Pbn, SlabNumber};
 /// The most slabs a depot has.
 pub const MAXIMUM_SLABS: u64 = 8192;
 
-/// The smallest slab a new volume may have, in blocks: 32 MiB.
-pub const MINIMUM_SLAB_BLOCKS: u64 = 1 << 13;
+/// The smallest slab a new volume may have, in blocks: 1 MiB, which holds a journal of the usual size.
+/// (Newer `vdoformat`s make none below 32 MiB, but open them.)
+pub const MINIMUM_SLAB_BLOCKS: u64 = 1 << 8;
 
 /// The largest slab, in blocks: 32 GiB. An entry of a slab journal has 23 bits for a block's place.
 pub const MAXIMUM_SLAB_BLOCKS: u64 = 1 << 23;
