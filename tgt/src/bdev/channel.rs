@@ -13,8 +13,12 @@ use std::sync::Arc;
 use vdo::seam::{BaseChannel, BaseIo, BaseOp, IoCompletion};
 use vdo::types::BLOCK_SIZE;
 
+use super::delay::DelayDevice;
+use super::error::ErrorDevice;
+use super::file::FileDevice;
 use super::io::{BdevCompletion, BdevIo, IoKind, IoKinds, IoMeta};
 use super::malloc::MallocDevice;
+use super::null::NullDevice;
 use super::registry::BdevDesc;
 use super::stat::IoStat;
 use crate::reactor;
@@ -37,6 +41,14 @@ pub trait DeviceChannel: Send {
 pub enum Device {
     /// A malloc bdev's.
     Malloc(MallocDevice),
+    /// A null bdev's.
+    Null(NullDevice),
+    /// A uring or aio bdev's.
+    File(Box<FileDevice>),
+    /// An error bdev's, over another channel.
+    Error(Box<ErrorDevice>),
+    /// A delay bdev's, over another channel.
+    Delay(Box<DelayDevice>),
     /// One whose kind is not known here.
     Other(Box<dyn DeviceChannel>),
 }
@@ -48,6 +60,10 @@ impl Device {
         unsafe {
             match self {
                 Device::Malloc(device) => device.submit(io),
+                Device::Null(device) => device.submit(io),
+                Device::File(device) => device.submit(io),
+                Device::Error(device) => device.submit(io),
+                Device::Delay(device) => device.submit(io),
                 Device::Other(device) => device.submit(io),
             }
         }
@@ -57,6 +73,10 @@ impl Device {
     fn poll(&mut self, done: &mut dyn FnMut(IoMeta, i32)) -> bool {
         match self {
             Device::Malloc(device) => device.poll(done),
+            Device::Null(device) => device.poll(done),
+            Device::File(device) => device.poll(done),
+            Device::Error(device) => device.poll(done),
+            Device::Delay(device) => device.poll(done),
             Device::Other(device) => device.poll(done),
         }
     }

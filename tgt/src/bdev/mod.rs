@@ -11,8 +11,12 @@
 //! the last channel and descriptor are.
 
 mod channel;
+mod delay;
+mod error;
+mod file;
 mod io;
 mod malloc;
+mod null;
 mod owned;
 mod registry;
 mod stat;
@@ -27,8 +31,12 @@ use uuid::Uuid;
 use crate::reactor::ReactorHandle;
 
 pub use channel::{Channel, Device, DeviceChannel};
+pub use delay::{DelayBdev, Latencies, LatencyKind};
+pub use error::{ErrorBdev, ErrorType, InjectOn, Injection};
+pub use file::{FileBdev, FileModule, FileOptions};
 pub use io::{BdevCompletion, BdevIo, IoKind, IoKinds, IoMeta};
 pub use malloc::MallocBdev;
+pub use null::NullBdev;
 pub use owned::{BufferChannel, BufferCompletion, BufferIo};
 pub use registry::{BdevDesc, Claim, OpenOptions, Registry, RemoveHook};
 pub use stat::{IoStat, IoTotals, KindTotals};
@@ -114,6 +122,14 @@ pub enum BdevError {
         /// Who uses it.
         user: String,
     },
+    /// Someone else has the file open as a disk.
+    #[error(
+        "{path:?} is in use: another bdev or program has it open or locked; one file can be one disk only"
+    )]
+    FileInUse {
+        /// The file.
+        path: String,
+    },
     /// It is of another kind than the method is for.
     #[error("bdev {name:?} is a {found}, not a {wanted} bdev")]
     WrongKind {
@@ -144,7 +160,7 @@ impl BdevError {
             BdevError::NotFound(_) => libc::ENODEV,
             BdevError::Exists(_) => libc::EEXIST,
             BdevError::Claimed { .. } => libc::EPERM,
-            BdevError::Busy { .. } => libc::EBUSY,
+            BdevError::Busy { .. } | BdevError::FileInUse { .. } => libc::EBUSY,
             BdevError::WrongKind { .. } | BdevError::Invalid(_) => libc::EINVAL,
             BdevError::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         }

@@ -69,6 +69,11 @@ impl Waker {
         }
     }
 
+    /// Whether both wake the same reactor.
+    pub fn is_same(&self, other: &Waker) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Declares that this reactor is about to sleep; it must look at all its work again after.
     pub(super) fn arm(&self) {
         self.0.armed.store(true, Ordering::Relaxed);

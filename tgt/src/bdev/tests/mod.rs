@@ -7,33 +7,35 @@ use vdo::buffer::{Buffer, DmaMemory, HeapMemory};
 use vdo::seam::{BaseChannel, BaseIo, BaseOp};
 use vdo::types::Pbn;
 
+mod faults;
+
 use super::*;
 
-pub(super) fn heap() -> Arc<dyn DmaMemory> {
+pub(in crate::bdev) fn heap() -> Arc<dyn DmaMemory> {
     Arc::new(HeapMemory)
 }
 
 /// A channel polled by hand, with calls that submit one I/O and wait for it.
-pub(super) struct Bench {
-    pub(super) channel: BufferChannel,
+pub(in crate::bdev) struct Bench {
+    pub(in crate::bdev) channel: BufferChannel,
 }
 
 impl Bench {
-    pub(super) fn open(registry: &Registry, name: &str) -> Bench {
+    pub(in crate::bdev) fn open(registry: &Registry, name: &str) -> Bench {
         let desc = registry
             .open(name, OpenOptions::read_write("test"))
             .unwrap();
         Bench::on(&desc)
     }
 
-    pub(super) fn on(desc: &BdevDesc) -> Bench {
+    pub(in crate::bdev) fn on(desc: &BdevDesc) -> Bench {
         let reactor = ReactorHandle::detached().unwrap();
         Bench {
             channel: BufferChannel::new(desc.open_channel(&reactor).unwrap()),
         }
     }
 
-    pub(super) fn wait(&mut self) -> BufferCompletion {
+    pub(in crate::bdev) fn wait(&mut self) -> BufferCompletion {
         let start = std::time::Instant::now();
         loop {
             let mut ended = None;
@@ -46,7 +48,7 @@ impl Bench {
         }
     }
 
-    pub(super) fn run(
+    pub(in crate::bdev) fn run(
         &mut self,
         kind: IoKind,
         offset: u64,
@@ -67,14 +69,14 @@ impl Bench {
         completion
     }
 
-    pub(super) fn errno(&mut self, kind: IoKind, offset: u64, length: u64) -> i32 {
+    pub(in crate::bdev) fn errno(&mut self, kind: IoKind, offset: u64, length: u64) -> i32 {
         let blocks = (length as usize).div_ceil(4096).max(1);
         let buffer = matches!(kind, IoKind::Read | IoKind::Write)
             .then(|| Buffer::new(&heap(), blocks).unwrap());
         self.run(kind, offset, length, false, buffer).errno
     }
 
-    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> i32 {
+    pub(in crate::bdev) fn write(&mut self, offset: u64, bytes: &[u8]) -> i32 {
         let mut buffer = Buffer::new(&heap(), bytes.len().div_ceil(4096)).unwrap();
         buffer[..bytes.len()].copy_from_slice(bytes);
         self.run(
@@ -87,7 +89,7 @@ impl Bench {
         .errno
     }
 
-    pub(super) fn read(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, i32> {
+    pub(in crate::bdev) fn read(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, i32> {
         let buffer = Buffer::new(&heap(), length.div_ceil(4096)).unwrap();
         let done = self.run(IoKind::Read, offset, length as u64, false, Some(buffer));
         if done.errno == 0 {
@@ -98,7 +100,7 @@ impl Bench {
     }
 }
 
-pub(super) fn pattern(length: usize, seed: u8) -> Vec<u8> {
+pub(in crate::bdev) fn pattern(length: usize, seed: u8) -> Vec<u8> {
     (0..length)
         .map(|place| {
             (place as u8)
@@ -110,7 +112,7 @@ pub(super) fn pattern(length: usize, seed: u8) -> Vec<u8> {
 }
 
 /// What every bdev of at least 64 KiB, at first zero, must do with data.
-pub(super) fn keeps_what_is_written(bench: &mut Bench, block: usize) {
+pub(in crate::bdev) fn keeps_what_is_written(bench: &mut Bench, block: usize) {
     assert_eq!(bench.read(0, 16384).unwrap(), vec![0; 16384]);
     let first = pattern(4 * block, 1);
     assert_eq!(bench.write(block as u64, &first), 0);
@@ -138,7 +140,7 @@ pub(super) fn keeps_what_is_written(bench: &mut Bench, block: usize) {
 }
 
 /// What every channel must refuse.
-pub(super) fn refuses_partial_blocks_and_ranges_beyond_the_end(bench: &mut Bench) {
+pub(in crate::bdev) fn refuses_partial_blocks_and_ranges_beyond_the_end(bench: &mut Bench) {
     let info = bench.channel.channel().desc().info().clone();
     let (block, end) = (u64::from(info.block_size), info.bytes());
     for kind in [
