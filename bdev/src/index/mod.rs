@@ -15,6 +15,7 @@
 //! turned into failures, so that what a slow index does to a volume can be seen on purpose.
 
 mod answers;
+mod bucket;
 mod memory;
 pub mod seam;
 mod table;

@@ -13,37 +13,26 @@
 //!
 //! # Pages
 //!
-//! The table is an array of 4 KiB pages, each with 32 buckets, each with ten records in two cache
-//! lines:
-//!
-//! ```text
-//! line 0:  10 x 32 bits of the name | 10 x chapter | 10 x bits 32..40 of the mapping | unused
-//! line 1:  10 x bits 0..32 of the mapping          | 10 x 16 more bits of the name   | unused
-//! ```
-//!
+//! The table is an array of 4 KiB pages, each with 32 buckets of twelve records ([`super::bucket`]).
 //! A name says which page, and two buckets in it; its record is put in the emptier one. So a search
-//! looks at two cache lines of one page of memory, and a third when it finds something. Of the name
-//! itself 48 bits are stored. A search compares them with twenty records, so that one in 10^13 finds a
-//! record that is not its own, which does no harm: it is advice. If both buckets are full of
-//! living records, the oldest of the twenty is forgotten early, and counted.
+//! looks at two cache lines of one page of memory, and a third when it finds something. If both
+//! buckets are full of living records, the oldest of the twenty-four is forgotten early, and counted.
+//!
+//! Of the name itself only 32 bits are stored. One search in 180 million finds a record that is not
+//! its own, which costs the asker a comparison and does no harm: it is advice.
 //!
 //! # Size
 //!
-//! A page has places for 320 records and is filled to four fifths, 256: 16 bytes a record. So *the
-//! records an index remembers are the bytes it is given, divided by 16*: a quarter of a gigabyte is
-//! 16.8 million records, the names of 64 GiB of distinct blocks. The memory is taken from the system
-//! zeroed and not touched before it is used, and nothing is ever allocated after.
+//! A page has places for 384 records and is filled to five sixths: *320 records for every 4096 bytes
+//! the index is given*, 12.8 bytes a record. A quarter of a gigabyte is 21 million records, the
+//! names of 80 GiB of distinct blocks. The memory is taken from the system zeroed and not touched
+//! before it is used, and nothing is ever allocated after.
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+use super::bucket::{Bucket, CHAPTERS, LONG_DEAD_CHAPTERS, is_live};
 use super::seam::IndexError;
 use crate::types::{Mapping, MappingState, Pbn, RecordName};
-
-/// Chapters that are remembered, the open one among them.
-const CHAPTERS: u64 = 128;
-
-/// Records in a bucket.
-const WAYS: usize = 10;
 
 /// Buckets in a page.
 const BUCKETS: usize = 32;
@@ -51,39 +40,50 @@ const BUCKETS: usize = 32;
 /// Bytes in a page.
 const PAGE_SIZE: u64 = 4096;
 
-/// Records in a page when the table holds as many as it should: four fifths of the places. Fuller, and
+/// Records in a page when the table holds as many as it should: five sixths of the places. Fuller, and
 /// many are forgotten early; emptier wastes memory.
-const RECORDS_PER_PAGE: u64 = 256;
+const RECORDS_PER_PAGE: u64 = 320;
 
 /// The sweep goes around the table once while this many chapters are filled.
 const SWEEP_CHAPTERS: u64 = 48;
 
-/// A dead record is made freshly dead by the sweep if its chapter is this far behind: far enough to
-/// leave untouched memory untouched at first, near enough that the sweep returns in time.
-const SWEEP_BEHIND: u8 = 192;
+const _: () = assert!(SWEEP_CHAPTERS < LONG_DEAD_CHAPTERS);
 
-const _: () = assert!(SWEEP_BEHIND as u64 + SWEEP_CHAPTERS < 256);
+/// 64-bit words in a page.
+const PAGE_WORDS: usize = PAGE_SIZE as usize / 8;
 
 /// Bits of a packed mapping that are the physical block number.
 const PBN_BITS: u32 = 36;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Bucket {
-    tag: [u32; WAYS],
-    chapter: [u8; WAYS],
-    mapping_high: [u8; WAYS],
-    unused0: [u8; 4],
-    mapping_low: [u32; WAYS],
-    tag_more: [u16; WAYS],
-    unused1: [u8; 4],
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
 struct Page([Bucket; BUCKETS]);
 
 const _: () = assert!(size_of::<Page>() as u64 == PAGE_SIZE);
+
+impl Page {
+    /// The bucket and the way of the living record of this place and tag.
+    #[inline]
+    fn find(&self, place: &Place, open: u8) -> Option<(usize, usize)> {
+        if let Some(way) = self.0[place.first].find(place.tag, open) {
+            return Some((place.first, way));
+        }
+        let way = self.0[place.second].find(place.tag, open)?;
+        Some((place.second, way))
+    }
+
+    /// The bucket and the way of the oldest record of two full buckets.
+    #[cold]
+    fn oldest(&self, place: &Place, open: u8) -> (usize, usize) {
+        let (first_behind, first) = self.0[place.first].oldest(open);
+        let (second_behind, second) = self.0[place.second].oldest(open);
+        if second_behind > first_behind {
+            (place.second, second)
+        } else {
+            (place.first, first)
+        }
+    }
+}
 
 /// What of a name the table uses: the page, from the top of the second half; the buckets, from the
 /// bottom of it; and the tag, from the first half without the byte that chose the hash zone, which
@@ -94,7 +94,6 @@ struct Place {
     first: usize,
     second: usize,
     tag: u32,
-    tag_more: u16,
 }
 
 impl Place {
@@ -110,58 +109,8 @@ impl Place {
             first,
             second: first ^ apart,
             tag: (low >> 32) as u32,
-            tag_more: (low >> 16) as u16,
         }
     }
-}
-
-impl Bucket {
-    /// The place of the living record with this tag.
-    #[inline]
-    fn find(&self, place: &Place, open: u8) -> Option<usize> {
-        let mut matches = 0u32;
-        for way in 0..WAYS {
-            matches |= u32::from(self.tag[way] == place.tag) << way;
-        }
-        while matches != 0 {
-            let way = matches.trailing_zeros() as usize;
-            if is_live(self.chapter[way], open) && self.tag_more[way] == place.tag_more {
-                return Some(way);
-            }
-            matches &= matches - 1;
-        }
-        None
-    }
-
-    /// The way whose chapter is furthest behind, how far behind that is, and how many records live.
-    #[inline]
-    fn oldest(&self, open: u8) -> (usize, u8, usize) {
-        let (mut oldest, mut furthest, mut live) = (0, 0, 0);
-        for way in 0..WAYS {
-            let behind = open.wrapping_sub(self.chapter[way]);
-            live += usize::from(u64::from(behind) < CHAPTERS);
-            if behind > furthest {
-                (oldest, furthest) = (way, behind);
-            }
-        }
-        (oldest, furthest, live)
-    }
-
-    #[inline]
-    fn mapping(&self, way: usize) -> u64 {
-        u64::from(self.mapping_low[way]) | u64::from(self.mapping_high[way]) << 32
-    }
-
-    #[inline]
-    fn set_mapping(&mut self, way: usize, packed: u64) {
-        self.mapping_low[way] = packed as u32;
-        self.mapping_high[way] = (packed >> 32) as u8;
-    }
-}
-
-#[inline]
-fn is_live(chapter: u8, open: u8) -> bool {
-    u64::from(open.wrapping_sub(chapter)) < CHAPTERS
 }
 
 #[inline]
@@ -224,16 +173,15 @@ impl RecordTable {
             });
         }
         let no_memory = IndexError::NoMemory { bytes };
-        let words_per_page = PAGE_SIZE as usize / size_of::<u64>();
         let pages = usize::try_from(bytes / PAGE_SIZE).map_err(|_| no_memory)?;
         let length = pages
             .checked_add(1)
-            .and_then(|pages| pages.checked_mul(words_per_page))
+            .and_then(|pages| pages.checked_mul(PAGE_WORDS))
             .ok_or(no_memory)?;
         let words = u64::new_vec_zeroed(length).map_err(|_| no_memory)?;
         let start = words.as_ptr().align_offset(PAGE_SIZE as usize);
         assert!(
-            start < words_per_page,
+            start < PAGE_WORDS,
             "there is a page more than needed, to align them"
         );
         Ok(RecordTable {
@@ -287,10 +235,9 @@ impl RecordTable {
     /// What is known of `name`; changes nothing.
     pub fn peek(&self, name: &RecordName) -> Option<Mapping> {
         let place = Place::of(name, self.pages);
-        let bytes = self.words[self.start..].as_bytes();
-        let bytes = &bytes[place.page * PAGE_SIZE as usize..][..PAGE_SIZE as usize];
-        let page = Page::ref_from_bytes(bytes).expect("pages are aligned");
-        let (bucket, way) = find(page, &place, self.open)?;
+        let page = &self.words[self.start..].as_chunks::<PAGE_WORDS>().0[place.page];
+        let page: &Page = zerocopy::transmute_ref!(page);
+        let (bucket, way) = page.find(&place, self.open)?;
         Some(unpack(page.0[bucket].mapping(way)))
     }
 
@@ -299,10 +246,10 @@ impl RecordTable {
         let place = Place::of(name, self.pages);
         let open = self.open;
         let page = self.page(place.page);
-        let (bucket, way) = find(page, &place, open)?;
+        let (bucket, way) = page.find(&place, open)?;
         let bucket = &mut page.0[bucket];
         let known = unpack(bucket.mapping(way));
-        let chapter = std::mem::replace(&mut bucket.chapter[way], open);
+        let chapter = bucket.move_to(way, open);
         self.moved(chapter);
         Some(known)
     }
@@ -331,34 +278,31 @@ impl RecordTable {
         let place = Place::of(name, self.pages);
         let open = self.open;
         let page = self.page(place.page);
-        if let Some((bucket, way)) = find(page, &place, open) {
+        if let Some((bucket, way)) = page.find(&place, open) {
             let bucket = &mut page.0[bucket];
             let known = unpack(bucket.mapping(way));
             if OVERWRITE {
                 bucket.set_mapping(way, packed);
             }
-            let chapter = std::mem::replace(&mut bucket.chapter[way], open);
+            let chapter = bucket.move_to(way, open);
             self.moved(chapter);
             return Ok(Some(known));
         }
-        let (first_way, first_behind, first_live) = page.0[place.first].oldest(open);
-        let (second_way, second_behind, second_live) = page.0[place.second].oldest(open);
-        // Into the emptier bucket; of two full ones, where the oldest record is.
-        let second = match first_live.cmp(&second_live) {
-            std::cmp::Ordering::Less => false,
-            std::cmp::Ordering::Greater => true,
-            std::cmp::Ordering::Equal => second_behind > first_behind,
-        };
-        let (bucket, way) = if second {
-            (place.second, second_way)
+        // Into the bucket with more free places.
+        let (first, second) = (
+            page.0[place.first].dead(open),
+            page.0[place.second].dead(open),
+        );
+        let (bucket, free) = if second.count_ones() > first.count_ones() {
+            (place.second, second)
         } else {
-            (place.first, first_way)
+            (place.first, first)
         };
-        let bucket = &mut page.0[bucket];
-        let previous = std::mem::replace(&mut bucket.chapter[way], open);
-        bucket.tag[way] = place.tag;
-        bucket.tag_more[way] = place.tag_more;
-        bucket.set_mapping(way, packed);
+        let (bucket, way) = match free {
+            0 => page.oldest(&place, open),
+            free => (bucket, free.trailing_zeros() as usize),
+        };
+        let previous = page.0[bucket].put(way, place.tag, packed, open);
         if is_live(previous, open) {
             self.live[usize::from(previous)] -= 1;
             self.entries -= 1;
@@ -373,9 +317,8 @@ impl RecordTable {
 
     #[inline]
     fn page(&mut self, page: usize) -> &mut Page {
-        let bytes = self.words[self.start..].as_mut_bytes();
-        let bytes = &mut bytes[page * PAGE_SIZE as usize..][..PAGE_SIZE as usize];
-        Page::mut_from_bytes(bytes).expect("pages are aligned")
+        let page = &mut self.words[self.start..].as_chunks_mut::<PAGE_WORDS>().0[page];
+        zerocopy::transmute_mut!(page)
     }
 
     /// A record has moved from `chapter` to the open one.
@@ -411,7 +354,8 @@ impl RecordTable {
         self.discarded += records;
     }
 
-    /// Makes the long-dead records of one bucket freshly dead, and goes on to the next bucket.
+    /// Sweeps one bucket, and goes on to the next.
+    #[inline]
     fn sweep_bucket(&mut self) {
         let open = self.open;
         let at = self.sweep_at;
@@ -420,26 +364,8 @@ impl RecordTable {
         } else {
             at + 1
         };
-        let bucket = &mut self.page(at / BUCKETS).0[at % BUCKETS];
-        let is_long_dead = |chapter: u8| open.wrapping_sub(chapter) >= SWEEP_BEHIND;
-        if bucket.chapter.iter().any(|chapter| is_long_dead(*chapter)) {
-            for chapter in &mut bucket.chapter {
-                if is_long_dead(*chapter) {
-                    *chapter = open.wrapping_sub(CHAPTERS as u8);
-                }
-            }
-        }
+        self.page(at / BUCKETS).0[at % BUCKETS].sweep(open);
     }
-}
-
-#[inline]
-fn find(page: &Page, place: &Place, open: u8) -> Option<(usize, usize)> {
-    if let Some(way) = page.0[place.first].find(place, open) {
-        return Some((place.first, way));
-    }
-    page.0[place.second]
-        .find(place, open)
-        .map(|way| (place.second, way))
 }
 
 impl std::fmt::Debug for RecordTable {
@@ -588,7 +514,7 @@ mod tests {
         #[test]
         fn a_full_table_loses_no_more_than_it_says(ops in ops(), drift in 0u64..5) {
             let mut table = RecordTable::new(PAGE_SIZE).expect("little memory");
-            prop_assert_eq!(table.capacity(), PAGE_SIZE / 16);
+            prop_assert_eq!(table.capacity(), 256);
             let mut model = Model::new(table.records_per_chapter());
             let mut losses = 0;
             for (at, (op, number)) in ops.into_iter().enumerate() {
