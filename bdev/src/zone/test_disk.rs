@@ -29,6 +29,21 @@ pub(crate) struct TestDisk {
     pub(crate) bad_flushes: bool,
     /// Every I/O in the order it was taken.
     pub(crate) trace: Vec<(BaseOp, u64, u32)>,
+    /// When not zero, I/Os complete in an order drawn from this state, one at a time.
+    pub(crate) shuffle: u64,
+    /// Writes completed and not known to be durable, oldest first.
+    unflushed: Vec<UnflushedWrite>,
+    /// How many writes had completed when each flush under way was taken, by its token.
+    flushes: Vec<(u32, u64)>,
+    completed_writes: u64,
+}
+
+/// A write that a power failure may undo.
+struct UnflushedWrite {
+    number: u64,
+    pbn: u64,
+    before: Option<Vec<u8>>,
+    after: Vec<u8>,
 }
 
 impl TestDisk {
@@ -45,31 +60,74 @@ impl TestDisk {
             bad_writes: HashSet::new(),
             bad_flushes: false,
             trace: Vec::new(),
+            shuffle: 0,
+            unflushed: Vec::new(),
+            flushes: Vec::new(),
+            completed_writes: 0,
         }
     }
 
     /// Runs tasks and I/O until nothing more happens.
     pub(crate) fn run(&mut self) {
-        loop {
-            let ran = self.executor.run(100_000);
-            while let Some(io) = self.base.next_outgoing() {
-                self.trace.push((io.op, io.pbn.get(), io.blocks));
-                self.held.push(io);
+        while self.advance() {}
+    }
+
+    /// Runs ready tasks, then completes some I/O; false when there was nothing to do.
+    pub(crate) fn advance(&mut self) -> bool {
+        let ran = self.executor.run(100_000);
+        while let Some(io) = self.base.next_outgoing() {
+            self.trace.push((io.op, io.pbn.get(), io.blocks));
+            if io.op == BaseOp::Flush {
+                self.flushes.push((io.token, self.completed_writes));
             }
-            if self.hold || self.held.is_empty() {
-                if ran {
-                    continue;
-                }
-                return;
-            }
-            for io in std::mem::take(&mut self.held) {
-                let errno = self.perform(&io);
-                self.base.complete(IoCompletion {
-                    token: io.token,
-                    errno,
-                });
+            self.held.push(io);
+        }
+        if self.hold || self.held.is_empty() {
+            return ran;
+        }
+        let batch = if self.shuffle == 0 {
+            std::mem::take(&mut self.held)
+        } else {
+            let drawn = self.draw() as usize % self.held.len();
+            vec![self.held.swap_remove(drawn)]
+        };
+        for io in batch {
+            let errno = self.perform(&io);
+            self.base.complete(IoCompletion {
+                token: io.token,
+                errno,
+            });
+        }
+        true
+    }
+
+    /// The next number of the shuffle's sequence.
+    fn draw(&mut self) -> u64 {
+        self.shuffle ^= self.shuffle << 13;
+        self.shuffle ^= self.shuffle >> 7;
+        self.shuffle ^= self.shuffle << 17;
+        self.shuffle
+    }
+
+    /// What the disk may hold after a power failure now: `survives` decides for each write that was
+    /// completed and not flushed.
+    pub(crate) fn after_power_failure(
+        &self,
+        mut survives: impl FnMut() -> bool,
+    ) -> BTreeMap<u64, Vec<u8>> {
+        let mut blocks = self.blocks.clone();
+        for write in self.unflushed.iter().rev() {
+            match &write.before {
+                Some(before) => blocks.insert(write.pbn, before.clone()),
+                None => blocks.remove(&write.pbn),
+            };
+        }
+        for write in &self.unflushed {
+            if survives() {
+                blocks.insert(write.pbn, write.after.clone());
             }
         }
+        blocks
     }
 
     /// Runs tasks until none is ready. I/Os are taken and held, for [`TestDisk::complete_held`].
@@ -118,8 +176,18 @@ impl TestDisk {
     }
 
     fn perform(&mut self, io: &BaseIo) -> i32 {
-        if io.op == BaseOp::Flush && self.bad_flushes {
-            return 5;
+        if io.op == BaseOp::Flush {
+            let flush = self
+                .flushes
+                .iter()
+                .position(|(token, _)| *token == io.token);
+            let (_, covered) = self
+                .flushes
+                .swap_remove(flush.expect("taken flushes are noted"));
+            if self.bad_flushes {
+                return 5;
+            }
+            self.unflushed.retain(|write| write.number > covered);
         }
         let range = io.pbn.get()..io.pbn.get() + u64::from(io.blocks);
         for (index, pbn) in range.enumerate() {
@@ -138,12 +206,23 @@ impl TestDisk {
                     None => memory().fill(0),
                 },
                 BaseOp::Write => {
-                    self.blocks.insert(pbn, memory().to_vec());
+                    let after = memory().to_vec();
+                    let before = self.blocks.insert(pbn, after.clone());
+                    self.completed_writes += 1;
+                    if !io.fua {
+                        let number = self.completed_writes;
+                        self.unflushed.push(UnflushedWrite {
+                            number,
+                            pbn,
+                            before,
+                            after,
+                        });
+                    }
                 }
                 BaseOp::Discard => {
                     self.blocks.remove(&pbn);
                 }
-                BaseOp::Flush => {}
+                BaseOp::Flush => unreachable!("a flush has no blocks"),
             }
         }
         0

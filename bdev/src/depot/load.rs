@@ -1,0 +1,359 @@
+//! Taking up what a clean shutdown left, and leaving it.
+//!
+//! A slab whose counters were never written is all free and costs no I/O beyond the summary. Of the
+//! others the last block of the journal is read, to go on after it, and the counters. After a clean
+//! shutdown the counters say everything; but dm-vdo may leave a slab marked dirty when its journal was
+//! the last thing it wrote, and then what the counters lack is replayed from the journal, and the
+//! counters are written (*scrubbed*) before the slab is used.
+
+use super::slab::Slab;
+use super::slab::first_block;
+use super::state::{Core, Phase, State};
+use super::summary::Summary;
+use super::zone::{DepotGeometry, PhysicalZone};
+use crate::buffer::Buffer;
+use crate::error::VdoError;
+use crate::format::reference_block::{block_of, sector_of};
+use crate::format::slab_journal::SlabJournalHeader;
+use crate::format::slab_summary::SlabSummaryEntry;
+use crate::types::{BLOCK_SIZE, JournalPoint, Pbn, SequenceNumber};
+use crate::zone::base::IoClass;
+use crate::zone::task::join;
+
+/// Blocks read at once, by each of two readers.
+const READ_BLOCKS: usize = 64;
+
+fn inconsistent(slab: &Slab, what: std::fmt::Arguments<'_>) -> VdoError {
+    VdoError::Inconsistent(format!("slab {}: {what}", slab.number))
+}
+
+impl PhysicalZone {
+    /// Reads what is needed of every slab and gets the zone to work. The volume was shut down cleanly or
+    /// is new, and [`combine_summaries`](super::summary::combine_summaries) has been run.
+    ///
+    /// # Errors
+    /// When the base device fails, or what is read contradicts itself.
+    pub async fn load(&self) -> Result<(), VdoError> {
+        let DepotGeometry {
+            slabs,
+            summary,
+            zone,
+            ..
+        } = self.geometry;
+        let summary = Summary::read(&slabs, (summary, zone), self.base(), &self.memory).await?;
+        let count = self.with(|state| {
+            state.core.summary = summary;
+            state.slabs.len() as u32
+        });
+        let odd = join(self.load_slabs(0..count, 0), self.load_slabs(0..count, 1)).await;
+        odd.0.and(odd.1)?;
+        self.save_scrubbed().await?;
+        self.with(|state| {
+            // The order in which slabs of the same priority are opened: the emptier first.
+            let mut order: Vec<_> = (0..count).collect();
+            let core = &mut state.core;
+            let slabs = &state.slabs;
+            order.sort_by_key(|&local| {
+                let entry = core.summary.entry(slabs[local as usize].number);
+                (std::cmp::Reverse(entry.fullness_hint), local)
+            });
+            for local in order {
+                let slab = &slabs[local as usize];
+                core.allocator
+                    .add(local, slab.counts.free(), slab.journal.is_blank());
+            }
+            core.phase = Phase::Normal;
+        });
+        Ok(())
+    }
+
+    async fn load_slabs(&self, slabs: std::ops::Range<u32>, lane: u32) -> Result<(), VdoError> {
+        let Some(mut buffer) = Buffer::new(&self.memory, READ_BLOCKS) else {
+            return Err(VdoError::Invalid(
+                "the host has no memory to read slabs with".into(),
+            ));
+        };
+        for local in slabs.filter(|local| local % 2 == lane) {
+            buffer = self.load_slab(local, buffer).await?;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, pbn: Pbn, buffer: Buffer, blocks: usize) -> Result<Buffer, VdoError> {
+        let (buffer, result) = self
+            .base()
+            .read(IoClass::Metadata, pbn, buffer, blocks)
+            .await;
+        result.map(|()| buffer)
+    }
+
+    async fn load_slab(&self, local: u32, buffer: Buffer) -> Result<Buffer, VdoError> {
+        let entry = self.with(|state| state.core.summary.entry(state.slabs[local as usize].number));
+        let mut buffer = buffer;
+        if entry.tail_block_offset > 0 || entry.load_counts {
+            buffer = self.load_journal_tail(local, entry, buffer).await?;
+        }
+        let mut points = Vec::new();
+        if entry.load_counts {
+            (buffer, points) = self.load_counts(local, buffer).await?;
+        }
+        if entry.is_dirty {
+            buffer = self.replay_journal(local, &points, buffer).await?;
+        }
+        Ok(buffer)
+    }
+
+    async fn load_journal_tail(
+        &self,
+        local: u32,
+        entry: SlabSummaryEntry,
+        buffer: Buffer,
+    ) -> Result<Buffer, VdoError> {
+        let blocks = self.geometry.slabs.config.slab_journal_blocks;
+        let offset = u64::from(entry.tail_block_offset);
+        if offset >= blocks {
+            let error = |slab: &Slab| {
+                let what = format_args!(
+                    "the slab summary says its journal ends at block {offset}, and it has {blocks}"
+                );
+                inconsistent(slab, what)
+            };
+            return Err(self.with(|state| error(&state.slabs[local as usize])));
+        }
+        let last = SequenceNumber(offset + blocks - 1);
+        let mut buffer = self
+            .read(self.journal_block(local, last), buffer, 1)
+            .await?;
+        // A slab that was opened but got no entry has counters on disk, and no journal yet.
+        if let Ok(header) = SlabJournalHeader::decode(first_block(&mut buffer))
+            && header.nonce == self.geometry.nonce
+        {
+            self.with(|state| {
+                state.slabs[local as usize]
+                    .journal
+                    .load(&header, !entry.is_dirty)
+            });
+        }
+        Ok(buffer)
+    }
+
+    /// Reads the counters; returns the commit points of their sectors.
+    async fn load_counts(
+        &self,
+        local: u32,
+        mut buffer: Buffer,
+    ) -> Result<(Buffer, Vec<[JournalPoint; 8]>), VdoError> {
+        let count = self.with(|state| state.slabs[local as usize].counts.block_count());
+        let mut points = Vec::with_capacity(count as usize);
+        for first in (0..count).step_by(READ_BLOCKS) {
+            let blocks = READ_BLOCKS.min((count - first) as usize);
+            buffer = self
+                .read(self.reference_block(local, first), buffer, blocks)
+                .await?;
+            self.with(|state| {
+                let counts = &mut state.slabs[local as usize].counts;
+                let (packed, _) = buffer.as_chunks::<BLOCK_SIZE>();
+                for (index, block) in (first..).zip(&packed[..blocks]) {
+                    points.push(counts.load(index, block));
+                }
+            });
+        }
+        Ok((buffer, points))
+    }
+
+    /// Makes the changes of the journal that the counters on disk lack.
+    async fn replay_journal(
+        &self,
+        local: u32,
+        points: &[[JournalPoint; 8]],
+        mut buffer: Buffer,
+    ) -> Result<Buffer, VdoError> {
+        let (head, tail) = self.with(|state| {
+            let slab = &mut state.slabs[local as usize];
+            if points.is_empty() {
+                slab.counts.dirty_all();
+            }
+            (slab.journal.head().get(), slab.journal.tail().get())
+        });
+        for sequence in (head..tail).map(SequenceNumber) {
+            buffer = self
+                .read(self.journal_block(local, sequence), buffer, 1)
+                .await?;
+            let nonce = self.geometry.nonce;
+            let block = first_block(&mut buffer);
+            self.with(|state| {
+                let slab = &mut state.slabs[local as usize];
+                let header = SlabJournalHeader::decode(block)
+                    .ok()
+                    .filter(|header| header.nonce == nonce && header.sequence == sequence);
+                let Some(header) = header else {
+                    let what = format_args!("block {sequence} of its journal is not there");
+                    return Err(inconsistent(slab, what));
+                };
+                for (entry, number) in header.entries(block).zip(0..) {
+                    let point = JournalPoint {
+                        sequence,
+                        entry: number,
+                    };
+                    if u64::from(entry.offset) >= self.geometry.slabs.config.data_blocks {
+                        let offset = entry.offset;
+                        let what = format_args!("its journal counts block {offset} of the slab");
+                        return Err(inconsistent(slab, what));
+                    }
+                    let sectors = points.get(block_of(entry.offset) as usize);
+                    if sectors.is_some_and(|sectors| point <= sectors[sector_of(entry.offset)]) {
+                        continue;
+                    }
+                    if let Err(error) = slab.counts.replay(&entry, point) {
+                        let offset = entry.offset;
+                        let what = format_args!("block {offset} of it, replayed: {error}");
+                        return Err(inconsistent(slab, what));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(buffer)
+    }
+
+    /// Writes the counters of slabs that were replayed, and starts their journals afresh.
+    async fn save_scrubbed(&self) -> Result<(), VdoError> {
+        let dirty = |state: &mut State| -> Vec<u32> {
+            let core = &state.core;
+            let dirty = |slab: &&Slab| core.summary.entry(slab.number).is_dirty;
+            state
+                .slabs
+                .iter()
+                .filter(dirty)
+                .map(|slab| slab.local)
+                .collect()
+        };
+        let scrubbed = self.with(dirty);
+        if scrubbed.is_empty() {
+            return Ok(());
+        }
+        self.write_everything().await?;
+        self.with(|state| {
+            for local in scrubbed {
+                state.slabs[local as usize].journal.reopen();
+            }
+        });
+        Ok(())
+    }
+
+    /// Writes all dirty counters and says so in the summary.
+    async fn write_everything(&self) -> Result<(), VdoError> {
+        self.for_each_slab(|slab, core| slab.write_dirty(core));
+        self.settle().await;
+        self.for_each_slab(|slab, core| {
+            if slab.is_clean_unbeknown(core) && !core.is_read_only() {
+                slab.mark_clean(core);
+            }
+        });
+        self.settle().await;
+        if self.with(|state| state.core.is_read_only()) {
+            Err(VdoError::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn for_each_slab(&self, mut step: impl FnMut(&mut Slab, &mut Core)) {
+        self.with(|state| {
+            for slab in &mut state.slabs {
+                step(slab, &mut state.core);
+            }
+        });
+    }
+
+    /// Waits until nothing is under way.
+    async fn settle(&self) {
+        let idle = self.with(|state| state.core.work.idle());
+        idle.wait_until(|| self.with(|state| state.core.work.is_idle()))
+            .await;
+    }
+
+    /// Brings the zone to rest. The caller has seen to it that no request is under way: no block is
+    /// locked and no change will be asked for.
+    ///
+    /// With `save` everything is written out: first the tail blocks of the slab journals, then the counters,
+    /// then a summary that says that all slabs are clean, and the device is flushed. Without it, only what
+    /// is under way is waited for. In a read-only volume nothing is written. The zone is at rest in any
+    /// case; an error says that what is on disk is not all there is.
+    ///
+    /// # Errors
+    /// [`VdoError::ReadOnly`], also when the volume becomes read-only meanwhile.
+    pub async fn drain(&self, save: bool) -> Result<(), VdoError> {
+        // Changes that wait make progress only while the zone is at work.
+        while self.with(State::has_waiters) {
+            self.settle().await;
+            self.for_each_slab(|slab, core| slab.add_entries(core));
+            self.with(|state| {
+                if state.has_waiters() && state.core.work.is_idle() {
+                    let what = "changes of reference counts wait for nothing".into();
+                    state.core.fail(VdoError::Inconsistent(what));
+                }
+            });
+        }
+        self.with(|state| {
+            if state.core.is_read_only() {
+                state.fail_waiters();
+            }
+            if state.core.phase == Phase::Normal {
+                state.core.phase = Phase::Draining;
+            }
+            state.core.allocator.clear();
+        });
+        let mut result = Ok(());
+        if save && self.with(|state| state.core.phase == Phase::Draining) {
+            self.for_each_slab(|slab, core| slab.commit_tail(core));
+            self.settle().await;
+            result = self.write_everything().await;
+            if result.is_ok() {
+                result = self.flush().await;
+            }
+        } else {
+            self.settle().await;
+        }
+        self.with(|state| {
+            if let Err(error) = &result {
+                state.core.fail(error.clone());
+            }
+            if state.core.phase == Phase::Draining {
+                state.core.phase = Phase::Suspended {
+                    saved: save && result.is_ok(),
+                };
+            }
+        });
+        result
+    }
+
+    /// Gets a zone at rest to work again.
+    ///
+    /// # Errors
+    /// When the volume is read-only or the zone is not at rest.
+    pub fn resume(&self) -> Result<(), VdoError> {
+        self.with(|state| {
+            if state.core.is_read_only() {
+                return Err(VdoError::ReadOnly);
+            }
+            let Phase::Suspended { saved } = state.core.phase else {
+                return Err(VdoError::Invalid(
+                    "a physical zone is at work already".into(),
+                ));
+            };
+            state.core.phase = Phase::Normal;
+            for slab in &mut state.slabs {
+                if saved {
+                    slab.journal.reopen();
+                }
+                let blank = slab.journal.is_blank();
+                state
+                    .core
+                    .allocator
+                    .queue(slab.local, slab.counts.free(), blank);
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! A queue for each priority, and the highest one that is not empty in one instruction.
+//!
+//! The allocator keeps the slabs of its zone here, by how much of each is free. Items are small numbers
+//! known in advance (slabs of a zone, from zero); the links between them are one array, so moving an
+//! item takes no memory. Within one priority the item that has waited longest comes first.
+
+const NONE: u32 = u32::MAX;
+
+/// Priorities go up to this: each has a bit of a word.
+pub(super) const HIGHEST: u8 = 63;
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    previous: u32,
+    next: u32,
+    /// The queue the item is in, if any.
+    priority: Option<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    first: u32,
+    last: u32,
+}
+
+/// Items by priority.
+#[derive(Debug)]
+pub(super) struct PriorityTable {
+    queues: Vec<Ends>,
+    links: Vec<Link>,
+    /// Bit *p* is set when queue *p* is not empty.
+    occupied: u64,
+}
+
+impl PriorityTable {
+    /// A table for items `0..items` and priorities `0..=highest` (at most [`HIGHEST`]).
+    pub(super) fn new(highest: u8, items: usize) -> PriorityTable {
+        assert!(highest <= HIGHEST, "each priority has a bit of a word");
+        let ends = Ends {
+            first: NONE,
+            last: NONE,
+        };
+        let link = Link {
+            previous: NONE,
+            next: NONE,
+            priority: None,
+        };
+        PriorityTable {
+            queues: vec![ends; usize::from(highest) + 1],
+            links: vec![link; items],
+            occupied: 0,
+        }
+    }
+
+    /// The highest priority any item has.
+    #[inline]
+    pub(super) fn top(&self) -> Option<u8> {
+        (self.occupied != 0).then(|| 63 - self.occupied.leading_zeros() as u8)
+    }
+
+    /// Appends an item to the queue of its priority, taking it out of the queue it is in, if any.
+    pub(super) fn enqueue(&mut self, priority: u8, item: u32) {
+        self.remove(item);
+        let ends = &mut self.queues[usize::from(priority)];
+        let previous = ends.last;
+        ends.last = item;
+        if previous == NONE {
+            ends.first = item;
+        } else {
+            self.links[previous as usize].next = item;
+        }
+        self.links[item as usize] = Link {
+            previous,
+            next: NONE,
+            priority: Some(priority),
+        };
+        self.occupied |= 1 << priority;
+    }
+
+    /// Takes out the item of the highest priority that has waited longest.
+    pub(super) fn dequeue(&mut self) -> Option<u32> {
+        let item = self.queues[usize::from(self.top()?)].first;
+        self.remove(item);
+        Some(item)
+    }
+
+    /// Takes an item out of the queue it is in, if any, and says whether it was in one.
+    pub(super) fn remove(&mut self, item: u32) -> bool {
+        let Link {
+            previous,
+            next,
+            priority,
+        } = self.links[item as usize];
+        let Some(priority) = priority else {
+            return false;
+        };
+        self.links[item as usize].priority = None;
+        let ends = &mut self.queues[usize::from(priority)];
+        if previous == NONE {
+            ends.first = next;
+        }
+        if next == NONE {
+            ends.last = previous;
+        }
+        if ends.first == NONE {
+            self.occupied &= !(1 << priority);
+        }
+        if previous != NONE {
+            self.links[previous as usize].next = next;
+        }
+        if next != NONE {
+            self.links[next as usize].previous = previous;
+        }
+        true
+    }
+
+    /// Takes out every item.
+    pub(super) fn clear(&mut self) {
+        while self.dequeue().is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_table_has_nothing_to_give() {
+        let mut table = PriorityTable::new(63, 4);
+        assert_eq!(table.top(), None);
+        assert_eq!(table.dequeue(), None);
+        assert!(!table.remove(3));
+    }
+
+    #[test]
+    fn a_single_item_comes_back_at_every_priority() {
+        let mut table = PriorityTable::new(63, 1);
+        for priority in 0..=63 {
+            table.enqueue(priority, 0);
+            assert_eq!(table.top(), Some(priority));
+            assert_eq!(table.dequeue(), Some(0));
+            assert_eq!(table.top(), None);
+            table.enqueue(priority, 0);
+            assert!(table.remove(0));
+            assert!(!table.remove(0));
+            assert_eq!(table.dequeue(), None);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Enqueue(u8, u32),
+        Dequeue,
+        Remove(u32),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => (0u8..=20, 0u32..40).prop_map(|(priority, item)| Step::Enqueue(priority, item)),
+            1 => Just(Step::Dequeue),
+            1 => (0u32..40).prop_map(Step::Remove),
+        ];
+        prop::collection::vec(step, 0..300)
+    }
+
+    proptest! {
+        #[test]
+        fn items_leave_by_priority_and_then_in_order_of_arrival(steps in steps()) {
+            let mut table = PriorityTable::new(20, 40);
+            let mut model = vec![VecDeque::new(); 21];
+            for step in steps {
+                match step {
+                    Step::Enqueue(priority, item) => {
+                        table.enqueue(priority, item);
+                        for queue in &mut model {
+                            queue.retain(|&other| other != item);
+                        }
+                        model[usize::from(priority)].push_back(item);
+                    }
+                    Step::Dequeue => {
+                        let expected = model.iter_mut().rev().find_map(VecDeque::pop_front);
+                        prop_assert_eq!(table.dequeue(), expected);
+                    }
+                    Step::Remove(item) => {
+                        let held = model.iter().any(|queue| queue.contains(&item));
+                        prop_assert_eq!(table.remove(item), held);
+                        for queue in &mut model {
+                            queue.retain(|&other| other != item);
+                        }
+                    }
+                }
+                let top = model.iter().rposition(|queue| !queue.is_empty());
+                prop_assert_eq!(table.top().map(usize::from), top);
+            }
+        }
+    }
+}

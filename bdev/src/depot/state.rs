@@ -1,0 +1,356 @@
+//! What the slabs of a zone share, and the hand that moves it all.
+//!
+//! All state of a zone is in one [`State`], borrowed for the length of one synchronous step. What a step
+//! wants of others (locks on the recovery journal, waking a task, going read-only) is collected as
+//! [`Effect`]s and carried out when the borrow has ended, because the others may call back.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::allocator::Allocator;
+use super::locks::PbnLocks;
+use super::slab::{ReferenceChange, Slab};
+use super::summary::{Summary, SummaryWaiter};
+use super::work::{Job, Need, Work};
+use crate::buffer::Buffer;
+use crate::error::VdoError;
+use crate::format::slab::SlabGeometry;
+use crate::format::slab_summary::SlabSummaryEntry;
+use crate::stats::{RefCountsStatistics, SlabJournalStatistics, SlabSummaryStatistics};
+use crate::types::{Pbn, SequenceNumber, SlabNumber};
+use crate::zone::services::ZoneServices;
+use crate::zone::task::TaskId;
+
+/// Something to be done when the state is no longer borrowed.
+#[derive(Debug)]
+pub(super) enum Effect {
+    AcquireJournalLock(SequenceNumber),
+    ReleaseJournalLock(SequenceNumber),
+    ReadOnly(VdoError),
+    Wake(TaskId),
+}
+
+/// Where the zone is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Not loaded.
+    New,
+    /// At work.
+    Normal,
+    /// Writing out what must be, or waiting for what is under way.
+    Draining,
+    /// At rest; everything was written out if `saved`.
+    Suspended { saved: bool },
+}
+
+/// A change that waits, and its caller.
+#[derive(Debug)]
+struct Ticket {
+    change: ReferenceChange,
+    offset: u32,
+    task: Option<TaskId>,
+    result: Option<Result<(), VdoError>>,
+    abandoned: bool,
+}
+
+/// The changes that wait in this zone.
+#[derive(Debug, Default)]
+pub(super) struct Tickets {
+    tickets: Vec<Option<Ticket>>,
+    free: Vec<u32>,
+}
+
+impl Tickets {
+    pub(super) fn with_capacity(capacity: usize) -> Tickets {
+        Tickets {
+            tickets: Vec::with_capacity(capacity),
+            free: Vec::with_capacity(capacity),
+        }
+    }
+
+    fn get(&mut self, ticket: u32) -> &mut Ticket {
+        self.tickets[ticket as usize]
+            .as_mut()
+            .expect("a ticket is valid until it is taken")
+    }
+
+    pub(super) fn add(&mut self, change: ReferenceChange, offset: u32) -> u32 {
+        let ticket = Ticket {
+            change,
+            offset,
+            task: None,
+            result: None,
+            abandoned: false,
+        };
+        if let Some(index) = self.free.pop() {
+            self.tickets[index as usize] = Some(ticket);
+            return index;
+        }
+        self.tickets.push(Some(ticket));
+        self.tickets.len() as u32 - 1
+    }
+
+    pub(super) fn change(&mut self, ticket: u32) -> (ReferenceChange, u32) {
+        let ticket = self.get(ticket);
+        (ticket.change, ticket.offset)
+    }
+
+    pub(super) fn finish(
+        &mut self,
+        number: u32,
+        result: Result<(), VdoError>,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let ticket = self.get(number);
+        ticket.result = Some(result);
+        if ticket.abandoned {
+            self.remove(number);
+        } else if let Some(task) = ticket.task {
+            effects.push_back(Effect::Wake(task));
+        }
+    }
+
+    /// The result, if there is one, with which the ticket ends; else `task` is woken when there is.
+    pub(super) fn poll(&mut self, number: u32, task: TaskId) -> Option<Result<(), VdoError>> {
+        let ticket = self.get(number);
+        ticket.task = Some(task);
+        let result = ticket.result.take()?;
+        self.remove(number);
+        Some(result)
+    }
+
+    /// Nobody waits for the result any more; the change is made all the same.
+    pub(super) fn abandon(&mut self, number: u32) {
+        let ticket = self.get(number);
+        ticket.abandoned = true;
+        if ticket.result.is_some() {
+            self.remove(number);
+        }
+    }
+
+    fn remove(&mut self, number: u32) {
+        self.tickets[number as usize] = None;
+        self.free.push(number);
+    }
+}
+
+/// Slab journals whose tail block locks a block of the recovery journal, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct DirtyJournals {
+    /// Recovery-journal block and slab, sorted.
+    journals: Vec<(SequenceNumber, u32)>,
+}
+
+impl DirtyJournals {
+    pub(super) fn with_capacity(slabs: usize) -> DirtyJournals {
+        DirtyJournals {
+            journals: Vec::with_capacity(slabs),
+        }
+    }
+
+    pub(super) fn insert(&mut self, lock: SequenceNumber, slab: u32) {
+        let at = self.journals.partition_point(|&entry| entry < (lock, slab));
+        self.journals.insert(at, (lock, slab));
+    }
+
+    pub(super) fn remove(&mut self, lock: SequenceNumber, slab: u32) {
+        if let Ok(at) = self.journals.binary_search(&(lock, slab)) {
+            self.journals.remove(at);
+        }
+    }
+
+    /// The slab with the oldest lock, if that is on `lock` or an older block.
+    pub(super) fn oldest_up_to(&self, lock: SequenceNumber) -> Option<u32> {
+        self.journals
+            .first()
+            .filter(|(oldest, _)| *oldest <= lock)
+            .map(|&(_, slab)| slab)
+    }
+}
+
+/// What the slabs of a zone share.
+pub(super) struct Core {
+    services: Rc<dyn ZoneServices>,
+    /// An error was met here; the volume is about to be read-only.
+    failed: bool,
+    pub(super) phase: Phase,
+    pub(super) locks: PbnLocks,
+    pub(super) allocator: Allocator,
+    pub(super) summary: Summary,
+    pub(super) work: Work,
+    pub(super) tickets: Tickets,
+    pub(super) dirty_journals: DirtyJournals,
+    pub(super) effects: VecDeque<Effect>,
+    pub(super) slab_journal: SlabJournalStatistics,
+    pub(super) slab_summary: SlabSummaryStatistics,
+    pub(super) ref_counts: RefCountsStatistics,
+}
+
+impl Core {
+    pub(super) fn new(
+        services: Rc<dyn ZoneServices>,
+        slabs: usize,
+        locks: PbnLocks,
+        allocator: Allocator,
+        summary: Summary,
+        work: Work,
+    ) -> Core {
+        Core {
+            services,
+            failed: false,
+            phase: Phase::New,
+            locks,
+            allocator,
+            summary,
+            work,
+            tickets: Tickets::with_capacity(256),
+            dirty_journals: DirtyJournals::with_capacity(slabs),
+            effects: VecDeque::with_capacity(256),
+            slab_journal: SlabJournalStatistics::default(),
+            slab_summary: SlabSummaryStatistics::default(),
+            ref_counts: RefCountsStatistics::default(),
+        }
+    }
+
+    /// Whether nothing may be written any more.
+    #[inline]
+    pub(super) fn is_read_only(&self) -> bool {
+        self.failed || self.services.is_read_only()
+    }
+
+    /// Whether the zone is at work, neither draining nor at rest.
+    #[inline]
+    pub(super) fn is_normal(&self) -> bool {
+        self.phase == Phase::Normal
+    }
+
+    /// Turns the volume read-only because of `error`.
+    pub(super) fn fail(&mut self, error: VdoError) {
+        if !self.failed && error != VdoError::ReadOnly {
+            self.failed = true;
+            self.effects.push_back(Effect::ReadOnly(error));
+        }
+    }
+
+    /// Changes an entry of the summary and sees to its being written.
+    pub(super) fn update_summary(
+        &mut self,
+        slab: SlabNumber,
+        entry: SlabSummaryEntry,
+        waiter: SummaryWaiter,
+    ) {
+        if let Some(block) = self.summary.update(slab, entry, waiter) {
+            self.work.push(Job::Summary { block });
+        }
+    }
+}
+
+/// The slabs of a zone and what they share.
+pub(super) struct State {
+    pub(super) slabs: Vec<Slab>,
+    pub(super) core: Core,
+    told: Vec<SummaryWaiter>,
+}
+
+impl State {
+    pub(super) fn new(slabs: Vec<Slab>, core: Core) -> State {
+        State {
+            slabs,
+            core,
+            told: Vec::with_capacity(64),
+        }
+    }
+
+    /// The slab of this zone with a number in the zone, and what it shares with the others.
+    #[inline]
+    pub(super) fn slab(&mut self, local: u32) -> (&mut Slab, &mut Core) {
+        (&mut self.slabs[local as usize], &mut self.core)
+    }
+
+    /// Takes a free block, with a provisional reference, from the open slab or else from the best one.
+    pub(super) fn allocate(&mut self, geometry: &SlabGeometry) -> Option<Pbn> {
+        let core = &mut self.core;
+        let mut found = None;
+        if let Some(open) = core.allocator.open() {
+            let slab = &mut self.slabs[open as usize];
+            found = slab.counts.find_free().map(|offset| (open, offset));
+            if found.is_none() {
+                core.allocator
+                    .close_open(slab.counts.free(), slab.journal.is_blank());
+            }
+        }
+        if found.is_none() {
+            let best = core.allocator.best()?;
+            let slab = &mut self.slabs[best as usize];
+            let blank = slab.journal.is_blank();
+            core.allocator.set_open(best, blank);
+            slab.counts.reset_search();
+            if blank {
+                slab.counts.dirty_all();
+            }
+            found = slab.counts.find_free().map(|offset| (best, offset));
+        }
+        let (local, offset) = found?;
+        let slab = &mut self.slabs[local as usize];
+        slab.counts.make_provisional(offset);
+        slab.free_changed(core, false);
+        Some(geometry.pbn(slab.number, offset))
+    }
+
+    /// A buffer is free again: serves whoever waits for one.
+    pub(super) fn return_buffer(&mut self, buffer: Buffer) {
+        let Some((need, buffer)) = self.core.work.return_buffer(buffer) else {
+            return;
+        };
+        match need {
+            Need::Journal { slab } => {
+                let (slab, core) = self.slab(slab);
+                slab.pack_tail(core, buffer);
+                slab.add_entries(core);
+            }
+            Need::Reference { slab, block } => {
+                let (slab, core) = self.slab(slab);
+                slab.pack_reference_block(core, block, buffer);
+            }
+        }
+    }
+
+    /// A block of the summary was written.
+    pub(super) fn summary_written(
+        &mut self,
+        block: u32,
+        buffer: Buffer,
+        result: Result<(), VdoError>,
+    ) {
+        let mut told = std::mem::take(&mut self.told);
+        if self.core.summary.finish_write(block, buffer, &mut told) {
+            self.core.work.push(Job::Summary { block });
+        }
+        match &result {
+            Ok(()) => self.core.slab_summary.blocks_written += 1,
+            Err(error) => self.core.fail(error.clone()),
+        }
+        for waiter in told.drain(..) {
+            match waiter {
+                SummaryWaiter::Journal(slab) => {
+                    let (slab, core) = self.slab(slab);
+                    slab.journal_summarized(core, &result);
+                }
+                SummaryWaiter::Clean(slab) => self.slab(slab).0.clean_summarized(),
+            }
+        }
+        self.told = told;
+    }
+
+    /// Whether changes wait that may still be made.
+    pub(super) fn has_waiters(&mut self) -> bool {
+        !self.core.is_read_only() && self.slabs.iter().any(Slab::has_waiters)
+    }
+
+    /// Fails every change that waits; the volume is read-only.
+    pub(super) fn fail_waiters(&mut self) {
+        for slab in &mut self.slabs {
+            slab.fail_waiters(&mut self.core);
+        }
+    }
+}
