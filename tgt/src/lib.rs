@@ -1,6 +1,7 @@
 //! The embedded host: the engine on pinned threads, io_uring below and NBD above.
 
 pub mod bdev;
+pub mod nbd;
 pub mod reactor;
 pub mod rpc;
 pub mod target;
