@@ -1,1 +1,44 @@
-//! The block map: logical to physical, a tree of pages grown on demand.
+//! The block map: where the data of each logical block is.
+//!
+//! It is a forest of trees of fixed height (see [`crate::format::tree`] for which page is where). Leaf
+//! pages hold the mappings, 812 each; the pages above them say where the pages below are. Trees are dealt to
+//! the logical zones in turn, and each zone thread owns a [`BlockMapZone`] with its trees, its share of
+//! the leaf cache and its own eras. Nothing here is shared between threads.
+//!
+//! A request first *locates* its leaf: down the tree, whose pages, once needed, stay in memory. A page that
+//! is missing is made on the way if the request is a write: a block is allocated and journaled, and the
+//! parent's entry is set. Then it *gets* and *puts* its entry in the leaf, through the cache. What is in
+//! memory is used at once, without suspending and without allocating.
+//!
+//! A change lives in memory at first, and in the recovery journal. A dirty page keeps the journal block of
+//! its oldest unwritten change from being reused; pages whose oldest change gets old, or whose slot is wanted
+//! for another leaf, are written.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`zone`] | the zone as others see it: locate, get, put, drain |
+//! | [`state`] | what it knows and decides, free of waiting and I/O |
+//! | [`pages`] | the pages in memory: contents, dirt, locks |
+//! | [`cache`] | which leaf is in which slot, who goes next, who wants a slot |
+//! | [`forest`] | which tree pages are in memory, which are being made |
+//! | [`eras`] | when a dirty page must be written |
+//! | [`page_io`] | the tasks that read and write, and their flushes |
+//! | [`waiters`] | requests that wait for a page |
+//! | [`list`] | linked lists by number |
+
+mod cache;
+mod eras;
+mod forest;
+mod list;
+mod page_io;
+mod pages;
+mod state;
+#[cfg(test)]
+mod tests;
+mod waiters;
+mod zone;
+
+pub use state::DataBlockTest;
+pub use zone::{
+    BlockMapConfig, BlockMapEnvironment, BlockMapZone, DEFAULT_BLOCK_MAP_MAXIMUM_AGE, maximum_age,
+};

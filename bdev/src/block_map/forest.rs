@@ -1,0 +1,159 @@
+//! The trees of a zone: which of their pages are in memory, and which are being made.
+//!
+//! The geometry of the forest is in [`crate::format::tree`]. Here is a directory with one number for each
+//! interior page the zone's trees can ever have: 4 bytes for every 812 leaves. A page comes into memory
+//! when it is first needed, by being read or by being made, and stays.
+
+use super::pages::PageId;
+use super::waiters::WaitQueue;
+use crate::format::tree::{TREE_HEIGHT, TreeGeometry, TreePage};
+use crate::types::{Pbn, ZoneIndex};
+
+const NONE: u32 = u32::MAX;
+
+/// A page that is being made: an entry of its parent, which is empty as yet.
+struct Growth {
+    parent: PageId,
+    slot: u16,
+    waiting: WaitQueue,
+}
+
+/// The zone's part of the forest.
+pub(super) struct Forest {
+    geometry: TreeGeometry,
+    directory: Vec<u32>,
+    /// Where each tree's part of the directory begins; [`NONE`] for the trees of other zones.
+    trees: Vec<u32>,
+    /// Where in a tree's part each height begins, by height.
+    heights: [u32; TREE_HEIGHT],
+    growths: Vec<Growth>,
+}
+
+impl Forest {
+    /// The trees of zone `zone` of `zones`, no page of them in memory.
+    pub(super) fn new(geometry: TreeGeometry, zone: ZoneIndex, zones: u8) -> Forest {
+        let mut heights = [0; TREE_HEIGHT];
+        let mut tree_size = 0;
+        for (height, pages) in geometry.pages_per_tree().into_iter().enumerate().skip(1) {
+            heights[height] = tree_size;
+            tree_size += pages as u32;
+        }
+        let mut begin = 0;
+        let mut trees = vec![NONE; geometry.roots as usize];
+        for root in 0..geometry.roots {
+            if geometry.root_zone(root, zones) == zone {
+                trees[root as usize] = begin;
+                begin += tree_size;
+            }
+        }
+        Forest {
+            geometry,
+            directory: vec![NONE; begin as usize],
+            trees,
+            heights,
+            growths: Vec::new(),
+        }
+    }
+
+    /// Whether the zone owns a tree.
+    pub(super) fn owns(&self, root: u32) -> bool {
+        self.trees.get(root as usize).is_some_and(|&at| at != NONE)
+    }
+
+    /// Where the root page of a tree is.
+    pub(super) fn root_pbn(&self, root: u32) -> Pbn {
+        self.geometry.root_pbn(root)
+    }
+
+    #[inline]
+    fn at(&self, page: TreePage) -> usize {
+        let begin = self.trees[page.root as usize] as usize;
+        begin + self.heights[usize::from(page.height)] as usize + page.index as usize
+    }
+
+    /// A page above the leaves, if it is in memory or being read.
+    #[inline]
+    pub(super) fn page(&self, page: TreePage) -> Option<PageId> {
+        let id = self.directory[self.at(page)];
+        (id != NONE).then_some(PageId::new(id))
+    }
+
+    /// A page above the leaves is now in memory, or being read.
+    pub(super) fn insert(&mut self, page: TreePage, id: PageId) {
+        let at = self.at(page);
+        self.directory[at] = id.get();
+    }
+
+    /// A page could not be read. (There is no way back from its number to its place: reads rarely fail.)
+    pub(super) fn remove(&mut self, id: PageId) {
+        for entry in &mut self.directory {
+            if *entry == id.get() {
+                *entry = NONE;
+            }
+        }
+    }
+
+    /// The queue of those who wait for a page to be made, if someone makes it: its parent, and the slot of
+    /// its entry there.
+    pub(super) fn growth(&mut self, parent: PageId, slot: u16) -> Option<&mut WaitQueue> {
+        let mut growths = self.growths.iter_mut();
+        let growth = growths.find(|growth| growth.parent == parent && growth.slot == slot)?;
+        Some(&mut growth.waiting)
+    }
+
+    /// Someone now makes a page.
+    pub(super) fn start_growth(&mut self, parent: PageId, slot: u16) {
+        self.growths.push(Growth {
+            parent,
+            slot,
+            waiting: WaitQueue::EMPTY,
+        });
+    }
+
+    /// A page has been made, or could not be; returns those who wait for it.
+    pub(super) fn end_growth(&mut self, parent: PageId, slot: u16) -> WaitQueue {
+        let mut growths = self.growths.iter();
+        match growths.position(|growth| growth.parent == parent && growth.slot == slot) {
+            Some(at) => self.growths.swap_remove(at).waiting,
+            None => WaitQueue::EMPTY,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Lbn;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_interior_page_of_every_zone_has_a_place_of_its_own() {
+        let geometry = TreeGeometry {
+            root_origin: Pbn(1),
+            roots: 7,
+            logical_blocks: 812 * 812 * 9,
+        };
+        for zones in 1..=3 {
+            let forests: Vec<_> = (0..zones)
+                .map(|zone| Forest::new(geometry, ZoneIndex(zone), zones))
+                .collect();
+            let mut seen = HashSet::new();
+            for number in 0..geometry.leaf_count() {
+                let leaf = geometry.leaf_page(number);
+                let zone = geometry.zone(geometry.first_lbn(leaf), zones);
+                let forest = &forests[zone.index()];
+                let mut page = leaf;
+                while let Some((parent, _)) = page.parent() {
+                    assert!(forest.at(parent) < forest.directory.len());
+                    seen.insert((zone, forest.at(parent), parent));
+                    page = parent;
+                }
+            }
+            let places: HashSet<_> = seen.iter().map(|&(zone, at, _)| (zone, at)).collect();
+            assert_eq!(places.len(), seen.len(), "{zones} zones");
+        }
+        assert!(Forest::new(geometry, ZoneIndex(1), 2).owns(3));
+        assert!(!Forest::new(geometry, ZoneIndex(1), 2).owns(4));
+        assert_eq!(geometry.zone(Lbn(0), 2), ZoneIndex(0));
+    }
+}

@@ -1,0 +1,169 @@
+//! Reading and writing block-map pages: the tasks that do it, and the flushes they share.
+//!
+//! A zone has a fixed number of readers and of writers, each a task with a buffer of its own, so a page's
+//! memory is never lent to a device: it is copied in and out, and can be read and changed while it is
+//! written.
+//!
+//! A page must not get to disk before the journal entries of its changes are there for good. Those are
+//! committed before a change is made; what remains is the device's volatile cache. So a writer copies its
+//! page, waits for a flush that began after that, and only then writes ([`Flushes`]). Writers whose turns
+//! come together share one flush.
+//!
+//! A page that has never been on disk is written twice: first saying of itself that it is not valid, and
+//! then, when that is there for good, saying that it is. If the first write is torn, what is there is
+//! taken for a page never written, and the journal still has its changes. The second changes one byte.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::state::Copy;
+use super::zone::Shared;
+use crate::VdoError;
+use crate::buffer::Buffer;
+use crate::format::Block;
+use crate::format::block_map_page::BlockMapPageMut;
+use crate::zone::base::{BaseDevice, IoClass};
+use crate::zone::task::{Scheduler, WaitList};
+
+/// Flushes of the base device, each on behalf of all who asked before it began.
+pub(super) struct Flushes {
+    base: Rc<BaseDevice>,
+    scheduler: Rc<Scheduler>,
+    begun: Cell<u64>,
+    ended: Cell<u64>,
+    running: Cell<bool>,
+    failed: Cell<bool>,
+    waiting: WaitList,
+}
+
+impl Flushes {
+    pub(super) fn new(base: &Rc<BaseDevice>, scheduler: &Rc<Scheduler>) -> Flushes {
+        Flushes {
+            base: Rc::clone(base),
+            scheduler: Rc::clone(scheduler),
+            begun: Cell::new(0),
+            ended: Cell::new(0),
+            running: Cell::new(false),
+            failed: Cell::new(false),
+            waiting: WaitList::new(scheduler),
+        }
+    }
+
+    /// How many flushes have begun.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.get()
+    }
+
+    /// Waits until a flush that begins after this call has ended.
+    async fn one_from_now(&self) -> Result<(), VdoError> {
+        let mine = self.begun.get() + 1;
+        while self.ended.get() < mine {
+            if self.failed.get() {
+                return Err(VdoError::ReadOnly);
+            }
+            if self.running.replace(true) {
+                self.waiting.wait().await;
+                continue;
+            }
+            // Others may be just about to ask.
+            self.scheduler.yield_now().await;
+            self.begun.set(self.begun.get() + 1);
+            let result = self.base.flush(IoClass::PageCache).await;
+            self.running.set(false);
+            self.waiting.wake_all();
+            if result.is_err() {
+                self.failed.set(true);
+                return result;
+            }
+            self.ended.set(self.begun.get());
+        }
+        Ok(())
+    }
+}
+
+fn block(buffer: &Buffer) -> &Block {
+    buffer.first_chunk().expect("a page buffer is one block")
+}
+
+fn block_mut(buffer: &mut Buffer) -> &mut Block {
+    buffer
+        .first_chunk_mut()
+        .expect("a page buffer is one block")
+}
+
+fn class(is_leaf: bool) -> IoClass {
+    if is_leaf {
+        IoClass::PageCache
+    } else {
+        IoClass::Metadata
+    }
+}
+
+/// Reads pages, one after the other, for ever.
+pub(super) async fn read_pages(zone: Rc<Shared>, mut buffer: Buffer) {
+    loop {
+        let next = zone.state.borrow_mut().next_read();
+        let Some((id, pbn, is_leaf)) = next else {
+            zone.read_work.wait().await;
+            continue;
+        };
+        let result;
+        (buffer, result) = zone.base.read(class(is_leaf), pbn, buffer, 1).await;
+        let result = result.and_then(|()| zone.state.borrow().check(block(&buffer), pbn));
+        match result {
+            Ok(()) => zone.state.borrow_mut().read_done(id, block(&buffer)),
+            Err(error) => {
+                zone.enter_read_only(&error);
+                zone.state.borrow_mut().read_failed(id, &error);
+            }
+        }
+        zone.settle();
+    }
+}
+
+/// Writes pages, one after the other, for ever.
+pub(super) async fn write_pages(zone: Rc<Shared>, mut buffer: Buffer) {
+    loop {
+        zone.notice_read_only();
+        let next = zone.state.borrow_mut().next_write(block_mut(&mut buffer));
+        let Some(copy) = next else {
+            zone.settle();
+            zone.write_work.wait().await;
+            continue;
+        };
+        let result;
+        (buffer, result) = write_page(&zone, &copy, buffer).await;
+        match result {
+            Ok(()) => zone.state.borrow_mut().write_done(copy.id),
+            Err(error) => {
+                zone.enter_read_only(&error);
+                zone.state.borrow_mut().write_failed(copy.id);
+            }
+        }
+        zone.settle();
+    }
+}
+
+async fn write_page(
+    zone: &Shared,
+    copy: &Copy,
+    mut buffer: Buffer,
+) -> (Buffer, Result<(), VdoError>) {
+    loop {
+        if let Err(error) = zone.flushes.one_from_now().await {
+            return (buffer, Err(error));
+        }
+        if zone.services.is_read_only() {
+            return (buffer, Err(VdoError::ReadOnly));
+        }
+        let class = class(copy.is_leaf);
+        let result;
+        (buffer, result) = zone.base.write(class, copy.pbn, buffer, 1, false).await;
+        let done = result.is_err() || !copy.first || {
+            BlockMapPageMut::new(block_mut(&mut buffer)).set_initialized(true)
+        };
+        if done {
+            return (buffer, result);
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! One logical zone's part of the block map, as the rest of the zone thread sees it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::page_io::{self, Flushes};
+use super::state::{DataBlockTest, Growing, JournalCall, Phase, Progress, State, Step};
+use super::waiters::{PageOp, WaiterId};
+use crate::VdoError;
+use crate::buffer::{Buffer, DmaMemory};
+use crate::format::tree::{TreeGeometry, TreePage};
+use crate::stats::BlockMapStatistics;
+use crate::types::{JournalPoint, Lbn, Mapping, Pbn, SequenceNumber, ZoneIndex};
+use crate::zone::base::BaseDevice;
+use crate::zone::services::{BlockMapSlot, JournalHolder, TreePageSource, ZoneServices};
+use crate::zone::task::{Scheduler, WaitList};
+
+/// How large and how old a zone's part of the block map may get.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockMapConfig {
+    /// The forest of the whole volume.
+    pub geometry: TreeGeometry,
+    /// The volume's nonce, in the header of every page.
+    pub nonce: u64,
+    /// This zone.
+    pub zone: ZoneIndex,
+    /// How many zones share the forest.
+    pub zones: u8,
+    /// Leaf pages this zone keeps in memory, at least one: its share of the volume's cache.
+    pub cache_pages: u32,
+    /// How many journal blocks a change may wait before its page is written; see [`maximum_age`].
+    pub maximum_age: u32,
+    /// The recovery journal's newest block when the volume is opened.
+    pub journal_tail: SequenceNumber,
+    /// How many requests may wait at a time before memory must be allocated.
+    pub requests: usize,
+    /// Pages read at a time, at least one.
+    pub readers: usize,
+    /// Pages written at a time, at least one.
+    pub writers: usize,
+}
+
+/// dm-vdo's default of the user's "block map maximum age", the argument of [`maximum_age`].
+pub const DEFAULT_BLOCK_MAP_MAXIMUM_AGE: u32 = 16380;
+
+/// The age in journal blocks from the user's "block map maximum age".
+///
+/// That figure speaks of an older journal format, with 311 entries in a block and two of them for each
+/// write; now there are 217, and one for each write. The conversion keeps the number of writes.
+pub fn maximum_age(user: u32) -> u32 {
+    (u64::from(user) * 311).div_ceil(2 * 217) as u32
+}
+
+/// What a zone's part of the block map needs of its surroundings.
+pub struct BlockMapEnvironment {
+    /// The zone thread's executor.
+    pub scheduler: Rc<Scheduler>,
+    /// The zone thread's way to the base device.
+    pub base: Rc<BaseDevice>,
+    /// The rest of the volume.
+    pub services: Rc<dyn ZoneServices>,
+    /// Where new pages come from.
+    pub source: Rc<dyn TreePageSource>,
+    /// Memory for I/O: one block for each reader and writer.
+    pub memory: Arc<dyn DmaMemory>,
+    /// Tells whether a block may hold data or a page of a tree.
+    pub is_data_block: DataBlockTest,
+}
+
+/// What the requests and the I/O tasks of a zone share.
+pub(super) struct Shared {
+    pub(super) state: RefCell<State>,
+    pub(super) base: Rc<BaseDevice>,
+    pub(super) services: Rc<dyn ZoneServices>,
+    pub(super) flushes: Flushes,
+    pub(super) read_work: Rc<WaitList>,
+    pub(super) write_work: Rc<WaitList>,
+    idle: WaitList,
+    holder: JournalHolder,
+}
+
+impl Shared {
+    /// Tells the journal what there is to tell, and a drain that waits whether it is over. Called
+    /// after every step, with the state not borrowed: who is told may call back.
+    #[inline]
+    pub(super) fn settle(&self) {
+        let mut calls = {
+            let mut state = self.state.borrow_mut();
+            if state.phase == Phase::Draining && state.is_quiet() {
+                self.idle.wake_all();
+            }
+            if state.journal_calls().is_empty() {
+                return;
+            }
+            std::mem::take(state.journal_calls())
+        };
+        for call in calls.drain(..) {
+            match call {
+                JournalCall::Acquire(sequence) => {
+                    self.services.acquire_journal_lock(sequence, self.holder);
+                }
+                JournalCall::Release(sequence) => {
+                    self.services.release_journal_lock(sequence, self.holder);
+                }
+            }
+        }
+        let mut state = self.state.borrow_mut();
+        if state.journal_calls().is_empty() {
+            *state.journal_calls() = calls;
+        }
+    }
+
+    /// Turns the volume read-only.
+    pub(super) fn enter_read_only(&self, why: &VdoError) {
+        if *why != VdoError::ReadOnly {
+            log::error!("block map: {why}");
+            self.services.enter_read_only(why);
+        }
+        self.notice_read_only();
+    }
+
+    /// Sees whether the volume has become read-only.
+    #[inline]
+    pub(super) fn notice_read_only(&self) {
+        if self.services.is_read_only() {
+            let mut state = self.state.borrow_mut();
+            if !state.read_only {
+                state.enter_read_only();
+            }
+        }
+    }
+
+    async fn wait(&self, waiter: WaiterId) -> Result<Mapping, VdoError> {
+        std::future::poll_fn(|_| match self.state.borrow_mut().take(waiter) {
+            Some(result) => Poll::Ready(result),
+            None => Poll::Pending,
+        })
+        .await
+    }
+}
+
+/// One logical zone's part of the block map. Lives on one zone thread.
+pub struct BlockMapZone {
+    shared: Rc<Shared>,
+    geometry: TreeGeometry,
+    source: Rc<dyn TreePageSource>,
+}
+
+impl BlockMapZone {
+    /// A zone's part of the block map, with nothing in memory; takes all the memory it will need but
+    /// that of tree pages, and spawns its tasks.
+    ///
+    /// # Errors
+    /// [`VdoError::Invalid`] if a size is zero or the host has no memory for I/O.
+    pub fn new(
+        config: &BlockMapConfig,
+        environment: BlockMapEnvironment,
+    ) -> Result<Rc<BlockMapZone>, VdoError> {
+        let sizes = [
+            ("cache pages", u64::from(config.cache_pages)),
+            ("trees", u64::from(config.geometry.roots)),
+            ("readers", config.readers as u64),
+            ("writers", config.writers as u64),
+        ];
+        if let Some((what, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(VdoError::Invalid(format!(
+                "a block-map zone needs at least one of its {what}"
+            )));
+        }
+        let BlockMapEnvironment {
+            scheduler,
+            base,
+            services,
+            source,
+            memory,
+            is_data_block,
+        } = environment;
+        let buffer = || {
+            Buffer::new(&memory, 1).ok_or_else(|| {
+                VdoError::Invalid("the host has no memory left for block-map I/O".into())
+            })
+        };
+        let read_work = Rc::new(WaitList::new(&scheduler));
+        let write_work = Rc::new(WaitList::new(&scheduler));
+        let state = State::new(config, is_data_block, &scheduler, &read_work, &write_work);
+        let shared = Rc::new(Shared {
+            state: RefCell::new(state),
+            flushes: Flushes::new(&base, &scheduler),
+            base,
+            services,
+            read_work,
+            write_work,
+            idle: WaitList::new(&scheduler),
+            holder: JournalHolder::Logical(config.zone),
+        });
+        for _ in 0..config.readers {
+            scheduler.spawn(page_io::read_pages(Rc::clone(&shared), buffer()?));
+        }
+        for _ in 0..config.writers {
+            scheduler.spawn(page_io::write_pages(Rc::clone(&shared), buffer()?));
+        }
+        Ok(Rc::new(BlockMapZone {
+            shared,
+            geometry: config.geometry,
+            source,
+        }))
+    }
+
+    /// Which leaf page maps a logical block, and the slot in it; `None` if there is no such page and it is
+    /// not to be made. With `grow`, all pages that are missing on the way are made, from the top down.
+    ///
+    /// When the way is in memory this does not suspend.
+    ///
+    /// # Errors
+    /// [`VdoError::NoSpace`] if a page is needed and no block is free; [`VdoError::Invalid`] if the block is
+    /// not this zone's; [`VdoError::Io`] or [`VdoError::Inconsistent`] if a page can not be read or is damaged
+    /// (the volume is then read-only).
+    pub async fn locate(&self, lbn: Lbn, grow: bool) -> Result<Option<BlockMapSlot>, VdoError> {
+        let (leaf, slot) = self.geometry.leaf(lbn);
+        let step = {
+            let mut state = self.shared.state.borrow_mut();
+            if lbn.get() >= self.geometry.logical_blocks || !state.owns(leaf) {
+                return Err(VdoError::Invalid(format!(
+                    "logical block {lbn} is not in this zone of a volume of {} blocks",
+                    self.geometry.logical_blocks
+                )));
+            }
+            if state.phase != Phase::Open {
+                return Err(VdoError::ShuttingDown);
+            }
+            state.step(leaf, grow)
+        };
+        let page = match step {
+            Ok(Step::Found(pbn)) => return Ok(Some(BlockMapSlot { pbn, slot })),
+            Ok(Step::Missing) => return Ok(None),
+            step => {
+                self.shared.state.borrow_mut().begin_search();
+                let result = self.search(leaf, grow, step).await;
+                self.shared.state.borrow_mut().end_search();
+                self.shared.settle();
+                result?
+            }
+        };
+        Ok(page.map(|pbn| BlockMapSlot { pbn, slot }))
+    }
+
+    async fn search(
+        &self,
+        leaf: TreePage,
+        grow: bool,
+        mut step: Result<Step, VdoError>,
+    ) -> Result<Option<Pbn>, VdoError> {
+        loop {
+            match step {
+                Ok(Step::Found(page)) => return Ok(Some(page)),
+                Ok(Step::Missing) => return Ok(None),
+                Ok(Step::Wait(waiter)) => _ = self.shared.wait(waiter).await?,
+                Ok(Step::Grow(growing)) => self.grow(growing).await?,
+                Err(error) => {
+                    if matches!(error, VdoError::Inconsistent(_)) {
+                        self.shared.enter_read_only(&error);
+                    }
+                    return Err(error);
+                }
+            }
+            step = self.shared.state.borrow_mut().step(leaf, grow);
+        }
+    }
+
+    async fn grow(&self, growing: Growing) -> Result<(), VdoError> {
+        let parent = BlockMapSlot {
+            pbn: growing.parent_pbn,
+            slot: growing.slot,
+        };
+        let allocated = if self.shared.services.is_read_only() {
+            Err(VdoError::ReadOnly)
+        } else {
+            self.source.allocate(parent).await
+        };
+        match allocated {
+            Ok((page, point)) => {
+                let sequence = point.sequence;
+                self.shared
+                    .state
+                    .borrow_mut()
+                    .grown(growing, page, sequence);
+                self.shared.settle();
+                self.source.finish(page, point);
+                Ok(())
+            }
+            Err(error) => {
+                if error != VdoError::NoSpace {
+                    self.shared.enter_read_only(&error);
+                }
+                self.shared.state.borrow_mut().not_grown(growing, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// What the block map says of a logical block. When the leaf is in memory this does not suspend.
+    ///
+    /// # Errors
+    /// [`VdoError::BadMapping`] if the entry can not be true. A read has to fail then, lest it hide that data
+    /// was lost; a write, which only wants to know what it replaces, goes on as if it were
+    /// [`Mapping::UNMAPPED`]. [`VdoError::Io`] or [`VdoError::Inconsistent`] if the leaf can not be read
+    /// or is damaged (the volume is then read-only). [`VdoError::ReadOnly`] if the volume is read-only, the
+    /// leaf is not in memory and no other can make room for it.
+    pub async fn get(&self, slot: BlockMapSlot) -> Result<Mapping, VdoError> {
+        let mapping = self.run(slot, PageOp::Get(slot.slot)).await?;
+        if self.shared.state.borrow().is_valid_mapping(mapping) {
+            return Ok(mapping);
+        }
+        let error = VdoError::BadMapping {
+            pbn: mapping.pbn,
+            state: mapping.state.bits(),
+        };
+        log::error!("slot {} of block-map page {}: {error}", slot.slot, slot.pbn);
+        Err(error)
+    }
+
+    /// Makes the block map say something of a logical block. When the leaf is in memory this does not
+    /// suspend.
+    ///
+    /// The journal entry at `point`, which records the change, must have been committed, and the caller
+    /// keeps its block from being reused until this is done; from then on the page does.
+    ///
+    /// # Errors
+    /// [`VdoError::ReadOnly`] if the volume is; [`VdoError::Io`] or [`VdoError::Inconsistent`] if the leaf can
+    /// not be read or is damaged (the volume is then read-only).
+    pub async fn put(
+        &self,
+        slot: BlockMapSlot,
+        mapping: Mapping,
+        point: JournalPoint,
+    ) -> Result<(), VdoError> {
+        self.shared.notice_read_only();
+        let op = PageOp::Put(slot.slot, mapping, point.sequence);
+        self.run(slot, op).await.map(|_| ())
+    }
+
+    #[inline]
+    async fn run(&self, slot: BlockMapSlot, op: PageOp) -> Result<Mapping, VdoError> {
+        let progress = self.shared.state.borrow_mut().request(slot.pbn, op);
+        match progress {
+            Progress::Done(result) => {
+                self.shared.settle();
+                result
+            }
+            Progress::Waits(waiter) => {
+                self.shared.notice_read_only();
+                let result = self.shared.wait(waiter).await;
+                self.shared.settle();
+                result
+            }
+        }
+    }
+
+    /// The recovery journal has begun block `tail`: pages with changes that are now too old are written.
+    pub fn advance_era(&self, tail: SequenceNumber) {
+        self.shared.state.borrow_mut().advance(tail);
+    }
+
+    /// Waits until nothing is under way; with `save`, until everything dirty is on the device and no
+    /// journal block is held any more. Requests are refused from now on until [`BlockMapZone::resume`].
+    /// What was written is durable after the next flush.
+    ///
+    /// # Errors
+    /// [`VdoError::ReadOnly`] if the volume is: nothing more is written then, but all is quiet.
+    pub async fn drain(&self, save: bool) -> Result<(), VdoError> {
+        let shared = &self.shared;
+        shared.state.borrow_mut().phase = Phase::Draining;
+        loop {
+            let is_quiet = || shared.state.borrow().is_quiet();
+            shared.idle.wait_until(is_quiet).await;
+            shared.notice_read_only();
+            let mut state = shared.state.borrow_mut();
+            if save && !state.read_only {
+                state.expire_all();
+            }
+            if state.is_quiet() {
+                state.phase = Phase::Drained;
+                break;
+            }
+        }
+        if self.shared.services.is_read_only() {
+            return Err(VdoError::ReadOnly);
+        }
+        Ok(())
+    }
+
+    /// Takes requests again after [`BlockMapZone::drain`].
+    pub fn resume(&self) {
+        self.shared.state.borrow_mut().phase = Phase::Open;
+    }
+
+    /// Counters and gauges.
+    pub fn statistics(&self) -> BlockMapStatistics {
+        let mut statistics = self.shared.state.borrow().statistics();
+        statistics.flush_count = self.shared.flushes.begun();
+        statistics
+    }
+}
