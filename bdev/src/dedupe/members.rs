@@ -79,6 +79,11 @@ impl Members {
         self.0.len()
     }
 
+    /// Bytes of memory taken.
+    pub(super) fn footprint(&self) -> usize {
+        self.0.capacity() * size_of::<Member>()
+    }
+
     /// The member `request`, if its number is within the pool.
     pub(super) fn get(&self, request: RequestId) -> Option<&Member> {
         self.0.get(request.0 as usize)

@@ -191,6 +191,15 @@ impl HashZoneMachine {
         }
     }
 
+    /// Bytes of memory the zone takes, all of it when it is made.
+    pub fn footprint(&self) -> usize {
+        self.locks.capacity() * size_of::<Lock>()
+            + self.free.capacity() * size_of::<LockId>()
+            + self.by_name.allocation_size()
+            + self.members.footprint()
+            + size_of::<HashZoneMachine>()
+    }
+
     /// Everything the machine's future depends on, as numbers: two machines with the same behaviour
     /// now and under the same calls have the same (which locks of the pool they use, and what they counted, is
     /// left out). For exploring states; not for the data path.
