@@ -5,7 +5,7 @@
 //! copies of the last run's zones are put together and written to all.
 //!
 //! ```text
-//!   byte 0   offset of the last block of the slab journal
+//!   byte 0   offset in the slab journal of the block after the last one written
 //!   byte 1   | dirty | load counters | fullness hint |     bits 7, 6, 5-0
 //! ```
 //!
