@@ -10,6 +10,7 @@
 //! - [`methods`]: the names, and what each method takes
 //! - [`params`]: the parameter types
 //! - [`results`]: what `bdev_get_bdevs` shows of a volume, and `bdev_vdo_dump`
+//! - [`spdk`]: the parameters of SPDK's own bdev methods the embedded target has
 //! - [`stats`]: statistics as JSON, and as YAML in the manner of `vdostats`
 //! - [`error`]: codes and messages
 
@@ -17,6 +18,7 @@ pub mod error;
 pub mod methods;
 pub mod params;
 pub mod results;
+pub mod spdk;
 pub mod stats;
 
 pub use error::{ErrorCode, RpcError};

@@ -19,6 +19,7 @@ mod malloc;
 mod null;
 mod owned;
 mod registry;
+mod rpc;
 mod stat;
 
 use std::any::Any;
@@ -38,7 +39,8 @@ pub use io::{BdevCompletion, BdevIo, IoKind, IoKinds, IoMeta};
 pub use malloc::MallocBdev;
 pub use null::NullBdev;
 pub use owned::{BufferChannel, BufferCompletion, BufferIo};
-pub use registry::{BdevDesc, Claim, OpenOptions, Registry, RemoveHook};
+pub use registry::{BdevDesc, Claim, OpenOptions, Registry, RemoveHook, Reset};
+pub use rpc::register;
 pub use stat::{IoStat, IoTotals, KindTotals};
 
 /// What every bdev says of itself; fixed for its life.

@@ -107,8 +107,8 @@ struct NodeState {
     opens: Vec<(u64, Arc<OpenOptions>)>,
     next_open: u64,
     removing: bool,
-    /// The counters of living channels.
-    stats: Vec<Arc<IoStat>>,
+    /// The counters of living channels, with the core of each one's reactor.
+    stats: Vec<(usize, Arc<IoStat>)>,
     /// The sums of channels that are gone.
     retired: IoTotals,
     /// What a reset subtracts.
@@ -125,7 +125,7 @@ impl NodeState {
 
     fn totals(&self) -> IoTotals {
         let mut sum = self.retired.clone();
-        for stat in &self.stats {
+        for (_, stat) in &self.stats {
             sum.add(&stat.totals());
         }
         sum
@@ -267,7 +267,7 @@ impl BdevDesc {
         let device = self.bdev().open_device(reactor)?;
         let stat = Arc::new(IoStat::default());
         let mut state = lock(&self.0.node.state);
-        state.stats.push(Arc::clone(&stat));
+        state.stats.push((reactor.core(), Arc::clone(&stat)));
         let writable = state
             .opens
             .iter()
@@ -279,9 +279,20 @@ impl BdevDesc {
     /// Takes a channel's counters out of the living ones.
     pub(super) fn retire(&self, stat: &Arc<IoStat>) {
         let mut state = lock(&self.0.node.state);
-        state.stats.retain(|other| !Arc::ptr_eq(other, stat));
+        state.stats.retain(|(_, other)| !Arc::ptr_eq(other, stat));
         state.retired.add(&stat.totals());
     }
+}
+
+/// Which counters are begun anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// All.
+    All,
+    /// The longest and shortest latencies.
+    Extremes,
+    /// The counts of errors.
+    Errors,
 }
 
 /// All bdevs, in the order they were made.
@@ -459,29 +470,37 @@ impl Registry {
         Ok(state.totals().since(&state.base))
     }
 
-    /// The counters of each living channel of one bdev.
+    /// The counters of each living channel of one bdev, with the core of its reactor.
     ///
     /// # Errors
     /// When there is none of that name.
-    pub fn channel_totals(&self, name: &str) -> Result<Vec<IoTotals>, BdevError> {
+    pub fn channel_totals(&self, name: &str) -> Result<Vec<(usize, IoTotals)>, BdevError> {
         let node = self.find(name)?;
         let state = lock(&node.state);
-        Ok(state.stats.iter().map(|stat| stat.totals()).collect())
+        let totals = state
+            .stats
+            .iter()
+            .map(|(core, stat)| (*core, stat.totals()));
+        Ok(totals.collect())
     }
 
-    /// Begins the counters of one bdev anew; only the latency extremes if `extremes_only`.
+    /// Begins counters of one bdev anew.
     ///
     /// # Errors
     /// When there is none of that name.
-    pub fn reset_totals(&self, name: &str, extremes_only: bool) -> Result<(), BdevError> {
+    pub fn reset_totals(&self, name: &str, which: Reset) -> Result<(), BdevError> {
         let node = self.find(name)?;
         let mut state = lock(&node.state);
-        if !extremes_only {
-            state.base = state.totals();
+        match which {
+            Reset::All => state.base = state.totals(),
+            Reset::Errors => state.base.errors = state.totals().errors,
+            Reset::Extremes => {}
         }
-        state.retired.reset_extremes();
-        for stat in &state.stats {
-            stat.reset_extremes();
+        if which != Reset::Errors {
+            state.retired.reset_extremes();
+            for (_, stat) in &state.stats {
+                stat.reset_extremes();
+            }
         }
         Ok(())
     }

@@ -383,7 +383,7 @@ fn counters_add_up_over_channels_survive_them_and_begin_anew_after_a_reset() {
     assert_eq!(json["bytes_unmapped"], 2048);
     assert_eq!(json["io_error"]["einval"], 1);
     assert!(json["max_read_latency_ticks"].as_u64().unwrap() > 0);
-    registry.reset_totals("m", false).unwrap();
+    registry.reset_totals("m", Reset::All).unwrap();
     let json = registry.totals("m").unwrap().to_json();
     assert_eq!(
         (&json["num_write_ops"], &json["io_error"]),
