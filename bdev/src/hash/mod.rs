@@ -6,17 +6,16 @@
 //! before one is stored as the other.
 //!
 //! Nothing here has state, so any thread may call any of it. The file [`murmur3`] is the hash of one
-//! piece of data; [`lanes`] hashes several blocks at once on any processor, keeping its multiplier
-//! busy while each chain of additions waits for itself; `avx512` does the same with eight
-//! blocks in one vector register. [`hash_blocks`] picks whichever was measured to be fastest for as
-//! many blocks as there are, on the processor it runs on. The file [`compare`] has the two other
+//! piece of data; [`lanes`] hashes two blocks side by side on any processor; `x86` hashes four or
+//! eight in the lanes of vector registers. [`hash_blocks`] picks what was measured to be fastest for
+//! as many blocks as there are, on the processor it runs on. The file [`compare`] has the other
 //! questions asked of a whole block: is it all zero, is it equal to that one.
 
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 mod compare;
 mod lanes;
 mod murmur3;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use compare::{blocks_equal, is_zero_block};
 pub use lanes::hash_lanes;
@@ -43,18 +42,16 @@ pub fn record_name(block: &Block) -> RecordName {
 pub fn hash_blocks(blocks: &[&Block], out: &mut [RecordName]) {
     assert_eq!(blocks.len(), out.len(), "one name per block");
     #[cfg(target_arch = "x86_64")]
-    if avx512::available() {
-        return avx512::hash_blocks(blocks, out);
-    }
+    x86::hash_blocks(blocks, out);
+    #[cfg(not(target_arch = "x86_64"))]
     lanes::hash_blocks(blocks, out);
 }
 
 /// How many blocks at once [`hash_blocks`] does best with on this processor.
 pub fn preferred_batch() -> usize {
     #[cfg(target_arch = "x86_64")]
-    if avx512::available() {
-        return avx512::LANES;
-    }
+    return x86::preferred_batch();
+    #[cfg(not(target_arch = "x86_64"))]
     lanes::PREFERRED
 }
 
