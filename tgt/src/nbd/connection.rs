@@ -1,6 +1,6 @@
 //! One client of an export, from its first byte to its last: a poller on one reactor.
 //!
-//! It shakes hands ([`Negotiation`]), then opens its own channel to the bdev and serves requests
+//! It shakes hands [`Negotiation`], then opens its own channel to the bdev and serves requests
 //! ([`Transmission`]) until the client leaves or the export closes. Its socket never blocks; while there
 //! is nothing to do the reactor may sleep and is woken by the socket or the bdev.
 

@@ -1,9 +1,9 @@
 //! NBD: any bdev, served at a UNIX socket to any number of clients.
 //!
 //! The protocol is the NBD project's: fixed newstyle negotiation, simple and structured replies. An
-//! [`export`] listens and hands each client to a reactor, where the [`connection`] is a poller: it
-//! shakes hands ([`negotiation`]) and then serves requests ([`transmission`]) with memory of its own
-//! [`pool`]. There is no thread per client and nothing that blocks; [`protocol`] alone knows the bytes of
+//! `export` listens and hands each client to a reactor, where the `connection` is a poller: it
+//! shakes hands (`negotiation`) and then serves requests (`transmission`) with memory of its own
+//! `pool`. There is no thread per client and nothing that blocks; `protocol` alone knows the bytes of
 //! the hot path.
 
 mod connection;

@@ -1,18 +1,23 @@
 //! JSON-RPC 2.0 on a UNIX socket, as SPDK speaks it.
 //!
-//! Bytes come in at a [`server`], which owns the listening [`socket`] and the [`connection`]s; the
-//! [`splitter`] finds where each request ends, [`message`] reads it, and [`dispatch`] knows whom to
-//! call. None of it runs on a reactor: handlers run on threads of their own and may wait.
+//! Bytes come in at a `server`, which owns the listening `socket` and the `connection`s; the
+//! `splitter` finds where each request ends, `message` reads it, and `dispatch` knows whom to
+//! call; `config` makes the calls of a file, and `framework` has the methods about the program
+//! itself. None of it runs on a reactor: handlers run on threads of their own and may wait.
 
+pub mod config;
 mod connection;
 pub mod dispatch;
+pub mod framework;
 mod message;
 mod server;
 mod socket;
 mod splitter;
 
+pub use config::{ConfigError, Configuration};
 pub use connection::LONGEST_REQUEST;
 pub use dispatch::{Allowed, Dispatcher, Nothing, State};
+pub use framework::Subsystem;
 pub use message::LONGEST_ANSWER;
 pub use server::{MOST_CONNECTIONS, RpcServer};
 pub use socket::{LockedListener, SocketError};
