@@ -40,6 +40,17 @@ pub enum VdoError {
     /// The request lies outside the volume or is malformed.
     #[error("bad request: {0}")]
     Invalid(String),
+    /// A fragment of a compressed block cannot be unpacked.
+    #[error("the compressed block {pbn} cannot be read: {why}")]
+    BadFragment {
+        /// The compressed block.
+        pbn: Pbn,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The index did not do what it was told.
+    #[error("{0}")]
+    Index(String),
     /// The volume is shutting down.
     #[error("the volume is shutting down")]
     ShuttingDown,
@@ -53,6 +64,8 @@ impl VdoError {
             VdoError::ReadOnly
             | VdoError::Io { .. }
             | VdoError::Inconsistent(_)
+            | VdoError::BadFragment { .. }
+            | VdoError::Index(_)
             | VdoError::BadMapping { .. } => 5,
             VdoError::Invalid(_) => 22,
             VdoError::ShuttingDown => 19,

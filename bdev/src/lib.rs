@@ -14,9 +14,11 @@ pub mod format;
 pub mod hash;
 pub mod index;
 pub mod journal;
+mod request;
 pub mod seam;
 pub mod stats;
 pub mod types;
+pub mod volume;
 pub mod zone;
 
 pub use error::VdoError;

@@ -1,3 +1,5 @@
 //! Test support: the deterministic host and the helpers of the end-to-end tests.
 
 pub mod dm_vdo;
+
+pub mod sim;

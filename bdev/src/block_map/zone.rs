@@ -396,6 +396,12 @@ impl BlockMapZone {
         self.shared.state.borrow_mut().phase = Phase::Open;
     }
 
+    /// The volume has become read-only: requests that wait for what will not be written are answered.
+    pub fn notice_read_only(&self) {
+        self.shared.notice_read_only();
+        self.shared.settle();
+    }
+
     /// Counters and gauges.
     pub fn statistics(&self) -> BlockMapStatistics {
         let mut statistics = self.shared.state.borrow().statistics();

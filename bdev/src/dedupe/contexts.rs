@@ -79,6 +79,19 @@ struct Context {
     previous: u32,
 }
 
+/// How many contexts are in each state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContextTally {
+    /// Free to be used.
+    pub idle: u64,
+    /// Waiting for the index.
+    pub pending: u64,
+    /// Given up on; the index has not answered yet.
+    pub timed_out: u64,
+    /// Given up on, and answered since.
+    pub timed_out_complete: u64,
+}
+
 /// The dedupe contexts of one hash zone.
 #[derive(Clone, Debug)]
 pub struct Contexts {
@@ -205,6 +218,20 @@ impl Contexts {
             }
             State::Idle | State::TimedOutComplete => Reply::Unexpected,
         }
+    }
+
+    /// Counts the contexts by state. Looks at each: for reports, not for the data path.
+    pub fn tally(&self) -> ContextTally {
+        let mut tally = ContextTally::default();
+        for context in &self.contexts {
+            *match context.state {
+                State::Idle => &mut tally.idle,
+                State::Pending => &mut tally.pending,
+                State::TimedOut => &mut tally.timed_out,
+                State::TimedOutComplete => &mut tally.timed_out_complete,
+            } += 1;
+        }
+        tally
     }
 
     /// When [`Contexts::expire`] should be called next, if at all.

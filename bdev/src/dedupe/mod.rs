@@ -15,6 +15,7 @@
 
 pub mod action;
 pub mod contexts;
+pub mod driver;
 pub mod index_states;
 pub mod lock;
 mod members;
@@ -24,7 +25,7 @@ pub mod transitions;
 pub mod zone_machine;
 
 pub use action::{Action, Answer, Inconsistency, LockHost, ReadLock, RequestId, WrittenAt};
-pub use contexts::{ContextId, Contexts, Expired, Reply};
+pub use contexts::{ContextId, ContextTally, Contexts, Expired, Reply};
 pub use index_states::{IndexStates, IndexWord, OpenResult, Step};
 pub use lock::{LockId, LockReport};
 pub use state::LockState;

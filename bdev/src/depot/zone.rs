@@ -471,10 +471,9 @@ impl Adjustment<'_> {
     }
 }
 
-#[cfg(test)]
 impl PhysicalZone {
     /// Waits for a change on behalf of another task than the one that asked.
-    pub(super) fn take_up(&self, ticket: u32) -> Adjustment<'_> {
+    pub(crate) fn take_up(&self, ticket: u32) -> Adjustment<'_> {
         Adjustment {
             zone: self,
             outcome: Outcome::Later(ticket),
@@ -482,10 +481,9 @@ impl PhysicalZone {
     }
 }
 
-#[cfg(test)]
 impl Adjustment<'_> {
     /// The ticket of a change that waits, for [`PhysicalZone::take_up`].
-    pub(super) fn into_ticket(mut self) -> u32 {
+    pub(crate) fn into_ticket(mut self) -> u32 {
         match std::mem::replace(&mut self.outcome, Outcome::Taken) {
             Outcome::Later(ticket) => ticket,
             other => panic!("the change does not wait: {other:?}"),

@@ -97,7 +97,7 @@ fn a_page_copied_after_a_flush_began_waits_for_the_next() {
     assert_eq!(ops, [BaseOp::Write, BaseOp::Flush]);
     world.disk.hold = false;
     world.disk.run();
-    assert_eq!(world.volume.locked(), []);
+    assert!(world.volume.locked().is_empty());
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn a_tree_page_changed_at_any_point_of_its_write_is_written_again() {
     }
     world.disk.hold = false;
     world.disk.run();
-    assert_eq!(world.volume.locked(), []);
+    assert!(world.volume.locked().is_empty());
     for n in 0..5 {
         assert!(world.on_disk(parent, n).state.is_mapped(), "slot {n}");
     }
@@ -158,7 +158,7 @@ fn one_writer_is_enough_for_many_dirty_tree_pages() {
     world.disk.run();
     assert_eq!(late.result(), Some(Ok(())));
     world.advance(9);
-    assert_eq!(world.volume.locked(), []);
+    assert!(world.volume.locked().is_empty());
     let mut world = world.reopen();
     for n in 0..7 {
         let pbn = if n == 6 { FIRST_DATA } else { FIRST_DATA + n };
@@ -176,7 +176,7 @@ fn hundreds_of_batches_in_a_row_lose_nothing() {
             .write(leaf(2 * round), data(FIRST_DATA + round), round)
             .unwrap();
         world.advance(round + 4);
-        assert_eq!(world.volume.locked(), []);
+        assert!(world.volume.locked().is_empty());
     }
     let mut world = world.reopen();
     for round in 1..600 {
@@ -212,7 +212,7 @@ fn a_drain_waits_for_every_write_whichever_ends_first() {
             }
             assert_eq!(drained.result(), Some(Ok(())));
             assert_eq!(world.disk.base.in_flight(), 0);
-            assert_eq!(world.volume.locked(), []);
+            assert!(world.volume.locked().is_empty());
         }
     }
 }
@@ -233,7 +233,7 @@ fn a_drain_without_save_writes_nothing_and_keeps_the_locks() {
     world.map.resume();
     assert_eq!(world.read(0), Ok(data(FIRST_DATA + 5)));
     assert_eq!(world.drain(true), Ok(()));
-    assert_eq!(world.volume.locked(), []);
+    assert!(world.volume.locked().is_empty());
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_drain_lets_requests_under_way_end_and_saves_what_they_change() {
     world.disk.run();
     assert_eq!(write.result(), Some(Ok(())));
     assert_eq!(drained.result(), Some(Ok(())));
-    assert_eq!(world.volume.locked(), []);
+    assert!(world.volume.locked().is_empty());
     let mut world = world.reopen();
     assert_eq!(world.read(0), Ok(data(FIRST_DATA + 5)));
 }

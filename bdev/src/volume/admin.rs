@@ -1,0 +1,233 @@
+//! Starting, stopping and steering a volume: the work of zone thread 0 on behalf of all.
+//!
+//! A start: bring the slab summary together, load every zone's depot, mark the volume *dirty* on
+//! disk, open the index. A stop, each step on every zone thread before the next begins: requests end,
+//! the index is closed, the block map is written out, the journal comes to rest, the depot is written
+//! out, and the super block says *clean*. If the volume turns read-only meanwhile, or is, the
+//! super block says so instead, and nothing else is written.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::super_block::SuperBlockKeeper;
+use crate::buffer::DmaMemory;
+use crate::dedupe::{self, IndexStates, IndexWord, OpenResult};
+use crate::depot::combine_summaries;
+use crate::error::VdoError;
+use crate::format::components::VolumeState;
+use crate::index::IndexVerb;
+use crate::zone::message::Step;
+use crate::zone::owner::Zone;
+use crate::zone::services::ZoneServices;
+use crate::zone::task::WaitList;
+
+/// What an administrator wants of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexCommand {
+    /// Forget everything and begin anew.
+    Create,
+    /// Open it.
+    Open,
+    /// Close it.
+    Close,
+    /// Open it if need be, and ask it.
+    Online,
+    /// Ask it no more.
+    Offline,
+}
+
+/// What zone thread 0 keeps for the whole volume.
+pub(crate) struct Admin {
+    pub(crate) super_block: SuperBlockKeeper,
+    pub(crate) memory: Arc<dyn DmaMemory>,
+    pub(crate) index: RefCell<IndexStates>,
+    pub(crate) index_changed: WaitList,
+    pub(crate) index_word: Arc<AtomicU8>,
+    pub(crate) deduplication: bool,
+    /// Whether this start made the volume dirty on disk; a volume that never was is not marked.
+    pub(crate) dirty: Cell<bool>,
+}
+
+/// The index's state as it is kept in an atomic byte.
+pub(super) fn word_of(byte: u8) -> IndexWord {
+    const WORDS: [IndexWord; 8] = [
+        IndexWord::Closed,
+        IndexWord::Closing,
+        IndexWord::Error,
+        IndexWord::Offline,
+        IndexWord::Online,
+        IndexWord::Opening,
+        IndexWord::Suspended,
+        IndexWord::Unknown,
+    ];
+    WORDS
+        .into_iter()
+        .find(|word| *word as u8 == byte)
+        .unwrap_or(IndexWord::Unknown)
+}
+
+fn admin(zone: &Zone) -> Result<&Admin, VdoError> {
+    zone.admin
+        .get()
+        .ok_or_else(|| VdoError::Inconsistent("an errand for zone thread 0 came to another".into()))
+}
+
+pub(super) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
+    let admin = admin(zone)?;
+    let volume = admin.super_block.volume();
+    let saved_zones = volume.super_block.slab_depot.zone_count;
+    let layout = &volume.layout;
+    let created = volume.super_block.volume.state == VolumeState::New;
+    let (slabs, summary) = (&layout.slabs, layout.slab_summary.start);
+    combine_summaries(
+        slabs,
+        summary,
+        saved_zones,
+        created,
+        &zone.base,
+        &admin.memory,
+    )
+    .await?;
+    zone.step_everywhere(Step::Load).await?;
+    let zones = zone.shared.zones;
+    admin
+        .super_block
+        .save(&zone.base, VolumeState::Dirty, |volume| {
+            volume.super_block.slab_depot.zone_count = zones;
+        })
+        .await?;
+    admin.dirty.set(true);
+    zone.scheduler.spawn(watch_read_only(Rc::clone(zone)));
+
+    let step = admin.index.borrow_mut().start(admin.deduplication, created);
+    drive_index(zone, admin, step).await;
+    Ok(())
+}
+
+/// Writes the super block when the volume turns read-only, so that no one opens it as if nothing had
+/// happened.
+async fn watch_read_only(zone: Rc<Zone>) {
+    zone.read_only.wait_until(|| zone.is_read_only()).await;
+    if let Err(error) = save_read_only(&zone).await {
+        log::error!(
+            "volume {}: the super block cannot be marked read-only: {error}; \
+             the volume stays dirty on disk",
+            zone.shared.name
+        );
+    }
+}
+
+async fn save_read_only(zone: &Zone) -> Result<(), VdoError> {
+    let admin = admin(zone)?;
+    let keep = |_: &mut crate::format::Volume| {};
+    admin
+        .super_block
+        .save(&zone.base, VolumeState::ReadOnly, keep)
+        .await
+}
+
+pub(super) async fn shut_down(zone: &Rc<Zone>) -> Result<(), VdoError> {
+    let admin = admin(zone)?;
+    zone.step_everywhere(Step::DrainRequests).await?;
+    let step = admin.index.borrow_mut().close();
+    drive_index(zone, admin, step).await;
+
+    // Read-only or not, every part comes to rest; the first error is what the caller is told.
+    let mut result = zone.step_everywhere(Step::DrainBlockMap).await;
+    if let Some(journal) = &zone.journal {
+        result = result.and(journal.drain(true).await);
+    }
+    result = result.and(zone.step_everywhere(Step::DrainDepot).await);
+    if zone.is_read_only() {
+        save_read_only(zone).await?;
+        return Err(VdoError::ReadOnly);
+    }
+    if let Err(error) = &result {
+        zone.services.enter_read_only(error);
+        save_read_only(zone).await?;
+        return result;
+    }
+    let journal = zone
+        .journal
+        .as_ref()
+        .map(|journal| journal.state_for_super_block());
+    admin
+        .super_block
+        .save(&zone.base, VolumeState::Clean, |volume| {
+            if let Some(journal) = journal {
+                volume.super_block.recovery_journal = journal;
+            }
+        })
+        .await
+}
+
+pub(super) async fn index(zone: &Rc<Zone>, command: IndexCommand) -> Result<IndexWord, VdoError> {
+    let admin = admin(zone)?;
+    let step = {
+        let mut states = admin.index.borrow_mut();
+        match command {
+            IndexCommand::Create => {
+                if states.word() != IndexWord::Closed && states.word() != IndexWord::Error {
+                    return Err(VdoError::Invalid(format!(
+                        "the index is {}; close it before creating a new one",
+                        states.word()
+                    )));
+                }
+                states.create()
+            }
+            IndexCommand::Open => states.open(),
+            IndexCommand::Close => states.close(),
+            IndexCommand::Online => states.online(),
+            IndexCommand::Offline => states.offline(),
+        }
+    };
+    drive_index(zone, admin, step).await;
+    // Another command may be under way; its steps serve this one's wish too.
+    admin
+        .index_changed
+        .wait_until(|| !admin.index.borrow().is_changing())
+        .await;
+    Ok(admin.index.borrow().word())
+}
+
+/// Takes the index from step to step until it is where it should be.
+async fn drive_index(zone: &Rc<Zone>, admin: &Admin, first: Option<dedupe::Step>) {
+    let mut next = first;
+    loop {
+        publish(zone, admin);
+        let Some(step) = next else { break };
+        next = match step {
+            dedupe::Step::Open { create } => {
+                let verb = if create {
+                    IndexVerb::Create
+                } else {
+                    IndexVerb::Open
+                };
+                let result = zone.step_everywhere(Step::Index(verb)).await;
+                let result = match result {
+                    Ok(()) => OpenResult::Opened,
+                    Err(error) => {
+                        log::error!("volume {}: the index: {error}", zone.shared.name);
+                        OpenResult::Failed
+                    }
+                };
+                admin.index.borrow_mut().opened(result)
+            }
+            dedupe::Step::Close => {
+                let result = zone.step_everywhere(Step::Index(IndexVerb::Close)).await;
+                admin.index.borrow_mut().closed(result.is_ok())
+            }
+        };
+    }
+    admin.index_changed.wake_all();
+}
+
+fn publish(zone: &Zone, admin: &Admin) {
+    let states = admin.index.borrow();
+    zone.shared.set_index_answers(states.answers_queries());
+    admin
+        .index_word
+        .store(states.word() as u8, Ordering::Relaxed);
+}

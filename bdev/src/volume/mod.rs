@@ -1,0 +1,412 @@
+//! A volume as its host sees it: found or made on a device, started, given requests, and shut down.
+//!
+//! 1. [`Opening`] reads the geometry block and the super block of a base device, or formats it first,
+//!    as the host was asked to.
+//! 2. [`Volume::assemble`] makes the handle and one [`ZoneSeed`] for each zone thread. The host takes each seed
+//!    to the thread that will poll it and grows it into a [`ZoneThread`](crate::zone::thread::ZoneThread).
+//! 3. [`Volume::start`] loads the depot, marks the volume dirty on disk, opens the index, and only then
+//!    are requests taken.
+//! 4. [`Volume::submit`] takes requests, from any thread.
+//! 5. [`Volume::shut_down`] lets what is under way end, writes all metadata out and marks the volume
+//!    clean. Afterwards the host drops the zone threads.
+//!
+//! The handle may be used from any thread. What it asks of a zone thread goes by *errand*: a closure that
+//! runs there.
+
+mod admin;
+mod opening;
+mod reports;
+mod seed;
+mod super_block;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use thiserror::Error;
+
+pub(crate) use self::admin::Admin;
+pub use self::admin::IndexCommand;
+pub use self::opening::{FormatPolicy, OpenRequest, Opening};
+pub use self::reports::{VolumeDump, VolumeStatus, ZoneDump};
+pub use self::seed::ZoneSeed;
+use crate::buffer::DmaMemory;
+use crate::dedupe::IndexWord;
+use crate::error::VdoError;
+use crate::format;
+use crate::index::AnswerMode;
+use crate::seam::{Host, HostRequest, RequestHeader, RequestKind};
+use crate::stats::VolumeStatistics;
+use crate::types::{BLOCK_SIZE, ZoneIndex};
+use crate::zone::mailbox::{Errand, Mailbox};
+use crate::zone::pieces::{Cursor, zones_of};
+use crate::zone::shared::Shared;
+
+/// Requests for one block that a volume serves at once.
+pub const REQUESTS: u32 = 2048;
+
+/// The most zone threads of a volume.
+pub const MAXIMUM_ZONES: u8 = 16;
+
+/// Why a volume cannot be brought up.
+#[derive(Debug, Error)]
+pub enum VolumeError {
+    /// What is on the device cannot be opened.
+    #[error(transparent)]
+    Open(#[from] format::OpenError),
+    /// The device cannot be formatted as asked.
+    #[error(transparent)]
+    Format(#[from] format::FormatError),
+    /// The device failed, or metadata on it makes no sense.
+    #[error(transparent)]
+    Failed(#[from] VdoError),
+    /// The device holds something that formatting would destroy.
+    #[error("the base device is not blank: it holds {found}; format \"force\" would overwrite it")]
+    NotBlank {
+        /// What was found.
+        found: String,
+    },
+    /// The host ran out of memory.
+    #[error("no memory for {what}; give the process more, or configure smaller caches")]
+    NoMemory {
+        /// What it was for.
+        what: &'static str,
+    },
+    /// An option makes no sense.
+    #[error("{0}")]
+    Option(String),
+}
+
+impl VolumeError {
+    /// The positive errno a host answers with.
+    pub fn errno(&self) -> i32 {
+        match self {
+            VolumeError::Open(format::OpenError::Blank) => 2,
+            VolumeError::Open(_) | VolumeError::Format(_) | VolumeError::Option(_) => 22,
+            VolumeError::Failed(error) => error.errno(),
+            VolumeError::NotBlank { .. } => 17,
+            VolumeError::NoMemory { .. } => 12,
+        }
+    }
+}
+
+/// How a volume is to be run. Nothing in it is written to the device.
+#[derive(Clone, Debug)]
+pub struct VolumeOptions {
+    /// What it is called in messages.
+    pub name: String,
+    /// How many zone threads, 1 to [`MAXIMUM_ZONES`].
+    pub zones: u8,
+    /// Memory for block-map pages, in blocks, all zone threads together.
+    pub block_map_cache_blocks: u32,
+    /// After how many blocks of the recovery journal a changed block-map page is written at the latest.
+    pub block_map_maximum_age: u32,
+    /// Whether writes ask the index.
+    pub deduplication: bool,
+    /// Whether new data is compressed.
+    pub compression: bool,
+    /// Memory for the index, in bytes; `None` for what the volume was formatted with.
+    pub index_memory_bytes: Option<u64>,
+    /// Requests for one block served at once, all zone threads together.
+    pub requests: u32,
+}
+
+impl Default for VolumeOptions {
+    fn default() -> Self {
+        VolumeOptions {
+            name: "vdo".into(),
+            zones: 1,
+            block_map_cache_blocks: 32 * 1024,
+            block_map_maximum_age: 16380,
+            deduplication: true,
+            compression: false,
+            index_memory_bytes: None,
+            requests: REQUESTS,
+        }
+    }
+}
+
+/// Where a volume is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Its zone threads are being made, or load their metadata.
+    Starting = 0,
+    /// It takes requests.
+    Online = 1,
+    /// It takes no more requests and writes everything out.
+    ShuttingDown = 2,
+    /// It is shut down, or failed to start.
+    Down = 3,
+}
+
+/// Called once with the end of something that was asked for, on a zone thread.
+pub type Done<T> = Box<dyn FnOnce(T) + Send>;
+
+/// A volume's handle, and the seeds of its zone threads in order.
+pub type Assembled<H> = (Arc<Volume<H>>, Vec<ZoneSeed<H>>);
+
+/// The handle of a volume.
+pub struct Volume<H: Host> {
+    shared: Arc<Shared>,
+    mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
+    phase: Arc<AtomicU8>,
+    layout: format::VolumeLayout,
+    options: VolumeOptions,
+    index_word: Arc<AtomicU8>,
+}
+
+impl<H: Host> Volume<H> {
+    /// Makes the handle of `found`, and the seeds of its zone threads, one for each of `wakers`.
+    ///
+    /// # Errors
+    /// When an option makes no sense.
+    pub fn assemble(
+        found: format::Volume,
+        options: VolumeOptions,
+        wakers: Vec<H::Waker>,
+        memory: &Arc<dyn DmaMemory>,
+    ) -> Result<Assembled<H>, VolumeError> {
+        if options.zones == 0 || options.zones > MAXIMUM_ZONES {
+            return Err(VolumeError::Option(format!(
+                "a volume has 1 to {MAXIMUM_ZONES} zone threads, not {}; give it a smaller cpumask",
+                options.zones
+            )));
+        }
+        if wakers.len() != usize::from(options.zones) {
+            return Err(VolumeError::Option(format!(
+                "{} zone threads cannot be woken by {} wakers",
+                options.zones,
+                wakers.len()
+            )));
+        }
+        let zones = options.zones;
+        let shared = Arc::new(Shared::new(
+            options.name.clone(),
+            zones,
+            options.requests.div_ceil(u32::from(zones)).max(1),
+            found.layout.tree,
+            found.layout.slabs,
+        ));
+        shared.set_compression(options.compression);
+        let mailboxes: Arc<[_]> = wakers
+            .into_iter()
+            .map(|waker| Mailbox::new(waker, zones > 1))
+            .collect();
+        let woken = Arc::downgrade(&mailboxes);
+        shared.set_wake_everyone(Box::new(move || {
+            if let Some(mailboxes) = woken.upgrade() {
+                mailboxes.iter().for_each(Mailbox::wake);
+            }
+        }));
+        let volume = Arc::new(Volume {
+            shared,
+            mailboxes,
+            phase: Arc::new(AtomicU8::new(Phase::Starting as u8)),
+            layout: found.layout.clone(),
+            options,
+            index_word: Arc::new(AtomicU8::new(IndexWord::Unknown as u8)),
+        });
+        let seeds = (0..zones)
+            .map(|zone| volume.seed(ZoneIndex(zone), &found, memory))
+            .collect();
+        Ok((volume, seeds))
+    }
+
+    fn seed(
+        self: &Arc<Self>,
+        index: ZoneIndex,
+        found: &format::Volume,
+        memory: &Arc<dyn DmaMemory>,
+    ) -> ZoneSeed<H> {
+        ZoneSeed {
+            index,
+            found: found.clone(),
+            options: self.options.clone(),
+            shared: Arc::clone(&self.shared),
+            mailboxes: Arc::clone(&self.mailboxes),
+            memory: Arc::clone(memory),
+            index_word: Arc::clone(&self.index_word),
+        }
+    }
+
+    /// What the volume is called.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Where everything is on the device.
+    pub fn layout(&self) -> &format::VolumeLayout {
+        &self.layout
+    }
+
+    /// How it is run.
+    pub fn options(&self) -> &VolumeOptions {
+        &self.options
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.layout.logical_blocks * BLOCK_SIZE as u64
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Online,
+            2 => Phase::ShuttingDown,
+            _ => Phase::Down,
+        }
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Why it is read-only, if it is.
+    pub fn read_only_reason(&self) -> Option<&str> {
+        self.shared.read_only_reason()
+    }
+
+    /// Whether it is read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.shared.is_read_only()
+    }
+
+    /// Whether new data is compressed.
+    pub fn compression(&self) -> bool {
+        self.shared.compression()
+    }
+
+    /// The state of its index.
+    pub fn index_word(&self) -> IndexWord {
+        admin::word_of(self.index_word.load(Ordering::Relaxed))
+    }
+
+    /// Gives the volume a request. It is completed, in pieces, on zone threads; or at once here, if the
+    /// volume takes no requests or the request lies outside it.
+    pub fn submit(&self, header: RequestHeader, request: H::Request) {
+        if self.phase() != Phase::Online {
+            return request.complete(header.length, VdoError::ShuttingDown.errno());
+        }
+        if header.kind == RequestKind::Flush {
+            return self.mailboxes[0].submit_flush(request);
+        }
+        let end = header.offset.checked_add(header.length);
+        if end.is_none_or(|end| end > self.bytes()) {
+            return request.complete(header.length, 22);
+        }
+        let mut zones = zones_of(&header, &self.shared.tree, self.shared.zones);
+        if zones == 0 {
+            return request.complete(0, 0);
+        }
+        let cursor = Cursor::new(request, header);
+        while zones & (zones - 1) != 0 {
+            self.mailboxes[zones.trailing_zeros() as usize].submit(cursor.clone());
+            zones &= zones - 1;
+        }
+        self.mailboxes[zones.trailing_zeros() as usize].submit(cursor);
+    }
+
+    fn errand(&self, zone: u8, errand: Errand) {
+        self.mailboxes[usize::from(zone)].send_errand(errand);
+    }
+
+    /// Loads the volume's metadata, marks it dirty on disk and opens its index. Requests are taken from
+    /// then on. All zone threads must be polled already.
+    pub fn start(self: &Arc<Self>, done: Done<Result<(), VdoError>>) {
+        let volume = Arc::clone(self);
+        self.errand(
+            0,
+            Box::new(move |zone| {
+                let zone0 = std::rc::Rc::clone(zone);
+                zone.scheduler.spawn(async move {
+                    let result = admin::start(&zone0).await;
+                    volume.set_phase(if result.is_ok() {
+                        Phase::Online
+                    } else {
+                        Phase::Down
+                    });
+                    done(result);
+                });
+            }),
+        );
+    }
+
+    /// Takes no more requests, waits for those under way, writes all metadata out and marks the volume
+    /// clean. The zone threads are idle when `done` is called, and may be dropped.
+    pub fn shut_down(self: &Arc<Self>, done: Done<Result<(), VdoError>>) {
+        let before = self.phase.swap(Phase::ShuttingDown as u8, Ordering::AcqRel);
+        let volume = Arc::clone(self);
+        self.errand(
+            0,
+            Box::new(move |zone| {
+                let zone0 = std::rc::Rc::clone(zone);
+                zone.scheduler.spawn(async move {
+                    let result = match before == Phase::Online as u8 {
+                        true => admin::shut_down(&zone0).await,
+                        false => Ok(()),
+                    };
+                    volume.set_phase(Phase::Down);
+                    done(result);
+                });
+            }),
+        );
+    }
+
+    /// Does something to the index, and says what state it is in then.
+    pub fn index(&self, command: IndexCommand, done: Done<Result<IndexWord, VdoError>>) {
+        self.errand(
+            0,
+            Box::new(move |zone| {
+                let zone0 = std::rc::Rc::clone(zone);
+                zone.scheduler
+                    .spawn(async move { done(admin::index(&zone0, command).await) });
+            }),
+        );
+    }
+
+    /// How long a question to the index may take, and how rarely late ones are looked for; `None`
+    /// leaves it.
+    pub fn set_dedupe_timeouts(&self, timeout_ms: Option<u64>, minimum_timer_ms: Option<u64>) {
+        for zone in 0..self.shared.zones {
+            let errand: Errand =
+                Box::new(move |zone| zone.hash.set_timeouts(timeout_ms, minimum_timer_ms));
+            self.errand(zone, errand);
+        }
+    }
+
+    /// Switches compression of new data.
+    pub fn set_compression(&self, on: bool) {
+        self.shared.set_compression(on);
+    }
+
+    /// Makes the index slow, silent or failing, to see what becomes of writes.
+    pub fn set_index_answer_mode(&self, mode: AnswerMode) {
+        for zone in 0..self.shared.zones {
+            self.errand(zone, Box::new(move |zone| zone.hash.set_answer_mode(mode)));
+        }
+    }
+
+    /// Counts everything.
+    pub fn statistics(&self, done: Done<VolumeStatistics>) {
+        let figures = reports::figures(self);
+        reports::gather(
+            self.shared.zones,
+            |zone, errand| self.errand(zone, errand),
+            reports::zone_statistics,
+            Box::new(move |parts| done(reports::statistics(figures, parts))),
+        );
+    }
+
+    /// Live hash locks and contexts, by hash zone.
+    pub fn dump(&self, done: Done<VolumeDump>) {
+        let name = self.shared.name.clone();
+        reports::gather(
+            self.shared.zones,
+            |zone, errand| self.errand(zone, errand),
+            reports::zone_dump,
+            Box::new(move |zones| done(VolumeDump { name, zones })),
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! What a volume says of itself: statistics, and a dump of its hash zones. Each zone thread is asked
+//! by an errand; the last to answer hands all answers over.
+
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Done, Volume};
+use crate::dedupe::{ContextTally, LockReport, TransitionCounts};
+use crate::seam::Host;
+use crate::stats::{MemoryUsage, OperatingMode, VolumeFigures, VolumeStatistics, ZoneStatistics};
+use crate::types::BLOCK_SIZE;
+use crate::zone::counters::fill_io;
+use crate::zone::mailbox::Errand;
+use crate::zone::owner::Zone;
+
+/// One zone thread in a dump.
+#[derive(Clone, Debug)]
+pub struct ZoneDump {
+    /// Live hash locks.
+    pub locks: Vec<LockReport>,
+    /// Dedupe contexts by state.
+    pub contexts: ContextTally,
+    /// How often each step of the hash-lock table was taken.
+    pub transitions: TransitionCounts,
+    /// Requests in slots.
+    pub requests: u32,
+    /// Requests waiting for a slot.
+    pub waiting: u32,
+    /// I/Os to the base device under way.
+    pub base_ios: u32,
+}
+
+/// A dump of a volume's hash zones.
+#[derive(Clone, Debug)]
+pub struct VolumeDump {
+    /// What the volume is called.
+    pub name: String,
+    /// Its zone threads, in order.
+    pub zones: Vec<ZoneDump>,
+}
+
+/// What a user first wants to know of a volume.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VolumeStatus {
+    /// Blocks mapped.
+    pub logical_blocks_used: u64,
+    /// Blocks of data stored.
+    pub data_blocks_used: u64,
+    /// How much of what is mapped need not be stored, 0 to 100.
+    pub saving_percent: u64,
+}
+
+impl VolumeStatus {
+    /// From a volume's statistics.
+    pub fn of(statistics: &VolumeStatistics) -> VolumeStatus {
+        let total = statistics.total();
+        let (logical, data) = (total.logical_blocks_used, total.data_blocks_used);
+        let saved = logical.saturating_sub(data) * 100;
+        VolumeStatus {
+            logical_blocks_used: logical,
+            data_blocks_used: data,
+            saving_percent: saved.checked_div(logical).unwrap_or(0),
+        }
+    }
+}
+
+struct Gathering<T> {
+    parts: Vec<Option<T>>,
+    missing: usize,
+    done: Option<Done<Vec<T>>>,
+}
+
+/// Runs `ask` on every zone thread and hands the answers, in order, to `done`.
+pub(super) fn gather<T: Send + 'static>(
+    zones: u8,
+    send: impl Fn(u8, Errand),
+    ask: fn(&Rc<Zone>) -> T,
+    done: Done<Vec<T>>,
+) {
+    let gathering = Arc::new(Mutex::new(Gathering {
+        parts: (0..zones).map(|_| None).collect(),
+        missing: usize::from(zones),
+        done: Some(done),
+    }));
+    for number in 0..zones {
+        let gathering = Arc::clone(&gathering);
+        send(
+            number,
+            Box::new(move |zone| {
+                let part = ask(zone);
+                let mut all = gathering.lock().unwrap_or_else(PoisonError::into_inner);
+                all.parts[usize::from(number)] = Some(part);
+                all.missing -= 1;
+                if all.missing > 0 {
+                    return;
+                }
+                let parts = all.parts.drain(..).flatten().collect();
+                let done = all.done.take();
+                drop(all);
+                if let Some(done) = done {
+                    done(parts);
+                }
+            }),
+        );
+    }
+}
+
+pub(super) struct ZonePart {
+    counters: ZoneStatistics,
+    allocated: u64,
+    peak: u32,
+}
+
+pub(super) fn zone_statistics(zone: &Rc<Zone>) -> ZonePart {
+    let mut counters = zone.counters.get();
+    fill_io(&mut counters, &zone.base.counts());
+    zone.hash.fill(&mut counters);
+    counters.block_map = zone.block_map.statistics();
+    zone.physical.statistics(&mut counters);
+    if let Some(journal) = &zone.journal {
+        counters.journal = journal.statistics();
+        counters.logical_blocks_used = journal.logical_blocks_used();
+        // Pages of the block map are allocated like data, and are not data.
+        counters.data_blocks_used = counters
+            .data_blocks_used
+            .wrapping_sub(journal.block_map_data_blocks());
+    }
+    let allocated = zone.physical.allocated_blocks();
+    counters.data_blocks_used = counters.data_blocks_used.wrapping_add(allocated);
+    ZonePart {
+        counters,
+        allocated,
+        peak: zone.gauge.peak.get(),
+    }
+}
+
+pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
+    let layout = volume.layout();
+    let slabs_data = layout.slabs.data_blocks();
+    let pages = u64::from(volume.options.block_map_cache_blocks);
+    VolumeFigures {
+        overhead_blocks_used: layout.physical_blocks - slabs_data,
+        physical_blocks: layout.physical_blocks,
+        logical_blocks: layout.logical_blocks,
+        block_map_cache_size: pages * BLOCK_SIZE as u64,
+        mode: match volume.is_read_only() {
+            true => OperatingMode::ReadOnly,
+            false => OperatingMode::Normal,
+        },
+        max_vios: u64::from(volume.options.requests),
+        memory_usage: MemoryUsage::default(),
+        index_state: volume.index_word().as_str(),
+        ..VolumeFigures::default()
+    }
+}
+
+pub(super) fn statistics(mut figures: VolumeFigures, parts: Vec<ZonePart>) -> VolumeStatistics {
+    let mut zones: Vec<_> = parts.iter().map(|part| part.counters).collect();
+    figures.peak_vios = parts.iter().map(|part| u64::from(part.peak)).sum();
+    // The journal's zone took all block-map pages off its own blocks, which may be fewer: what data
+    // there is is only known of all zones together.
+    let data = zones
+        .iter()
+        .fold(0, |sum: u64, zone| sum.wrapping_add(zone.data_blocks_used));
+    let allocated: u64 = parts.iter().map(|part| part.allocated).sum();
+    let pages = allocated.saturating_sub(data);
+    figures.overhead_blocks_used += pages;
+    for (zone, part) in zones.iter_mut().zip(&parts) {
+        zone.data_blocks_used = part.allocated;
+    }
+    let mut left = pages;
+    for zone in &mut zones {
+        let taken = left.min(zone.data_blocks_used);
+        zone.data_blocks_used -= taken;
+        left -= taken;
+    }
+    VolumeStatistics { figures, zones }
+}
+
+pub(super) fn zone_dump(zone: &Rc<Zone>) -> ZoneDump {
+    ZoneDump {
+        locks: zone.hash.lock_reports(),
+        contexts: zone.hash.context_tally(),
+        transitions: zone.hash.transitions(),
+        requests: zone.gauge.busy.get(),
+        waiting: zone.gauge.waiting.get(),
+        base_ios: zone.base.in_flight(),
+    }
+}

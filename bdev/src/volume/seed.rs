@@ -1,0 +1,225 @@
+//! A zone thread before it is on its thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+
+use super::admin::Admin;
+use super::super_block::SuperBlockKeeper;
+use super::{VolumeError, VolumeOptions};
+use crate::block_map::{BlockMapConfig, BlockMapEnvironment, BlockMapZone, maximum_age};
+use crate::buffer::{Buffer, DmaMemory};
+use crate::dedupe::IndexStates;
+use crate::dedupe::driver::HashZone;
+use crate::depot::{DepotGeometry, DepotLimits, PhysicalZone};
+use crate::format;
+use crate::index::{IndexConfig, IndexRegion, MemoryIndex};
+use crate::journal::{JournalConfig, RecoveryJournal};
+use crate::request::slot::{FrontDesk, Slot, serve};
+use crate::seam::Host;
+use crate::types::ZoneIndex;
+use crate::zone::base::BaseDevice;
+use crate::zone::logical_locks::SlotIndex;
+use crate::zone::mailbox::Mailbox;
+use crate::zone::owner::{Parts, Zone};
+use crate::zone::post::Post;
+use crate::zone::service_desk::ServiceDesk;
+use crate::zone::shared::Shared;
+use crate::zone::task::{Executor, Scheduler, WaitList};
+use crate::zone::thread::{FlushDesk, ZoneThread};
+
+/// Block-map pages a zone thread reads, and writes, at a time.
+const PAGE_IO: usize = 64;
+
+/// Changes of reference counts that a zone thread waits for at a time.
+const LATE_ADJUSTMENTS: usize = 32;
+
+/// What becomes a zone thread on the thread that will poll it.
+pub struct ZoneSeed<H: Host> {
+    pub(super) index: ZoneIndex,
+    pub(super) found: format::Volume,
+    pub(super) options: VolumeOptions,
+    pub(super) shared: Arc<Shared>,
+    pub(super) mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
+    pub(super) memory: Arc<dyn DmaMemory>,
+    pub(super) index_word: Arc<AtomicU8>,
+}
+
+impl<H: Host> ZoneSeed<H> {
+    /// Which zone thread it will be.
+    pub fn index(&self) -> ZoneIndex {
+        self.index
+    }
+
+    /// Makes the zone thread, here, and takes all its memory.
+    ///
+    /// # Errors
+    /// When memory runs out, or the volume's metadata makes no sense.
+    pub fn grow(self, channel: H::Channel) -> Result<ZoneThread<H>, VolumeError> {
+        let scheduler = Scheduler::new();
+        let slots = self.shared.slots_per_zone;
+        let zones = self.shared.zones;
+        let requests = slots * u32::from(zones);
+        let base = BaseDevice::new(&scheduler, 2 * slots as usize);
+        let post = Post::new(&scheduler, self.index, 2 * slots as usize);
+        let services = ServiceDesk::new(Arc::clone(&self.shared), Rc::clone(&post));
+        let layout = &self.found.layout;
+
+        let journal = match self.index {
+            ZoneIndex(0) => Some(self.journal(requests, &scheduler, &base, &services)?),
+            _ => None,
+        };
+        let physical = PhysicalZone::new(
+            DepotGeometry {
+                slabs: layout.slabs,
+                summary: layout.slab_summary.start,
+                nonce: layout.nonce,
+                zone: self.index,
+                zones,
+            },
+            DepotLimits {
+                locks: 2 * requests as usize,
+                ..DepotLimits::default()
+            },
+            &scheduler,
+            &base,
+            services.clone(),
+            &self.memory,
+        )?;
+        let slabs = layout.slabs;
+        let block_map = BlockMapZone::new(
+            &BlockMapConfig {
+                geometry: layout.tree,
+                nonce: layout.nonce,
+                zone: self.index,
+                zones,
+                cache_pages: (self.options.block_map_cache_blocks / u32::from(zones)).max(1),
+                maximum_age: maximum_age(self.options.block_map_maximum_age),
+                journal_tail: self.found.super_block.recovery_journal.journal_start,
+                requests: slots as usize,
+                readers: PAGE_IO,
+                writers: PAGE_IO,
+            },
+            BlockMapEnvironment {
+                scheduler: Rc::clone(&scheduler),
+                base: Rc::clone(&base),
+                services: services.clone(),
+                source: services.clone(),
+                memory: Arc::clone(&self.memory),
+                is_data_block: Box::new(move |pbn| slabs.is_data_block(pbn)),
+            },
+        )?;
+        let hash = HashZone::new(&scheduler, requests, MemoryIndex::new(&self.index_config()));
+        let zone = Zone::new(Parts {
+            index: self.index,
+            shared: Arc::clone(&self.shared),
+            scheduler: Rc::clone(&scheduler),
+            base,
+            post,
+            services: Rc::clone(&services),
+            block_map,
+            physical,
+            journal,
+            hash,
+        });
+        services.open(&zone);
+        if self.index == ZoneIndex(0) {
+            self.appoint_admin(&zone)?;
+        }
+
+        let desk = Rc::new(FrontDesk::new(slots as usize));
+        for index in 0..slots {
+            let what = "the buffers of requests";
+            let buffer = || Buffer::new(&self.memory, 1).ok_or(VolumeError::NoMemory { what });
+            let slot = Slot {
+                zone: Rc::clone(&zone),
+                index: SlotIndex(index),
+                data: Arc::new(buffer()?),
+                scratch: Some(buffer()?),
+            };
+            scheduler.spawn(serve(slot, Rc::clone(&desk)));
+        }
+        let flushes = Rc::new(FlushDesk::new(&zone));
+        scheduler.spawn(Rc::clone(&flushes).serve(Rc::clone(&zone)));
+        for _ in 0..LATE_ADJUSTMENTS {
+            scheduler.spawn(Rc::clone(&zone).serve_late_adjustments());
+        }
+        // Of each other zone thread a barrier and a step may be under way.
+        for _ in 0..2 * zones {
+            scheduler.spawn(Rc::clone(&zone).serve_calls());
+        }
+        let executor = Executor::new(scheduler);
+        Ok(ZoneThread::new(
+            zone,
+            executor,
+            channel,
+            desk,
+            flushes,
+            self.mailboxes,
+        ))
+    }
+
+    fn journal(
+        &self,
+        requests: u32,
+        scheduler: &Rc<Scheduler>,
+        base: &Rc<BaseDevice>,
+        services: &Rc<ServiceDesk>,
+    ) -> Result<Rc<RecoveryJournal>, VolumeError> {
+        let layout = &self.found.layout;
+        let super_block = &self.found.super_block;
+        let config = JournalConfig {
+            start: layout.recovery_journal.start,
+            blocks: layout.recovery_journal.blocks,
+            nonce: layout.nonce,
+            recovery_count: super_block.volume.complete_recoveries,
+            state: super_block.recovery_journal,
+            requests: requests as usize,
+        };
+        let (one, other) = (services.clone(), services.clone());
+        Ok(RecoveryJournal::new(
+            config,
+            scheduler,
+            base,
+            one,
+            other,
+            &self.memory,
+        )?)
+    }
+
+    fn index_config(&self) -> IndexConfig {
+        let layout = &self.found.layout;
+        let index = &self.found.geometry.index;
+        let formatted = index.memory.megabytes().unwrap_or(256) << 20;
+        IndexConfig {
+            memory_bytes: self.options.index_memory_bytes.unwrap_or(formatted),
+            sparse: index.sparse,
+            region: IndexRegion {
+                start: layout.index_region.start,
+                blocks: layout.index_region.blocks,
+            },
+            nonce: layout.nonce,
+            zone: self.index,
+            zones: self.shared.zones,
+            requests: self.shared.slots_per_zone as usize * usize::from(self.shared.zones),
+        }
+    }
+
+    fn appoint_admin(&self, zone: &Rc<Zone>) -> Result<(), VolumeError> {
+        let what = "the super block";
+        let buffer = Buffer::new(&self.memory, 1).ok_or(VolumeError::NoMemory { what })?;
+        let returned = WaitList::new(&zone.scheduler);
+        let admin = Admin {
+            super_block: SuperBlockKeeper::new(self.found.clone(), buffer, returned),
+            memory: Arc::clone(&self.memory),
+            index: RefCell::new(IndexStates::new()),
+            index_changed: WaitList::new(&zone.scheduler),
+            index_word: Arc::clone(&self.index_word),
+            deduplication: self.options.deduplication,
+            dirty: Cell::new(false),
+        };
+        zone.appoint(admin);
+        Ok(())
+    }
+}

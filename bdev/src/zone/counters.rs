@@ -1,0 +1,124 @@
+//! What a zone thread counts of the requests it serves.
+
+use std::cell::RefCell;
+
+use super::base::IoCounts;
+use super::pieces::Piece;
+use crate::error::VdoError;
+use crate::seam::RequestKind;
+use crate::stats::{BioStatistics, ZoneStatistics};
+
+/// The counters of one zone thread that belong to no part of it in particular.
+#[derive(Debug, Default)]
+pub struct Counters(RefCell<ZoneStatistics>);
+
+impl Counters {
+    /// The counters as they are.
+    pub fn get(&self) -> ZoneStatistics {
+        *self.0.borrow()
+    }
+
+    pub(crate) fn count_request<R>(&self, piece: &Piece<R>) {
+        let mut counters = self.0.borrow_mut();
+        count(&mut counters.bios_in, piece.kind, piece.fua);
+        if piece.is_partial() {
+            count(&mut counters.bios_in_partial, piece.kind, piece.fua);
+        }
+        counters.current_vios_in_progress += 1;
+    }
+
+    pub(crate) fn acknowledged(&self, kind: RequestKind, partial: bool, fua: bool) {
+        let mut counters = self.0.borrow_mut();
+        count(&mut counters.bios_acknowledged, kind, fua);
+        if partial {
+            count(&mut counters.bios_acknowledged_partial, kind, fua);
+        }
+        counters.current_vios_in_progress -= 1;
+    }
+
+    pub(crate) fn flush_in(&self) {
+        self.0.borrow_mut().bios_in.empty_flush += 1;
+    }
+
+    pub(crate) fn flush_acknowledged(&self) {
+        self.0.borrow_mut().bios_acknowledged.empty_flush += 1;
+    }
+
+    pub(crate) fn flush_out(&self) {
+        self.0.borrow_mut().flush_out += 1;
+    }
+
+    pub(crate) fn count_error(&self, error: &VdoError) {
+        let mut counters = self.0.borrow_mut();
+        match error {
+            VdoError::NoSpace => counters.errors.no_space_error_count += 1,
+            VdoError::ReadOnly => counters.errors.read_only_error_count += 1,
+            _ => {}
+        }
+    }
+
+    pub(crate) fn zero_block(&self) {
+        self.0.borrow_mut().data.zero_blocks += 1;
+    }
+
+    pub(crate) fn discarded_block(&self) {
+        self.0.borrow_mut().data.discarded_blocks += 1;
+    }
+
+    pub(crate) fn new_block(&self) {
+        self.0.borrow_mut().data.new_blocks += 1;
+    }
+
+    pub(crate) fn deduplicated_block(&self) {
+        self.0.borrow_mut().data.deduplicated_blocks += 1;
+    }
+
+    pub(crate) fn unmapped_read(&self) {
+        self.0.borrow_mut().data.unmapped_reads += 1;
+    }
+
+    pub(crate) fn partial_write(&self) {
+        self.0.borrow_mut().data.partial_writes += 1;
+    }
+}
+
+fn count(bios: &mut BioStatistics, kind: RequestKind, fua: bool) {
+    match kind {
+        RequestKind::Read => bios.read += 1,
+        RequestKind::Write => bios.write += 1,
+        RequestKind::Unmap | RequestKind::WriteZeroes => bios.discard += 1,
+        RequestKind::Flush => bios.empty_flush += 1,
+    }
+    bios.fua += u64::from(fua);
+}
+
+/// Fills the groups of I/O counters from what a zone thread's table of I/Os counted.
+pub(crate) fn fill_io(counters: &mut ZoneStatistics, io: &IoCounts) {
+    let (started, completed) = (
+        |class: usize| BioStatistics {
+            read: io.reads[class],
+            write: io.writes[class],
+            empty_flush: io.flushes[class],
+            discard: io.discards[class],
+            flush: 0,
+            fua: io.fuas[class],
+        },
+        |class: usize| BioStatistics {
+            read: io.reads_completed[class],
+            write: io.writes_completed[class],
+            empty_flush: io.flushes_completed[class],
+            discard: io.discards_completed[class],
+            flush: 0,
+            fua: 0,
+        },
+    );
+    use super::base::IoClass::{Data, Journal, Metadata, PageCache};
+    counters.bios_out = started(Data as usize);
+    counters.bios_meta = started(Metadata as usize);
+    counters.bios_journal = started(Journal as usize);
+    counters.bios_page_cache = started(PageCache as usize);
+    counters.bios_out_completed = completed(Data as usize);
+    counters.bios_meta_completed = completed(Metadata as usize);
+    counters.bios_journal_completed = completed(Journal as usize);
+    counters.bios_page_cache_completed = completed(PageCache as usize);
+}

@@ -1,0 +1,122 @@
+//! A zone thread's mailbox: the one thing of it that other threads touch.
+//!
+//! Two bounded lock-free queues, one for requests from the host and one for messages from other zone
+//! threads, and one for the rare control work. Whoever puts something in wakes the owner.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_queue::{ArrayQueue, SegQueue};
+
+use super::message::PeerMessage;
+use super::owner::Zone;
+use super::pieces::Cursor;
+use crate::seam::{HostRequest, ZoneWaker};
+
+/// Requests the host can have in one mailbox before putting in another takes memory.
+const REQUESTS: usize = 16 * 1024;
+
+/// Messages from other zone threads; a full box makes the sender keep them.
+const MESSAGES: usize = 16 * 1024;
+
+/// Whatever a zone thread should run for someone else: control work, and rare.
+pub type Errand = Box<dyn FnOnce(&Rc<Zone>) + Send>;
+
+/// What other threads can put before a zone thread.
+pub struct Mailbox<R: HostRequest, W: ZoneWaker> {
+    requests: ArrayQueue<Cursor<R>>,
+    overflow: SegQueue<Cursor<R>>,
+    flushes: SegQueue<R>,
+    messages: ArrayQueue<PeerMessage>,
+    errands: SegQueue<Errand>,
+    waker: W,
+    asleep: AtomicBool,
+}
+
+impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
+    /// An empty mailbox whose owner `waker` wakes.
+    pub fn new(waker: W, has_peers: bool) -> Mailbox<R, W> {
+        Mailbox {
+            requests: ArrayQueue::new(REQUESTS),
+            overflow: SegQueue::new(),
+            flushes: SegQueue::new(),
+            messages: ArrayQueue::new(if has_peers { MESSAGES } else { 1 }),
+            errands: SegQueue::new(),
+            waker,
+            asleep: AtomicBool::new(false),
+        }
+    }
+
+    /// Puts in a request.
+    pub fn submit(&self, cursor: Cursor<R>) {
+        if let Err(cursor) = self.requests.push(cursor) {
+            self.overflow.push(cursor);
+        }
+        self.wake();
+    }
+
+    /// Puts in a flush.
+    pub fn submit_flush(&self, request: R) {
+        self.flushes.push(request);
+        self.wake();
+    }
+
+    /// Puts in control work.
+    pub fn send_errand(&self, errand: Errand) {
+        self.errands.push(errand);
+        self.wake();
+    }
+
+    /// Puts in a message of another zone thread; gives it back if there is no room.
+    pub fn send(&self, message: PeerMessage) -> Result<(), PeerMessage> {
+        self.messages.push(message)
+    }
+
+    /// Wakes the owner if it may sleep.
+    pub fn wake(&self) {
+        // Pairs with the fence in `prepare_to_sleep`: either we see that the owner means to sleep, or
+        // it sees what we put in.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) {
+            self.waker.wake();
+        }
+    }
+
+    /// The owner is about to sleep. False if something has come meanwhile, and it should not.
+    pub fn prepare_to_sleep(&self) -> bool {
+        self.asleep.store(true, Ordering::Relaxed);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let empty = self.requests.is_empty()
+            && self.overflow.is_empty()
+            && self.flushes.is_empty()
+            && self.messages.is_empty()
+            && self.errands.is_empty();
+        if !empty {
+            self.asleep.store(false, Ordering::Relaxed);
+        }
+        empty
+    }
+
+    /// The owner is awake and will look by itself.
+    pub fn stay_awake(&self) {
+        if self.asleep.load(Ordering::Relaxed) {
+            self.asleep.store(false, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn take_request(&self) -> Option<Cursor<R>> {
+        self.requests.pop().or_else(|| self.overflow.pop())
+    }
+
+    pub(super) fn take_flush(&self) -> Option<R> {
+        self.flushes.pop()
+    }
+
+    pub(super) fn take_message(&self) -> Option<PeerMessage> {
+        self.messages.pop()
+    }
+
+    pub(super) fn take_errand(&self) -> Option<Errand> {
+        self.errands.pop()
+    }
+}

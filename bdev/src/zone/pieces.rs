@@ -1,0 +1,190 @@
+//! How a caller's request becomes requests for single blocks.
+//!
+//! A request is handed to each zone thread that owns some of its blocks as a [`Cursor`], which yields
+//! that zone's [`Piece`]s one by one, as request slots become free. So a request of any size costs one
+//! message to each zone, and never more memory than its cursor.
+
+use crate::format::tree::{ENTRIES_PER_PAGE, TreeGeometry};
+use crate::seam::{RequestHeader, RequestKind};
+use crate::types::{BLOCK_SIZE, Lbn, ZoneIndex};
+
+/// Blocks that one request slot unmaps or zeroes, one after another.
+const MAXIMUM_RUN: u64 = 16;
+
+/// A part of a request that one request slot serves.
+#[derive(Clone, Debug)]
+pub struct Piece<R> {
+    /// The request it is a part of.
+    pub request: R,
+    /// What is wanted.
+    pub kind: RequestKind,
+    /// The (first) logical block.
+    pub lbn: Lbn,
+    /// Whole blocks from there: one, except to unmap or zero.
+    pub blocks: u32,
+    /// Where the piece begins, in bytes into the request.
+    pub start: usize,
+    /// First byte in the block; zero unless the piece is partial.
+    pub offset: usize,
+    /// Bytes of the piece.
+    pub length: usize,
+    /// Whether a write must be durable before it is acknowledged.
+    pub fua: bool,
+}
+
+impl<R> Piece<R> {
+    /// Whether the piece covers only part of its block.
+    #[inline]
+    pub fn is_partial(&self) -> bool {
+        self.length < BLOCK_SIZE
+    }
+}
+
+/// What is left of a request for one zone thread.
+#[derive(Clone, Debug)]
+pub struct Cursor<R> {
+    request: R,
+    header: RequestHeader,
+    /// First byte of the volume not yet yielded.
+    position: u64,
+}
+
+impl<R: Clone> Cursor<R> {
+    /// All of a request.
+    pub fn new(request: R, header: RequestHeader) -> Cursor<R> {
+        Cursor {
+            request,
+            header,
+            position: header.offset,
+        }
+    }
+
+    /// The next piece that belongs to `zone` of `zones`; `None` when there is none left.
+    pub fn next(&mut self, tree: &TreeGeometry, zone: ZoneIndex, zones: u8) -> Option<Piece<R>> {
+        let block_size = BLOCK_SIZE as u64;
+        let end = self.header.offset + self.header.length;
+        loop {
+            if self.position >= end {
+                return None;
+            }
+            let lbn = self.position / block_size;
+            let page = lbn / ENTRIES_PER_PAGE;
+            if zones == 1 || tree.zone(Lbn(lbn), zones) == zone {
+                return Some(self.take(lbn, page, end));
+            }
+            self.position = (page + 1) * ENTRIES_PER_PAGE * block_size;
+        }
+    }
+
+    /// Whether nothing is left for any zone.
+    pub fn is_finished(&self) -> bool {
+        self.position >= self.header.offset + self.header.length
+    }
+
+    fn take(&mut self, lbn: u64, page: u64, end: u64) -> Piece<R> {
+        let block_size = BLOCK_SIZE as u64;
+        let position = self.position;
+        let offset = position % block_size;
+        let in_block = (block_size - offset).min(end - position);
+        let many = matches!(
+            self.header.kind,
+            RequestKind::Unmap | RequestKind::WriteZeroes
+        );
+        let (blocks, length) = if many && in_block == block_size {
+            let page_end = (page + 1) * ENTRIES_PER_PAGE;
+            let blocks = ((end - position) / block_size)
+                .min(page_end - lbn)
+                .min(MAXIMUM_RUN);
+            (blocks, blocks * block_size)
+        } else {
+            (1, in_block)
+        };
+        self.position += length;
+        Piece {
+            request: self.request.clone(),
+            kind: self.header.kind,
+            lbn: Lbn(lbn),
+            blocks: blocks as u32,
+            start: (position - self.header.offset) as usize,
+            offset: offset as usize,
+            length: length as usize,
+            fua: self.header.fua,
+        }
+    }
+}
+
+/// Which of `zones` zone threads own a part of a request: bit *i* for zone *i*.
+pub fn zones_of(header: &RequestHeader, tree: &TreeGeometry, zones: u8) -> u64 {
+    if header.length == 0 {
+        return 0;
+    }
+    let page_bytes = ENTRIES_PER_PAGE * BLOCK_SIZE as u64;
+    let first = header.offset / page_bytes;
+    let last = (header.offset + header.length - 1) / page_bytes;
+    let everyone = if zones == 64 {
+        u64::MAX
+    } else {
+        (1 << zones) - 1
+    };
+    let mut set = 0;
+    for page in first..=last {
+        set |= 1 << tree.zone(Lbn(page * ENTRIES_PER_PAGE), zones).get();
+        if set == everyone {
+            break;
+        }
+    }
+    set
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::Pbn;
+
+    fn header(kind: RequestKind, offset: u64, length: u64) -> RequestHeader {
+        RequestHeader {
+            kind,
+            offset,
+            length,
+            fua: false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_of_all_zones_cover_a_request_exactly_once(
+            zones in 1u8..8,
+            offset in 0u64..50_000_000,
+            length in 1u64..20_000_000,
+            unmap: bool,
+        ) {
+            let kind = if unmap { RequestKind::Unmap } else { RequestKind::Write };
+            let header = header(kind, offset, length);
+            let tree = TreeGeometry { root_origin: Pbn(1), roots: 60, logical_blocks: 1 << 30 };
+            let set = zones_of(&header, &tree, zones);
+            let mut spans = Vec::new();
+            for zone in 0..zones {
+                let mut cursor = Cursor::new((), header);
+                let mut any = false;
+                while let Some(piece) = cursor.next(&tree, ZoneIndex(zone), zones) {
+                    any = true;
+                    let begin = piece.lbn.get() * BLOCK_SIZE as u64 + piece.offset as u64;
+                    prop_assert_eq!(begin, offset + piece.start as u64);
+                    prop_assert!(piece.is_partial() || piece.length == piece.blocks as usize * BLOCK_SIZE);
+                    prop_assert!(piece.offset + piece.length <= BLOCK_SIZE || piece.offset == 0);
+                    spans.push((begin, piece.length as u64));
+                }
+                prop_assert_eq!(any, set & (1 << zone) != 0);
+            }
+            spans.sort_unstable();
+            let mut at = offset;
+            for (begin, length) in spans {
+                prop_assert_eq!(begin, at);
+                at += length;
+            }
+            prop_assert_eq!(at, offset + length);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A zone thread's post office: messages on their way out, and calls waiting for a reply.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::message::{Call, Note, PeerMessage, Reply};
+use super::task::{Scheduler, TaskId};
+use crate::types::ZoneIndex;
+
+enum Pending {
+    Free { next: u32 },
+    Waiting(TaskId),
+    Answered(Reply),
+}
+
+const END: u32 = u32::MAX;
+
+/// The outgoing messages and outstanding calls of one zone thread.
+pub struct Post {
+    scheduler: Rc<Scheduler>,
+    me: ZoneIndex,
+    outbox: RefCell<VecDeque<(ZoneIndex, PeerMessage)>>,
+    calls: RefCell<Vec<Pending>>,
+    free: Cell<u32>,
+}
+
+impl Post {
+    /// The post office of zone thread `me`, with room for `capacity` calls before it has to grow.
+    pub fn new(scheduler: &Rc<Scheduler>, me: ZoneIndex, capacity: usize) -> Rc<Post> {
+        Rc::new(Post {
+            scheduler: Rc::clone(scheduler),
+            me,
+            outbox: RefCell::new(VecDeque::with_capacity(capacity)),
+            calls: RefCell::new(Vec::with_capacity(capacity)),
+            free: Cell::new(END),
+        })
+    }
+
+    /// Which zone thread this is.
+    pub fn me(&self) -> ZoneIndex {
+        self.me
+    }
+
+    /// Sends a note to another zone thread.
+    pub fn note(&self, to: ZoneIndex, note: Note) {
+        debug_assert_ne!(to, self.me, "what is ours is done by a plain call");
+        self.outbox
+            .borrow_mut()
+            .push_back((to, PeerMessage::Note(note)));
+    }
+
+    /// Asks another zone thread and waits for its reply.
+    pub async fn call(&self, to: ZoneIndex, call: Call) -> Reply {
+        let token = self.open();
+        let message = PeerMessage::Call {
+            from: self.me,
+            token,
+            call,
+        };
+        self.outbox.borrow_mut().push_back((to, message));
+        self.reply_to(token).await
+    }
+
+    /// Makes a place for a reply to the task that runs now. It is used up by [`Post::reply_to`], or
+    /// given back by [`Post::close`].
+    pub fn open(&self) -> u32 {
+        let waiting = Pending::Waiting(self.scheduler.current());
+        let mut calls = self.calls.borrow_mut();
+        let token = self.free.get();
+        if token == END {
+            calls.push(waiting);
+            return (calls.len() - 1) as u32;
+        }
+        let slot = &mut calls[token as usize];
+        let Pending::Free { next } = *slot else {
+            unreachable!("the free list holds free slots")
+        };
+        self.free.set(next);
+        *slot = waiting;
+        token
+    }
+
+    /// Gives back the place of a reply that will not come.
+    pub fn close(&self, token: u32) {
+        self.calls.borrow_mut()[token as usize] = Pending::Free {
+            next: self.free.get(),
+        };
+        self.free.set(token);
+    }
+
+    /// Waits for the reply to `token`.
+    pub async fn reply_to(&self, token: u32) -> Reply {
+        std::future::poll_fn(|_| self.take(token)).await
+    }
+
+    /// Makes a call on behalf of `from`, whose place for the reply `token` is.
+    pub fn pass_on(&self, from: ZoneIndex, to: ZoneIndex, token: u32, call: Call) {
+        self.outbox
+            .borrow_mut()
+            .push_back((to, PeerMessage::Call { from, token, call }));
+    }
+
+    /// Answers another zone thread's call.
+    pub fn reply(&self, to: ZoneIndex, token: u32, reply: Reply) {
+        self.outbox
+            .borrow_mut()
+            .push_back((to, PeerMessage::Reply { token, reply }));
+    }
+
+    /// A reply has arrived: wakes whoever asked.
+    pub fn deliver(&self, token: u32, reply: Reply) {
+        let mut calls = self.calls.borrow_mut();
+        match calls.get_mut(token as usize) {
+            Some(slot @ Pending::Waiting(_)) => {
+                let before = std::mem::replace(slot, Pending::Answered(reply));
+                if let Pending::Waiting(task) = before {
+                    self.scheduler.wake(task);
+                }
+            }
+            _ => log::error!(
+                "zone {}: a reply came for a call nobody made ({token})",
+                self.me
+            ),
+        }
+    }
+
+    /// The oldest message not yet taken. Messages leave in the order they were sent, to whomever.
+    pub fn next_outgoing(&self) -> Option<(ZoneIndex, PeerMessage)> {
+        self.outbox.borrow_mut().pop_front()
+    }
+
+    /// Puts back a message that could not be delivered yet; it stays the first.
+    pub fn put_back(&self, to: ZoneIndex, message: PeerMessage) {
+        self.outbox.borrow_mut().push_front((to, message));
+    }
+
+    fn take(&self, token: u32) -> Poll<Reply> {
+        let mut calls = self.calls.borrow_mut();
+        let slot = &mut calls[token as usize];
+        if !matches!(slot, Pending::Answered(_)) {
+            return Poll::Pending;
+        }
+        let answered = std::mem::replace(
+            slot,
+            Pending::Free {
+                next: self.free.get(),
+            },
+        );
+        self.free.set(token);
+        match answered {
+            Pending::Answered(reply) => Poll::Ready(reply),
+            _ => unreachable!("checked above"),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What the parts of a zone ask of the rest of the volume, carried out by a call or a message.
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use super::message::Note;
+use super::owner::Zone;
+use super::post::Post;
+use super::services::{BlockMapSlot, JournalHolder, Rare, TreePageSource, ZoneServices};
+use super::shared::Shared;
+use crate::depot::WriteKind;
+use crate::error::VdoError;
+use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
+use crate::journal::JournalHooks;
+use crate::types::{JournalPoint, Mapping, MappingState, SequenceNumber, ZoneIndex};
+
+/// The services of one zone thread.
+pub struct ServiceDesk {
+    shared: Arc<Shared>,
+    post: Rc<Post>,
+    zone: OnceCell<Weak<Zone>>,
+}
+
+impl ServiceDesk {
+    /// A desk that does not know its zone yet.
+    pub fn new(shared: Arc<Shared>, post: Rc<Post>) -> Rc<ServiceDesk> {
+        Rc::new(ServiceDesk {
+            shared,
+            post,
+            zone: OnceCell::new(),
+        })
+    }
+
+    /// Tells the desk its zone, once all parts of that are made.
+    pub fn open(&self, zone: &Rc<Zone>) {
+        let first = self.zone.set(Rc::downgrade(zone)).is_ok();
+        assert!(first, "a zone opens its service desk once");
+    }
+
+    fn zone(&self) -> Option<Rc<Zone>> {
+        self.zone.get().and_then(Weak::upgrade)
+    }
+
+    fn tell(&self, to: ZoneIndex, note: Note) {
+        if to != self.post.me() {
+            self.post.note(to, note);
+        } else if let Some(zone) = self.zone() {
+            zone.take_note(note);
+        }
+    }
+
+    fn tell_everyone(&self, note: impl Fn() -> Note) {
+        for zone in (0..self.shared.zones).map(ZoneIndex) {
+            self.tell(zone, note());
+        }
+    }
+
+    /// Turns the volume read-only and says what was being done.
+    pub fn enter_read_only_because(&self, why: &VdoError, what: fmt::Arguments<'_>) {
+        if *why != VdoError::ReadOnly || !self.shared.is_read_only() {
+            self.shared.set_read_only(|| format!("{what}: {why}"));
+        }
+    }
+}
+
+impl ZoneServices for ServiceDesk {
+    fn acquire_journal_lock(&self, sequence: SequenceNumber, holder: JournalHolder) {
+        self.tell(ZoneIndex(0), Note::AcquireJournal(sequence, holder));
+    }
+
+    fn release_journal_lock(&self, sequence: SequenceNumber, holder: JournalHolder) {
+        self.tell(ZoneIndex(0), Note::ReleaseJournal(sequence, holder));
+    }
+
+    fn enter_read_only(&self, why: &VdoError) {
+        self.shared.set_read_only(|| why.to_string());
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.shared.is_read_only()
+    }
+}
+
+impl JournalHooks for ServiceDesk {
+    fn advance_era(&self, tail: SequenceNumber) {
+        self.tell_everyone(|| Note::AdvanceEra(tail));
+    }
+
+    fn request_slab_journal_commits(&self, oldest: SequenceNumber) {
+        self.tell_everyone(|| Note::CommitSlabJournals(oldest));
+    }
+
+    fn entry_done(&self, tag: u64, result: Result<JournalPoint, VdoError>) {
+        if let Some(zone) = self.zone() {
+            zone.entry_done(tag, result);
+        }
+    }
+}
+
+impl TreePageSource for ServiceDesk {
+    fn allocate(&self, parent: BlockMapSlot) -> Rare<Result<(Mapping, JournalPoint), VdoError>> {
+        let zone = self.zone();
+        Box::pin(async move {
+            let zone = zone.ok_or(VdoError::ShuttingDown)?;
+            let pbn = zone.allocate_for(WriteKind::BlockMap).await?;
+            let mapping = Mapping {
+                pbn,
+                state: MappingState::UNCOMPRESSED,
+            };
+            let entry = RecoveryJournalEntry {
+                operation: JournalOperation::BlockMapRemapping,
+                slot: parent,
+                mapping,
+                unmapping: Mapping::UNMAPPED,
+            };
+            let remapped = zone.remap(entry, false).await;
+            match (remapped.point, remapped.budget) {
+                (Some(point), Ok(_)) => Ok((mapping, point)),
+                (point, counted) => {
+                    point
+                        .into_iter()
+                        .for_each(|point| zone.release_entry(point));
+                    zone.release_lock(pbn);
+                    Err(counted.err().unwrap_or(VdoError::ReadOnly))
+                }
+            }
+        })
+    }
+
+    fn finish(&self, page: Mapping, point: JournalPoint) {
+        if let Some(zone) = self.zone() {
+            zone.release_entry(point);
+            zone.release_lock(page.pbn);
+        }
+    }
+}

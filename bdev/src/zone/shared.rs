@@ -1,0 +1,110 @@
+//! What all zone threads of a volume know alike: its shape, its switches, and whether it is
+//! read-only.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::format::slab::SlabGeometry;
+use crate::format::tree::TreeGeometry;
+use crate::types::{Pbn, ZoneIndex};
+
+/// The shape and the switches of a volume, shared by its zone threads.
+pub struct Shared {
+    /// What the volume is called in messages.
+    pub name: String,
+    /// How many zone threads there are.
+    pub zones: u8,
+    /// Request slots of each zone thread.
+    pub slots_per_zone: u32,
+    /// The block map's forest.
+    pub tree: TreeGeometry,
+    /// Where the slabs are.
+    pub slabs: SlabGeometry,
+    compression: AtomicBool,
+    index_answers: AtomicBool,
+    read_only: AtomicBool,
+    read_only_reason: OnceLock<String>,
+    wake_everyone: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Shared {
+    /// A volume in normal operation.
+    pub fn new(
+        name: String,
+        zones: u8,
+        slots_per_zone: u32,
+        tree: TreeGeometry,
+        slabs: SlabGeometry,
+    ) -> Shared {
+        Shared {
+            name,
+            zones,
+            slots_per_zone,
+            tree,
+            slabs,
+            compression: AtomicBool::new(false),
+            index_answers: AtomicBool::new(false),
+            wake_everyone: OnceLock::new(),
+            read_only: AtomicBool::new(false),
+            read_only_reason: OnceLock::new(),
+        }
+    }
+
+    /// Which zone thread owns the slab of `pbn`; `None` for blocks outside the slabs.
+    #[inline]
+    pub fn physical_zone(&self, pbn: Pbn) -> Option<ZoneIndex> {
+        let slab = self.slabs.slab_of(pbn)?;
+        Some(ZoneIndex((slab.get() % u32::from(self.zones)) as u8))
+    }
+
+    /// Whether the volume is read-only.
+    #[inline]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Acquire)
+    }
+
+    /// Turns the volume read-only; true if it was not before. The first reason is the one kept.
+    pub fn set_read_only(&self, reason: impl FnOnce() -> String) -> bool {
+        if self.read_only.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let reason = reason();
+        log::error!("volume {} turns read-only: {reason}", self.name);
+        let _ = self.read_only_reason.set(reason);
+        if let Some(wake) = self.wake_everyone.get() {
+            wake();
+        }
+        true
+    }
+
+    /// Says how to wake every zone thread, which is done when the volume turns read-only.
+    pub fn set_wake_everyone(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.wake_everyone.set(wake);
+    }
+
+    /// Whether new data is compressed.
+    pub fn compression(&self) -> bool {
+        self.compression.load(Ordering::Relaxed)
+    }
+
+    /// Switches compression of new data.
+    pub fn set_compression(&self, on: bool) {
+        self.compression.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether hash zones may ask the index.
+    #[inline]
+    pub fn index_answers(&self) -> bool {
+        self.index_answers.load(Ordering::Relaxed)
+    }
+
+    /// Lets hash zones ask the index, or not.
+    pub fn set_index_answers(&self, answers: bool) {
+        self.index_answers.store(answers, Ordering::Relaxed);
+    }
+
+    /// Why the volume is read-only.
+    pub fn read_only_reason(&self) -> Option<&str> {
+        self.read_only_reason.get().map(String::as_str)
+    }
+}

@@ -1,0 +1,213 @@
+//! A zone thread as its host sees it: something to poll.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::mailbox::Mailbox;
+use super::owner::Zone;
+use super::task::{Executor, WaitList};
+use crate::error::VdoError;
+use crate::request::slot::FrontDesk;
+use crate::seam::{BaseChannel, Host, HostRequest, IoCompletion, Nanos};
+use crate::types::ZoneIndex;
+
+/// Tasks run at one go before the thread looks at its mailbox and its channel again.
+const TASKS_PER_ROUND: usize = 4096;
+
+/// Rounds of running and hashing in one poll.
+const ROUNDS_PER_POLL: usize = 4;
+
+/// Requests taken from the mailbox in one poll.
+const REQUESTS_PER_POLL: usize = 512;
+
+/// One zone thread: the zone, its tasks, its mailbox and its channel to the base device.
+///
+/// It is made on the thread that will poll it, and dropped there, after the volume was shut down.
+pub struct ZoneThread<H: Host> {
+    zone: Rc<Zone>,
+    executor: Executor,
+    channel: H::Channel,
+    desk: Rc<FrontDesk<H::Request>>,
+    flushes: Rc<FlushDesk<H::Request>>,
+    mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
+    read_only_known: bool,
+}
+
+impl<H: Host> ZoneThread<H> {
+    pub(crate) fn new(
+        zone: Rc<Zone>,
+        executor: Executor,
+        channel: H::Channel,
+        desk: Rc<FrontDesk<H::Request>>,
+        flushes: Rc<FlushDesk<H::Request>>,
+        mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
+    ) -> ZoneThread<H> {
+        let read_only_known = false;
+        ZoneThread {
+            zone,
+            executor,
+            channel,
+            desk,
+            flushes,
+            mailboxes,
+            read_only_known,
+        }
+    }
+
+    /// Does what there is to do, without waiting for anything; says whether there was something.
+    pub fn poll(&mut self, now: Nanos) -> bool {
+        self.zone.scheduler.set_now(now);
+        let mut busy = self.take_mail();
+        let base = Rc::clone(&self.zone.base);
+        busy |= self
+            .channel
+            .poll(&mut |done: IoCompletion| base.complete(done));
+        busy |= self.zone.hash.poll(&self.zone, now);
+        if self.zone.shared.is_read_only() && !self.read_only_known {
+            self.read_only_known = true;
+            self.zone.read_only_entered();
+        }
+        for _ in 0..ROUNDS_PER_POLL {
+            let mut ran = self.executor.run(TASKS_PER_ROUND);
+            ran |= self.zone.hasher.run();
+            busy |= ran;
+            if !ran {
+                break;
+            }
+        }
+        while let Some(io) = base.next_outgoing() {
+            busy = true;
+            // SAFETY: the table of I/Os owns the memory, or holds it by way of the caller's request,
+            // until the completion of this I/O is given to it.
+            unsafe { self.channel.submit(io) };
+        }
+        busy | self.send_mail()
+    }
+
+    /// When the thread wants to be polled again even if nothing happens; `None` for never.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        self.zone.hash.next_deadline()
+    }
+
+    /// The thread is about to sleep until it is woken; false if it should not, since there is work.
+    pub fn prepare_to_sleep(&self) -> bool {
+        !self.executor.has_ready() && self.mailbox().prepare_to_sleep()
+    }
+
+    /// Which zone thread this is.
+    pub fn index(&self) -> ZoneIndex {
+        self.zone.index
+    }
+
+    /// The zone, for tests and reports on its thread.
+    pub fn zone(&self) -> &Rc<Zone> {
+        &self.zone
+    }
+
+    fn mailbox(&self) -> &Mailbox<H::Request, H::Waker> {
+        &self.mailboxes[self.zone.index.index()]
+    }
+
+    fn take_mail(&mut self) -> bool {
+        let mailbox = &self.mailboxes[self.zone.index.index()];
+        mailbox.stay_awake();
+        let mut any = false;
+        while let Some(message) = mailbox.take_message() {
+            any = true;
+            self.zone.receive(message);
+        }
+        for _ in 0..REQUESTS_PER_POLL {
+            let Some(cursor) = mailbox.take_request() else {
+                break;
+            };
+            any = true;
+            self.desk.admit(&self.zone, cursor);
+        }
+        while let Some(flush) = mailbox.take_flush() {
+            any = true;
+            self.flushes.admit(&self.zone, flush);
+        }
+        while let Some(errand) = mailbox.take_errand() {
+            any = true;
+            errand(&self.zone);
+        }
+        any
+    }
+
+    fn send_mail(&mut self) -> bool {
+        let mut any = false;
+        let mut wake = 0_u64;
+        while let Some((to, message)) = self.zone.post.next_outgoing() {
+            if let Err(message) = self.mailboxes[to.index()].send(message) {
+                self.zone.post.put_back(to, message);
+                wake |= 1 << to.get();
+                any = true;
+                break;
+            }
+            wake |= 1 << to.get();
+            any = true;
+        }
+        while wake != 0 {
+            self.mailboxes[wake.trailing_zeros() as usize].wake();
+            wake &= wake - 1;
+        }
+        any
+    }
+}
+
+/// Where flushes wait for the one that is under way. All that wait share the next.
+pub(crate) struct FlushDesk<R> {
+    waiting: RefCell<Vec<R>>,
+    arrived: WaitList,
+}
+
+impl<R: HostRequest> FlushDesk<R> {
+    pub(crate) fn new(zone: &Zone) -> FlushDesk<R> {
+        FlushDesk {
+            waiting: RefCell::new(Vec::new()),
+            arrived: WaitList::new(&zone.scheduler),
+        }
+    }
+
+    fn admit(&self, zone: &Zone, flush: R) {
+        zone.counters.flush_in();
+        zone.gauge
+            .waiting_flushes
+            .set(zone.gauge.waiting_flushes.get() + 1);
+        self.waiting.borrow_mut().push(flush);
+        self.arrived.wake_one();
+    }
+
+    /// Serves flushes, for ever: every write acknowledged before is in the journal, and the base
+    /// device has flushed, when a flush completes.
+    pub(crate) async fn serve(self: Rc<Self>, zone: Rc<Zone>) {
+        let mut batch = Vec::new();
+        loop {
+            self.arrived
+                .wait_until(|| !self.waiting.borrow().is_empty())
+                .await;
+            std::mem::swap(&mut batch, &mut *self.waiting.borrow_mut());
+            let result = flush(&zone).await;
+            let errno = result.as_ref().err().map_or(0, VdoError::errno);
+            let served = batch.len() as u32;
+            for request in batch.drain(..) {
+                request.complete(0, errno);
+                zone.counters.flush_acknowledged();
+            }
+            zone.gauge
+                .waiting_flushes
+                .set(zone.gauge.waiting_flushes.get() - served);
+            zone.wake_if_quiet();
+        }
+    }
+}
+
+async fn flush(zone: &Rc<Zone>) -> Result<(), VdoError> {
+    zone.barrier_everywhere().await?;
+    if zone.is_read_only() {
+        return Err(VdoError::ReadOnly);
+    }
+    zone.counters.flush_out();
+    zone.base.flush(super::base::IoClass::Data).await
+}
