@@ -130,6 +130,29 @@ impl TestDisk {
         blocks
     }
 
+    /// What the disk may hold after a power failure now that tears writes: `survives` decides for each
+    /// sector of each write that was completed and not flushed, or is under way.
+    pub(crate) fn after_torn_power_failure(
+        &self,
+        mut survives: impl FnMut() -> bool,
+    ) -> BTreeMap<u64, Vec<u8>> {
+        const SECTOR: usize = 512;
+        let mut blocks = self.after_power_failure(|| false);
+        let completed = self.unflushed.iter();
+        let completed = completed.map(|write| (write.pbn, write.after.clone()));
+        let writes = (0..self.held.len()).filter(|&index| self.held[index].op == BaseOp::Write);
+        let under_way = writes.map(|index| (self.held[index].pbn.get(), self.held_block(index)));
+        for (pbn, after) in completed.chain(under_way) {
+            let block = blocks.entry(pbn).or_insert_with(|| vec![0; BLOCK_SIZE]);
+            for (old, new) in block.chunks_mut(SECTOR).zip(after.chunks(SECTOR)) {
+                if survives() {
+                    old.copy_from_slice(new);
+                }
+            }
+        }
+        blocks
+    }
+
     /// Runs tasks until none is ready. I/Os are taken and held, for [`TestDisk::complete_held`].
     pub(crate) fn step(&mut self) {
         let hold = std::mem::replace(&mut self.hold, true);
