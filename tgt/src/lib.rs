@@ -1,5 +1,6 @@
 //! The embedded host: the engine on pinned threads, io_uring below and NBD above.
 
+pub mod app;
 pub mod bdev;
 pub mod nbd;
 pub mod reactor;

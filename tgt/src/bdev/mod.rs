@@ -133,7 +133,7 @@ pub enum BdevError {
         path: String,
     },
     /// It is of another kind than the method is for.
-    #[error("bdev {name:?} is a {found}, not a {wanted} bdev")]
+    #[error("bdev {name:?} is a {found}; the method is for {wanted} bdevs only")]
     WrongKind {
         /// The bdev.
         name: String,

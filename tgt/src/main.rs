@@ -1,0 +1,93 @@
+//! `vdo_tgt`: the embedded target as a program. Its options are those of `spdk_tgt` that make sense here.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use log::LevelFilter;
+
+use vdo_tgt::app::{self, AppOptions};
+use vdo_tgt::reactor::CpuMask;
+
+/// Serves bdevs, and deduplicating vdo volumes on them, over NBD; controlled by JSON-RPC as spdk_tgt is.
+#[derive(Debug, Parser)]
+#[command(name = "vdo_tgt", version)]
+struct Arguments {
+    /// JSON configuration file to apply at start
+    #[arg(
+        short = 'c',
+        long = "config",
+        visible_alias = "json",
+        value_name = "FILE"
+    )]
+    config: Option<PathBuf>,
+
+    /// UNIX socket to serve JSON-RPC on
+    #[arg(
+        short = 'r',
+        long,
+        value_name = "SOCKET",
+        default_value = "/var/tmp/spdk.sock"
+    )]
+    rpc_socket: PathBuf,
+
+    /// Serve no JSON-RPC
+    #[arg(long, conflicts_with = "wait_for_rpc")]
+    no_rpc_server: bool,
+
+    /// Cores to run on, one thread each: a hexadecimal mask (0x3) or a list ([0,1])
+    #[arg(short = 'm', long, value_name = "CPUMASK", default_value = "0x1")]
+    cpumask: CpuMask,
+
+    /// Wait for the RPC framework_start_init before going to work
+    #[arg(long)]
+    wait_for_rpc: bool,
+
+    /// Log everything of a part of the program, such as vdo_tgt::nbd, or of all; may be repeated
+    #[arg(short = 'L', long = "logflag", value_name = "FLAG")]
+    logflag: Vec<String>,
+}
+
+/// Sends log lines to stderr. `RUST_LOG` says more than `-L` can, and comes first.
+fn start_log(flags: &[String]) {
+    let mut log = env_logger::Builder::new();
+    log.format_target(false);
+    if let Ok(filters) = std::env::var("RUST_LOG") {
+        log.parse_filters(&filters).init();
+        return;
+    }
+    let mut most = LevelFilter::Info;
+    for flag in flags {
+        most = LevelFilter::Debug;
+        if flag != "all" {
+            log.filter_module(flag, LevelFilter::Debug);
+        }
+    }
+    // Without a flag the logger takes everything, and the level, which an RPC can change, decides.
+    let named = flags.iter().any(|flag| flag != "all");
+    log.filter_level(if named {
+        LevelFilter::Info
+    } else {
+        LevelFilter::Trace
+    });
+    log.init();
+    log::set_max_level(most);
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log(&arguments.logflag);
+    let options = AppOptions {
+        config: arguments.config,
+        rpc_socket: (!arguments.no_rpc_server).then_some(arguments.rpc_socket),
+        cpumask: arguments.cpumask,
+        wait_for_rpc: arguments.wait_for_rpc,
+    };
+    match app::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
