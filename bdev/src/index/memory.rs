@@ -7,8 +7,8 @@
 
 use super::answers::AnswerQueue;
 use super::seam::{
-    AnswerMode, DedupeIndex, IndexAnswer, IndexConfig, IndexError, IndexEvent, IndexOp,
-    IndexRequest, IndexVerb,
+    AnswerMode, DedupeIndex, IndexAnswer, IndexError, IndexEvent, IndexOp, IndexRequest, IndexVerb,
+    ShardConfig,
 };
 use super::table::RecordTable;
 use crate::seam::Nanos;
@@ -45,7 +45,7 @@ pub struct MemoryIndex {
 impl MemoryIndex {
     /// A closed shard. Its share of the memory is what the whole index may take, divided by the
     /// number of shards.
-    pub fn new(config: &IndexConfig) -> MemoryIndex {
+    pub fn new(config: &ShardConfig) -> MemoryIndex {
         MemoryIndex {
             memory_bytes: config.memory_bytes / u64::from(config.zones.max(1)),
             state: State::Closed,
@@ -255,7 +255,7 @@ mod tests {
     use crate::types::{MappingState, Pbn, RecordName, ZoneIndex};
 
     fn shard(memory_bytes: u64, zones: u8) -> MemoryIndex {
-        MemoryIndex::new(&IndexConfig {
+        MemoryIndex::new(&ShardConfig {
             memory_bytes,
             sparse: false,
             region: IndexRegion::default(),

@@ -23,7 +23,7 @@ mod table;
 pub use answers::AnswerQueue;
 pub use memory::MemoryIndex;
 pub use seam::{
-    AnswerMode, DedupeIndex, IndexAnswer, IndexConfig, IndexError, IndexEvent, IndexOp,
-    IndexRegion, IndexRequest, IndexToken, IndexVerb,
+    AnswerMode, DedupeIndex, IndexAnswer, IndexError, IndexEvent, IndexOp, IndexRegion,
+    IndexRequest, IndexToken, IndexVerb, ShardConfig,
 };
 pub use table::RecordTable;

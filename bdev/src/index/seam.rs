@@ -58,7 +58,8 @@ pub struct IndexAnswer {
 pub enum IndexVerb {
     /// Start anew with no records, and open.
     Create,
-    /// Open with the records there are, rebuilding what was not saved. May take long.
+    /// Open with the records there are, rebuilding what was not saved. May take long. Where there
+    /// is nothing that can be opened it fails as [`IndexError::Missing`].
     Open,
     /// Answer what was asked, save, and close.
     Close,
@@ -97,6 +98,9 @@ pub enum IndexError {
     /// The index is busy opening, closing or suspending.
     #[error("the deduplication index is opening or closing; wait for that to end")]
     Busy,
+    /// There is no index in the region to open, or none that can be used.
+    #[error("there is no deduplication index that can be opened; create one")]
+    Missing,
     /// The machine has not the memory the index was configured to use.
     #[error("no memory for {bytes} bytes of deduplication index; configure a smaller one")]
     NoMemory {
@@ -154,9 +158,10 @@ pub struct IndexRegion {
     pub blocks: u64,
 }
 
-/// What a shard of an index is made for.
+/// What a shard of an index is made for. (What of it the volume's super block knows is
+/// [`crate::format::index_region`]'s.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IndexConfig {
+pub struct ShardConfig {
     /// Memory for the records of the whole index, all its shards together, in bytes.
     pub memory_bytes: u64,
     /// Whether most records may be on the base device only: ten times as many on disk for the same

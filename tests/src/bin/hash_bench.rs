@@ -12,8 +12,8 @@ use vdo::hash::{
     record_name,
 };
 use vdo::index::{
-    DedupeIndex, IndexConfig, IndexEvent, IndexOp, IndexRegion, IndexRequest, IndexVerb,
-    MemoryIndex,
+    DedupeIndex, IndexEvent, IndexOp, IndexRegion, IndexRequest, IndexVerb, MemoryIndex,
+    ShardConfig,
 };
 use vdo::seam::Nanos;
 use vdo::types::{BLOCK_SIZE, Mapping, MappingState, Pbn, RecordName, ZoneIndex};
@@ -151,7 +151,7 @@ fn run(index: &mut MemoryIndex, op: IndexOp, numbers: impl Iterator<Item = u64>)
 }
 
 fn index(memory_bytes: u64) {
-    let mut index = MemoryIndex::new(&IndexConfig {
+    let mut index = MemoryIndex::new(&ShardConfig {
         memory_bytes,
         sparse: false,
         region: IndexRegion::default(),
