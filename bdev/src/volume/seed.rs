@@ -14,7 +14,7 @@ use crate::dedupe::IndexStates;
 use crate::dedupe::driver::HashZone;
 use crate::depot::{DepotGeometry, DepotLimits, PhysicalZone};
 use crate::format;
-use crate::index::{IndexConfig, IndexRegion, MemoryIndex};
+use crate::index::{IndexRegion, MemoryIndex, ShardConfig};
 use crate::journal::{JournalConfig, RecoveryJournal};
 use crate::request::slot::{FrontDesk, Slot, serve};
 use crate::seam::Host;
@@ -188,11 +188,11 @@ impl<H: Host> ZoneSeed<H> {
         )?)
     }
 
-    fn index_config(&self) -> IndexConfig {
+    fn index_config(&self) -> ShardConfig {
         let layout = &self.found.layout;
         let index = &self.found.geometry.index;
         let formatted = index.memory.megabytes().unwrap_or(256) << 20;
-        IndexConfig {
+        ShardConfig {
             memory_bytes: self.options.index_memory_bytes.unwrap_or(formatted),
             sparse: index.sparse,
             region: IndexRegion {

@@ -280,7 +280,7 @@ impl Model {
         let map = Rc::clone(&self.map);
         let result = self.disk.block_on(async move { map.drain(true).await });
         assert_eq!(result, Ok(()));
-        assert_eq!(self.journal.volume.locked(), []);
+        assert!(self.journal.volume.locked().is_empty());
         assert_eq!(self.disk.base.in_flight(), 0);
         self.map.resume();
     }
