@@ -268,6 +268,62 @@ fn explore() -> usize {
     })
 }
 
+/// The next of a row of numbers that look random, below `limit`.
+fn random(seed: &mut u64, limit: usize) -> usize {
+    *seed = seed
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    ((*seed >> 33) as usize) % limit
+}
+
+/// Worlds too large to explore are walked through at random: twelve requests, everything that can happen.
+#[test]
+fn every_rule_holds_on_random_walks_through_larger_worlds() {
+    for walk in 0..3000 {
+        let seed = &mut (walk * 7919 + 1);
+        let writer = |seed: &mut u64| {
+            let (name, data) = [(0, 0), (0, 0), (0, 0), (0, 1), (1, 2)][random(seed, 5)];
+            Writer {
+                name,
+                data,
+                allocated: random(seed, 4) > 0,
+            }
+        };
+        let spec = Spec {
+            title: "a random one",
+            writers: (0..12).map(|_| writer(seed)).collect(),
+            old: [None, Some((0, 1)), Some((JUNK, 1))][random(seed, 3)],
+            most_references: 2 + random(seed, 4) as u8,
+            compression: random(seed, 2) > 0,
+            index: [Index::On, Index::On, Index::Contexts(2), Index::Off][random(seed, 4)],
+            errors: random(seed, 4) as u8,
+            reuses: random(seed, 3) as u8,
+            losses: random(seed, 3) as u8,
+        };
+        let mut world = World::new(&spec);
+        let mut made = Vec::new();
+        loop {
+            let mut moves = Vec::new();
+            world.moves(&spec, &mut moves);
+            if moves.is_empty() {
+                break;
+            }
+            let mv = moves.swap_remove(random(seed, moves.len()));
+            world.make(&spec, &mv);
+            made.push(mv);
+            assert!(
+                world.broken.is_none(),
+                "walk {walk}: {:?} after {made:?}",
+                world.broken
+            );
+        }
+        assert!(
+            world.all_over() && world.is_clean(),
+            "walk {walk} got stuck after {made:?}"
+        );
+    }
+}
+
 #[test]
 fn every_rule_holds_in_every_state_of_every_world() {
     assert!(

@@ -18,6 +18,9 @@ use vdo::types::{Mapping, MappingState, Pbn, RecordName};
 
 use crate::spec::{Data, Index, JUNK, Spec, Writer};
 
+/// Fragments a packed block can have here, and so the most requests a world can have.
+const FRAGMENTS: usize = 12;
+
 /// What a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
@@ -71,7 +74,7 @@ enum BlockLock {
 #[derive(Clone, Debug, Hash)]
 struct Block {
     data: Data,
-    fragments: [Data; 4],
+    fragments: [Data; FRAGMENTS],
     references: u8,
     lock: BlockLock,
 }
@@ -231,7 +234,7 @@ impl World {
         let count = spec.writers.len();
         let block = Block {
             data: JUNK,
-            fragments: [JUNK; 4],
+            fragments: [JUNK; FRAGMENTS],
             references: 0,
             lock: BlockLock::Free,
         };
@@ -531,7 +534,7 @@ impl World {
                 self.reuses -= 1;
                 let block = &mut self.blocks[usize::from(block)];
                 block.data = JUNK;
-                block.fragments = [JUNK; 4];
+                block.fragments = [JUNK; FRAGMENTS];
                 block.references = 1;
                 if writing {
                     block.lock = BlockLock::Write;
