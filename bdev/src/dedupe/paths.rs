@@ -43,7 +43,6 @@ impl<H: LockHost> Turn<'_, H> {
         let next = self.pop_waiter(id);
         let lock = self.zone.lock(id);
         lock.agent_done = false;
-        lock.writer_lock = None;
         let old = std::mem::replace(&mut lock.agent, next);
         if let Some(old) = old {
             self.exit(id, old);
@@ -170,7 +169,7 @@ impl<H: LockHost> Turn<'_, H> {
         if self.zone.lock(id).agent_done {
             self.relieve_agent(id);
         }
-        let lock = *self.zone.lock(id);
+        let lock = self.zone.lock(id);
         match lock.agent {
             Some(agent) if lock.written => {
                 self.step(id, again);
@@ -461,7 +460,6 @@ impl<H: LockHost> Turn<'_, H> {
             let lock = self.zone.lock(id);
             lock.update_advice = false;
             lock.agent = None;
-            lock.writer_lock = None;
             if let Some((at, held)) = shared.filter(|_| lock.read_lock.is_none()) {
                 lock.at = at;
                 lock.read_lock = Some(held);

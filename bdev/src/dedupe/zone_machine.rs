@@ -438,8 +438,10 @@ impl<H: LockHost> Turn<'_, H> {
 
     /// A lock without requests goes back to the pool. It must have come to its end, and hold nothing.
     fn end(&mut self, id: LockId) {
-        let lock = *self.zone.lock(id);
-        let left = if lock.state != LockState::Bypassing {
+        let lock = self.zone.lock(id);
+        let (state, registered) = (lock.state, lock.registered);
+        let hash = hash_of(&lock.name);
+        let left = if state != LockState::Bypassing {
             Some("a state")
         } else if !lock.waiters.is_empty() {
             Some("waiters")
@@ -449,15 +451,9 @@ impl<H: LockHost> Turn<'_, H> {
             None
         };
         if let Some(left) = left {
-            self.inconsistent(Inconsistency::Leftover {
-                state: lock.state,
-                left,
-            });
+            self.inconsistent(Inconsistency::Leftover { state, left });
         }
-        let found = self
-            .zone
-            .by_name
-            .find_entry(hash_of(&lock.name), |&other| other == id);
+        let found = self.zone.by_name.find_entry(hash, |&other| other == id);
         let was_mapped = match found {
             Ok(entry) => {
                 entry.remove();
@@ -465,10 +461,9 @@ impl<H: LockHost> Turn<'_, H> {
             }
             Err(_) => false,
         };
-        if was_mapped != lock.registered {
+        if was_mapped != registered {
             self.inconsistent(Inconsistency::Map);
         }
-        *self.zone.lock(id) = Lock::UNUSED;
         self.zone.free.push(id);
     }
 }

@@ -64,6 +64,11 @@ fn a_failed_updater_gives_up_the_lock_and_tells_nobody() {
     zone.enter(2, true);
     let fail = Answer::Failed { shared: None };
     assert_eq!(zone.answer(0, fail), [alone(2), unlock(0, own(1), 1)]);
+    let lock = zone.machine.lock_of(RequestId(0)).expect("it cleans up");
+    assert_eq!(
+        (lock.state, lock.update_advice),
+        (LockState::Bypassing, false)
+    );
     assert_eq!(zone.unlocked(0), [exit(0)]);
     assert!(zone.machine.is_idle());
 }
