@@ -74,8 +74,22 @@ fn start_log(flags: &[String]) {
     log::set_max_level(most);
 }
 
+/// A reactor that panics has a bug in it, and state nobody can vouch for any more; going on, or shutting
+/// volumes down as if they were sound, could make it worse. So the program ends as if it had crashed.
+fn abort_when_a_reactor_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if vdo_tgt::reactor::is_reactor() {
+            log::error!("a reactor panicked, which is a bug; the program ends at once");
+            std::process::abort();
+        }
+    }));
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    abort_when_a_reactor_panics();
     start_log(&arguments.logflag);
     let options = AppOptions {
         config: arguments.config,

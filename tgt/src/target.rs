@@ -130,7 +130,8 @@ impl Target {
         lock(&self.hooks.0).push((stage, Box::new(hook)));
     }
 
-    /// Ends everything in order: hooks by stage, then bdevs, the youngest first, then the reactors.
+    /// Ends everything in order: hooks by stage (I/O that error and delay bdevs hold back is let go before
+    /// exports end), then bdevs, the youngest first, then the reactors.
     /// Not to be called on a reactor. Does nothing the second time.
     pub fn shutdown(&self) {
         self.set_phase(Phase::Stopping);
@@ -138,6 +139,10 @@ impl Target {
             // One at a time: a hook may register another.
             while let Some(hook) = self.take_hook(stage) {
                 hook(self);
+            }
+            if stage == Stage::Listeners {
+                // Nobody can inject anything any more, and clients and volumes wait for their I/O.
+                self.bdevs.let_go_all();
             }
         }
         self.bdevs.close_all();

@@ -8,8 +8,8 @@
 use std::any::Any;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use super::channel::Channel;
 use super::io::{BdevIo, IoKind, IoMeta};
 use super::registry::{BdevDesc, OpenOptions, Registry};
 use super::{Bdev, BdevError, BdevInfo, Device, DeviceChannel};
-use crate::reactor::{self, ReactorHandle};
+use crate::reactor::{self, ReactorHandle, Waker};
 
 /// Which latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +51,17 @@ pub struct Latencies {
 pub struct DelayBdev {
     info: BdevInfo,
     base: BdevDesc,
+    settings: Arc<Settings>,
+    /// Those who must hear when delays end.
+    wakers: Mutex<Vec<Waker>>,
+}
+
+/// What the channels are told.
+struct Settings {
     /// In microseconds, by [`LatencyKind`].
-    latencies: Arc<[AtomicU64; 4]>,
+    latencies: [AtomicU64; 4],
+    /// Whether everything is let through at once from now on.
+    at_once: AtomicBool,
 }
 
 impl DelayBdev {
@@ -95,17 +104,22 @@ impl DelayBdev {
         Ok(DelayBdev {
             info,
             base,
-            latencies: Arc::new(values),
+            settings: Arc::new(Settings {
+                latencies: values,
+                at_once: AtomicBool::new(false),
+            }),
+            wakers: Mutex::default(),
         })
     }
 
     /// Changes one latency, in microseconds; for I/O that ends at the base from now on.
     pub fn set_latency(&self, kind: LatencyKind, microseconds: u64) {
-        self.latencies[kind as usize].store(microseconds, Ordering::Relaxed);
+        self.settings.latencies[kind as usize].store(microseconds, Ordering::Relaxed);
     }
 
     fn values(&self) -> Value {
-        let value = |kind: LatencyKind| self.latencies[kind as usize].load(Ordering::Relaxed);
+        let value =
+            |kind: LatencyKind| self.settings.latencies[kind as usize].load(Ordering::Relaxed);
         json!({
             "name": self.info.name,
             "base_bdev_name": self.base.info().name,
@@ -128,9 +142,11 @@ impl Bdev for DelayBdev {
     }
 
     fn open_device(&self, reactor: &ReactorHandle) -> Result<Device, BdevError> {
+        let base = self.base.open_channel(reactor)?;
+        Waker::add_once(&self.wakers, reactor.waker());
         Ok(Device::Delay(Box::new(DelayDevice {
-            base: self.base.open_channel(reactor)?,
-            latencies: Arc::clone(&self.latencies),
+            base,
+            settings: Arc::clone(&self.settings),
             held: BinaryHeap::with_capacity(256),
             sequence: 0,
             random: 0x9e37_79b9_7f4a_7c15,
@@ -143,6 +159,11 @@ impl Bdev for DelayBdev {
 
     fn config(&self) -> Vec<Value> {
         vec![json!({ "method": "bdev_delay_create", "params": self.values() })]
+    }
+
+    fn let_go(&self) {
+        self.settings.at_once.store(true, Ordering::Release);
+        Waker::wake_all(&self.wakers);
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -188,7 +209,7 @@ impl Ord for Held {
 /// A channel's end of a delay bdev.
 pub struct DelayDevice {
     base: Channel,
-    latencies: Arc<[AtomicU64; 4]>,
+    settings: Arc<Settings>,
     held: BinaryHeap<Reverse<Held>>,
     sequence: u64,
     random: u64,
@@ -211,7 +232,7 @@ impl DeviceChannel for DelayDevice {
     fn poll(&mut self, done: &mut dyn FnMut(IoMeta, i32)) -> bool {
         let DelayDevice {
             base,
-            latencies,
+            settings,
             held,
             sequence,
             random,
@@ -228,7 +249,7 @@ impl DeviceChannel for DelayDevice {
                     return done(meta, errno);
                 }
             };
-            let latency = latencies[kind as usize]
+            let latency = settings.latencies[kind as usize]
                 .load(Ordering::Relaxed)
                 .saturating_mul(1000);
             *sequence += 1;
@@ -240,8 +261,9 @@ impl DeviceChannel for DelayDevice {
                 errno,
             }));
         });
+        let at_once = settings.at_once.load(Ordering::Acquire);
         while let Some(Reverse(first)) = held.peek() {
-            if first.due > now {
+            if first.due > now && !at_once {
                 reactor::poll_by(first.due);
                 break;
             }

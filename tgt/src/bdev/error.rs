@@ -198,9 +198,7 @@ impl ErrorBdev {
     pub fn resume_pending(&self) {
         self.rules.clear(|rule| rule.error == ErrorType::Pending);
         self.rules.resumed.fetch_add(1, Ordering::Release);
-        for waker in lock(&self.rules.wakers).iter() {
-            waker.wake();
-        }
+        Waker::wake_all(&self.rules.wakers);
     }
 }
 
@@ -215,10 +213,7 @@ impl Bdev for ErrorBdev {
 
     fn open_device(&self, reactor: &ReactorHandle) -> Result<Device, BdevError> {
         let base = self.base.open_channel(reactor)?;
-        let mut wakers = lock(&self.rules.wakers);
-        if !wakers.iter().any(|waker| waker.is_same(reactor.waker())) {
-            wakers.push(reactor.waker().clone());
-        }
+        Waker::add_once(&self.rules.wakers, reactor.waker());
         Ok(Device::Error(Box::new(ErrorDevice {
             base,
             rules: Arc::clone(&self.rules),
@@ -241,6 +236,10 @@ impl Bdev for ErrorBdev {
             params["uuid"] = json!(self.info.uuid.to_string());
         }
         vec![json!({ "method": "bdev_error_create", "params": params })]
+    }
+
+    fn let_go(&self) {
+        self.resume_pending();
     }
 
     fn as_any(&self) -> &dyn Any {

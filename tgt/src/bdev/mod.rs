@@ -89,6 +89,10 @@ pub trait Bdev: Send + Sync + 'static {
     /// The RPC calls, `{"method": ..., "params": ...}`, that make it again from the same configuration.
     fn config(&self) -> Vec<Value>;
 
+    /// Called once when the target ends, before anything is closed: what the bdev holds back on purpose
+    /// must be let go, so that those above it can finish.
+    fn let_go(&self) {}
+
     /// The bdev as what it is, for methods of its own kind.
     fn as_any(&self) -> &dyn Any;
 }

@@ -511,6 +511,14 @@ impl Registry {
         nodes.iter().flat_map(|node| node.bdev.config()).collect()
     }
 
+    /// Has every bdev let go of what it holds back on purpose; the target is ending.
+    pub fn let_go_all(&self) {
+        let nodes = lock(&self.nodes).clone();
+        for node in &nodes {
+            node.bdev.let_go();
+        }
+    }
+
     /// Drops every bdev, the youngest first: a virtual bdev before what it lies on.
     pub fn close_all(&self) {
         loop {

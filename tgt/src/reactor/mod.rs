@@ -30,6 +30,7 @@ pub use clock::{clock, now, poll_by};
 pub use context::{Activity, Poller, PollerId, PollerInfo, ReactorCtx};
 pub use cpumask::{CpuMask, CpuMaskError};
 pub use readiness::{SleepFd, Watched};
+pub use thread::is_reactor;
 pub use wake::Waker;
 
 use readiness::FdSet;
@@ -184,7 +185,7 @@ impl ReactorHandle {
         &self,
         work: impl FnOnce(&mut ReactorCtx) -> T + Send + 'static,
     ) -> Result<T, ReactorError> {
-        if thread::is_reactor() {
+        if is_reactor() {
             return Err(ReactorError::WouldDeadlock);
         }
         let (answer, answered) = mpsc::sync_channel(1);

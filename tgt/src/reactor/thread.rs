@@ -22,7 +22,7 @@ thread_local! {
 }
 
 /// Whether the calling thread is a reactor.
-pub(super) fn is_reactor() -> bool {
+pub fn is_reactor() -> bool {
     REACTOR.get()
 }
 

@@ -7,8 +7,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vdo::seam::ZoneWaker;
 
@@ -69,9 +69,19 @@ impl Waker {
         }
     }
 
-    /// Whether both wake the same reactor.
-    pub fn is_same(&self, other: &Waker) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    /// Adds a waker to those of a list, unless one of the same reactor is there.
+    pub fn add_once(list: &Mutex<Vec<Waker>>, waker: &Waker) {
+        let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+        if !list.iter().any(|other| Arc::ptr_eq(&other.0, &waker.0)) {
+            list.push(waker.clone());
+        }
+    }
+
+    /// Wakes every reactor of a list.
+    pub fn wake_all(list: &Mutex<Vec<Waker>>) {
+        for waker in list.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            waker.wake();
+        }
     }
 
     /// Declares that this reactor is about to sleep; it must look at all its work again after.

@@ -414,3 +414,35 @@ fn a_p99_below_the_average_is_refused() {
         "the base stays free"
     );
 }
+
+#[test]
+fn a_target_that_ends_lets_go_of_what_is_pending_or_delayed() {
+    let slow = Latencies {
+        average_read: 1 << 40,
+        p99_read: 1 << 40,
+        average_write: 0,
+        p99_write: 0,
+    };
+    let registry = delay_over_malloc(slow);
+    registry
+        .add(ErrorBdev::new(&registry, "d", None).unwrap())
+        .unwrap();
+    registry
+        .with("EE_d", "error", |bdev: &ErrorBdev| {
+            bdev.inject(injection(
+                InjectOn::Kind(IoKind::Write),
+                ErrorType::Pending,
+                1,
+            ))
+        })
+        .unwrap()
+        .unwrap();
+    let mut bench = Bench::open(&registry, "EE_d");
+    submit(&mut bench, IoKind::Read, 1);
+    submit(&mut bench, IoKind::Write, 2);
+    assert_eq!(ended(&mut bench), []);
+    registry.let_go_all();
+    let mut ended = ended(&mut bench);
+    ended.sort_unstable();
+    assert_eq!(ended, [(1, 0), (2, 0)]);
+}
