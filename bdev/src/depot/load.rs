@@ -295,31 +295,36 @@ impl PhysicalZone {
                 }
             });
         }
-        self.with(|state| {
+        let drains = self.with(|state| {
             if state.core.is_read_only() {
                 state.fail_waiters();
             }
-            if state.core.phase == Phase::Normal {
-                state.core.phase = Phase::Draining;
-            }
             state.core.allocator.clear();
+            let drains = match state.core.phase {
+                Phase::Normal => true,
+                Phase::Suspended { saved } => save && !saved,
+                Phase::New | Phase::Draining { .. } => false,
+            };
+            if drains {
+                state.core.phase = Phase::Draining { save };
+            }
+            drains
         });
         let mut result = Ok(());
-        if save && self.with(|state| state.core.phase == Phase::Draining) {
+        if save && drains {
             self.for_each_slab(|slab, core| slab.commit_tail(core));
             self.settle().await;
             result = self.write_everything().await;
             if result.is_ok() {
                 result = self.flush().await;
             }
-        } else {
-            self.settle().await;
         }
+        self.settle().await;
         self.with(|state| {
             if let Err(error) = &result {
                 state.core.fail(error.clone());
             }
-            if state.core.phase == Phase::Draining {
+            if state.core.phase == (Phase::Draining { save }) {
                 state.core.phase = Phase::Suspended {
                     saved: save && result.is_ok(),
                 };

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 
 use super::reference_counts::{Consequence, EntryLock, ReferenceCounts, ReferenceOperation};
 use super::slab_journal::SlabJournal;
-use super::state::{Core, Effect};
+use super::state::{Core, Effect, Phase};
 use super::summary::SummaryWaiter;
 use super::work::{Job, Need};
 use crate::buffer::Buffer;
@@ -398,7 +398,7 @@ impl Slab {
         }
         if is_dirty {
             // Whoever writes out everything, to save it or to make room, wants this block too.
-            if !core.is_normal() || self.has_waiters() {
+            if core.phase == (Phase::Draining { save: true }) || self.has_waiters() {
                 self.write_dirty(core);
             }
             return;

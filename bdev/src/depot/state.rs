@@ -37,8 +37,8 @@ pub(super) enum Phase {
     New,
     /// At work.
     Normal,
-    /// Writing out what must be, or waiting for what is under way.
-    Draining,
+    /// Waiting for what is under way, and writing out everything if `save`.
+    Draining { save: bool },
     /// At rest; everything was written out if `saved`.
     Suspended { saved: bool },
 }

@@ -101,7 +101,9 @@ async fn run(zone: &Rc<PhysicalZone>, job: Job) {
     }
 }
 
+/// Flushes; what is to follow the flush is not done in a volume that turned read-only meanwhile.
 async fn flush(zone: &PhysicalZone) -> Result<(), VdoError> {
     writable(zone)?;
-    zone.flush().await
+    zone.flush().await?;
+    writable(zone)
 }

@@ -3,8 +3,13 @@
 //! [`Fixture`] is a zone on a [`TestDisk`] with a recorder for the recovery journal's locks, and hands
 //! out points of a recovery journal that never ends. [`oracle`] reads the disk as recovery would.
 
+mod allocation;
+mod counts;
+mod drain;
+mod journal;
 mod model;
 mod oracle;
+mod sharing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -66,7 +71,6 @@ impl ZoneServices for Recorder {
 /// The outcomes of changes, in the order they were asked for.
 type Results = Rc<RefCell<Vec<Option<Result<(), VdoError>>>>>;
 
-#[allow(dead_code)]
 struct Fixture {
     disk: TestDisk,
     services: Rc<Recorder>,
@@ -86,7 +90,6 @@ fn geometry(slabs: u32, shift: u32, journal: u64) -> SlabGeometry {
     SlabGeometry::new(first, slabs, SlabConfig::new(1 << shift, journal).unwrap())
 }
 
-#[allow(dead_code)]
 impl Fixture {
     /// A new volume's only zone, at work.
     fn new(slabs: SlabGeometry) -> Fixture {
@@ -105,6 +108,15 @@ impl Fixture {
         combine: Option<u8>,
         writers: usize,
     ) -> Fixture {
+        if combine == Some(0) {
+            // What a device held before it was formatted.
+            for slab in (0..slabs.slab_count).map(SlabNumber) {
+                let end = slabs.journal_blocks(slab).end();
+                for pbn in slabs.reference_blocks(slab).start.get()..end.get() {
+                    disk.blocks.insert(pbn, vec![0xee; 4096]);
+                }
+            }
+        }
         if let Some(last_zones) = combine {
             let base = Rc::clone(&disk.base);
             let new = last_zones == 0;
