@@ -1,6 +1,6 @@
 //! The cache of leaf pages: which leaf is in which slot, which goes next, and who waits for a slot.
 //!
-//! This is bookkeeping only; what the slots hold is in [`super::pages`], and [`super::state`] decides. A
+//! This is bookkeeping only; what the slots hold is in `pages`, and `state` decides. A
 //! leaf is found by its block number through a table of chained buckets, made once for all slots: it never
 //! grows and never has to be rebuilt. Slots in use are kept in order of use.
 //!

@@ -56,6 +56,7 @@ impl Forest {
     }
 
     /// Whether the zone owns a tree.
+    #[inline]
     pub(super) fn owns(&self, root: u32) -> bool {
         self.trees.get(root as usize).is_some_and(|&at| at != NONE)
     }

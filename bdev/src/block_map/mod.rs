@@ -16,15 +16,15 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`zone`] | the zone as others see it: locate, get, put, drain |
-//! | [`state`] | what it knows and decides, free of waiting and I/O |
-//! | [`pages`] | the pages in memory: contents, dirt, locks |
-//! | [`cache`] | which leaf is in which slot, who goes next, who wants a slot |
-//! | [`forest`] | which tree pages are in memory, which are being made |
-//! | [`eras`] | when a dirty page must be written |
-//! | [`page_io`] | the tasks that read and write, and their flushes |
-//! | [`waiters`] | requests that wait for a page |
-//! | [`list`] | linked lists by number |
+//! | `zone` | the zone as others see it: locate, get, put, drain |
+//! | `state` | what it knows and decides, free of waiting and I/O |
+//! | `pages` | the pages in memory: contents, dirt, locks |
+//! | `cache` | which leaf is in which slot, who goes next, who wants a slot |
+//! | `forest` | which tree pages are in memory, which are being made |
+//! | `eras` | when a dirty page must be written |
+//! | `page_io` | the tasks that read and write, and their flushes |
+//! | `waiters` | requests that wait for a page |
+//! | `list` | linked lists by number |
 
 mod cache;
 mod eras;

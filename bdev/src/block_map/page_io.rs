@@ -6,7 +6,7 @@
 //!
 //! A page must not get to disk before the journal entries of its changes are there for good. Those are
 //! committed before a change is made; what remains is the device's volatile cache. So a writer copies its
-//! page, waits for a flush that began after that, and only then writes ([`Flushes`]). Writers whose turns
+//! page, waits for a flush that began after that, and only then writes (`Flushes`). Writers whose turns
 //! come together share one flush.
 //!
 //! A page that has never been on disk is written twice: first saying of itself that it is not valid, and

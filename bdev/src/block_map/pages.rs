@@ -1,20 +1,20 @@
 //! The pages a zone has in memory: what each holds, whether it is dirty, whether it is being written.
 //!
 //! There are two kinds, with one numbering. *Leaf slots* come first; their number is the size of the page
-//! cache, their memory is taken at start, and they are used for one leaf after the other ([`super::cache`]).
+//! cache, their memory is taken at start, and they are used for one leaf after the other (`cache`).
 //! *Tree pages* follow; each is one interior page or root of a tree, gets its memory when it is first
-//! needed, and stays for good ([`super::forest`]). Changing, ageing, writing and journal locks are the same
+//! needed, and stays for good (`forest`). Changing, ageing, writing and journal locks are the same
 //! for both.
 //!
 //! The life of a change:
-//! 1. An entry is set. The page is [`Dirt::Aging`], and holds a lock on the journal block of its oldest
+//! 1. An entry is set. The page is `Dirt::Aging`, and holds a lock on the journal block of its oldest
 //!    unwritten change.
-//! 2. The page expires, or its slot is wanted for another page: [`Dirt::Queued`].
+//! 2. The page expires, or its slot is wanted for another page: `Dirt::Queued`.
 //! 3. A writer takes a copy. The page is clean again, and `writing`; the lock passes to the copy. Further
 //!    changes start again at 1; the next copy is not taken before this one is on disk.
 //! 4. The copy is on disk. Its lock is released.
 //!
-//! When a write fails, the volume is read-only, and the page stays as it is in memory: [`Dirt::Stuck`].
+//! When a write fails, the volume is read-only, and the page stays as it is in memory: `Dirt::Stuck`.
 
 use super::waiters::WaitQueue;
 use crate::format::Block;

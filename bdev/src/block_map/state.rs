@@ -2,7 +2,7 @@
 //!
 //! Everything here is a step that happens at once: a request comes, a page has arrived, a copy has been
 //! written, the journal has moved on. What must be done outside (read this page, write that one, take a
-//! lock on a journal block) is put on a list; [`super::page_io`] and [`super::zone`] do it.
+//! lock on a journal block) is put on a list; `page_io` and `zone` do it.
 //!
 //! Room in the cache: a request that wants a slot when none is free makes the coldest leaf go. A clean
 //! one goes at once. A dirty one has to be written first; as many are written at a time as leaves are
@@ -189,6 +189,51 @@ impl State {
 
     // ---- leaves ----
 
+    /// The entry in slot `slot` of the leaf at `pbn`, if the leaf is in memory and the entry can be true.
+    #[inline]
+    pub(super) fn get_now(&mut self, pbn: Pbn, slot: u16) -> Option<Mapping> {
+        let id = self.find_now(pbn)?;
+        let mapping = self.pages.entries(id).get(slot);
+        if !self.is_valid_mapping(mapping) {
+            return None;
+        }
+        self.statistics.read_count += 1;
+        self.found(id);
+        Some(mapping)
+    }
+
+    /// Sets an entry of the leaf at `pbn`, if the leaf is in memory and may be changed.
+    #[inline]
+    pub(super) fn put_now(&mut self, pbn: Pbn, slot: u16, to: Mapping, at: SequenceNumber) -> bool {
+        let Some(id) = self.find_now(pbn) else {
+            return false;
+        };
+        if self.read_only {
+            return false;
+        }
+        self.statistics.write_count += 1;
+        self.found(id);
+        self.set_entry(id, slot, to, at);
+        true
+    }
+
+    #[inline]
+    fn find_now(&self, pbn: Pbn) -> Option<PageId> {
+        let id = self.cache.find(pbn)?;
+        let is_there = self.pages.get(id).contents == Contents::Valid && self.phase == Phase::Open;
+        is_there.then_some(id)
+    }
+
+    /// Counts that a leaf was there, and marks it as used.
+    #[inline]
+    fn found(&mut self, id: PageId) {
+        self.statistics.found_in_cache += 1;
+        if self.pages.get(id).writing {
+            self.statistics.read_outgoing += 1;
+        }
+        self.cache.touch(id);
+    }
+
     /// A request to do something with the leaf at `pbn`.
     pub(super) fn request(&mut self, pbn: Pbn, op: PageOp) -> Progress {
         if self.phase != Phase::Open {
@@ -205,11 +250,7 @@ impl State {
         if let Some(id) = self.cache.find(pbn) {
             let page = self.pages.get(id);
             if page.contents == Contents::Valid {
-                self.statistics.found_in_cache += 1;
-                if page.writing {
-                    self.statistics.read_outgoing += 1;
-                }
-                self.cache.touch(id);
+                self.found(id);
                 return Progress::Done(self.perform(id, op));
             }
             self.statistics.wait_for_page += 1;
@@ -234,7 +275,6 @@ impl State {
     }
 
     /// Does what a request wants with a page that is there.
-    #[inline]
     fn perform(&mut self, id: PageId, op: PageOp) -> Result<Mapping, VdoError> {
         match op {
             PageOp::Await => Ok(Mapping::UNMAPPED),
@@ -252,9 +292,12 @@ impl State {
     fn set_entry(&mut self, id: PageId, slot: u16, mapping: Mapping, sequence: SequenceNumber) {
         self.pages.entries_mut(id).set(slot, mapping);
         let old = self.pages.get(id).lock;
-        if old.is_some_and(|old| old <= sequence) {
-            return;
+        if old.is_none_or(|old| sequence < old) {
+            self.hold_journal(id, old, sequence);
         }
+    }
+
+    fn hold_journal(&mut self, id: PageId, old: Option<SequenceNumber>, sequence: SequenceNumber) {
         self.journal_calls.push(JournalCall::Acquire(sequence));
         if let Some(old) = old {
             self.journal_calls.push(JournalCall::Release(old));
@@ -538,12 +581,28 @@ impl State {
     // ---- trees ----
 
     /// Whether the zone owns the tree of this page.
+    #[inline]
     pub(super) fn owns(&self, page: TreePage) -> bool {
         self.forest.owns(page.root)
     }
 
-    /// One step on the way to a leaf: from the lowest page that is in memory, as far as one can see.
+    /// Where a leaf is, if all pages on the way are in memory.
     #[inline]
+    pub(super) fn locate_now(&self, leaf: TreePage) -> Option<Pbn> {
+        let (parent, slot) = leaf.parent()?;
+        if !self.owns(leaf) || self.phase != Phase::Open {
+            return None;
+        }
+        let id = self.forest.page(parent)?;
+        if self.pages.get(id).contents != Contents::Valid {
+            return None;
+        }
+        let child = self.pages.entries(id).get(slot);
+        let is_good = child.state == MappingState::UNCOMPRESSED && (self.is_data_block)(child.pbn);
+        is_good.then_some(child.pbn)
+    }
+
+    /// One step on the way to a leaf: from the lowest page that is in memory, as far as one can see.
     pub(super) fn step(&mut self, leaf: TreePage, grow: bool) -> Result<Step, VdoError> {
         let mut page = leaf;
         loop {

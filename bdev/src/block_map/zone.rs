@@ -115,7 +115,6 @@ impl Shared {
     /// Turns the volume read-only.
     pub(super) fn enter_read_only(&self, why: &VdoError) {
         if *why != VdoError::ReadOnly {
-            log::error!("block map: {why}");
             self.services.enter_read_only(why);
         }
         self.notice_read_only();
@@ -218,8 +217,11 @@ impl BlockMapZone {
     /// not this zone's; [`VdoError::Io`] or [`VdoError::Inconsistent`] if a page can not be read or is damaged
     /// (the volume is then read-only).
     pub async fn locate(&self, lbn: Lbn, grow: bool) -> Result<Option<BlockMapSlot>, VdoError> {
+        if let Some(slot) = self.locate_now(lbn) {
+            return Ok(Some(slot));
+        }
         let (leaf, slot) = self.geometry.leaf(lbn);
-        let step = {
+        {
             let mut state = self.shared.state.borrow_mut();
             if lbn.get() >= self.geometry.logical_blocks || !state.owns(leaf) {
                 return Err(VdoError::Invalid(format!(
@@ -230,29 +232,27 @@ impl BlockMapZone {
             if state.phase != Phase::Open {
                 return Err(VdoError::ShuttingDown);
             }
-            state.step(leaf, grow)
-        };
-        let page = match step {
-            Ok(Step::Found(pbn)) => return Ok(Some(BlockMapSlot { pbn, slot })),
-            Ok(Step::Missing) => return Ok(None),
-            step => {
-                self.shared.state.borrow_mut().begin_search();
-                let result = self.search(leaf, grow, step).await;
-                self.shared.state.borrow_mut().end_search();
-                self.shared.settle();
-                result?
-            }
-        };
-        Ok(page.map(|pbn| BlockMapSlot { pbn, slot }))
+            state.begin_search();
+        }
+        let result = self.search(leaf, grow).await;
+        self.shared.state.borrow_mut().end_search();
+        self.shared.settle();
+        Ok(result?.map(|pbn| BlockMapSlot { pbn, slot }))
     }
 
-    async fn search(
-        &self,
-        leaf: TreePage,
-        grow: bool,
-        mut step: Result<Step, VdoError>,
-    ) -> Result<Option<Pbn>, VdoError> {
+    #[inline]
+    fn locate_now(&self, lbn: Lbn) -> Option<BlockMapSlot> {
+        if lbn.get() >= self.geometry.logical_blocks {
+            return None;
+        }
+        let (leaf, slot) = self.geometry.leaf(lbn);
+        let pbn = self.shared.state.borrow().locate_now(leaf)?;
+        Some(BlockMapSlot { pbn, slot })
+    }
+
+    async fn search(&self, leaf: TreePage, grow: bool) -> Result<Option<Pbn>, VdoError> {
         loop {
+            let step = self.shared.state.borrow_mut().step(leaf, grow);
             match step {
                 Ok(Step::Found(page)) => return Ok(Some(page)),
                 Ok(Step::Missing) => return Ok(None),
@@ -265,7 +265,6 @@ impl BlockMapZone {
                     return Err(error);
                 }
             }
-            step = self.shared.state.borrow_mut().step(leaf, grow);
         }
     }
 
@@ -309,6 +308,10 @@ impl BlockMapZone {
     /// or is damaged (the volume is then read-only). [`VdoError::ReadOnly`] if the volume is read-only, the
     /// leaf is not in memory and no other can make room for it.
     pub async fn get(&self, slot: BlockMapSlot) -> Result<Mapping, VdoError> {
+        let now = self.shared.state.borrow_mut().get_now(slot.pbn, slot.slot);
+        if let Some(mapping) = now {
+            return Ok(mapping);
+        }
         let mapping = self.run(slot, PageOp::Get(slot.slot)).await?;
         if self.shared.state.borrow().is_valid_mapping(mapping) {
             return Ok(mapping);
@@ -337,11 +340,19 @@ impl BlockMapZone {
         point: JournalPoint,
     ) -> Result<(), VdoError> {
         self.shared.notice_read_only();
-        let op = PageOp::Put(slot.slot, mapping, point.sequence);
+        let sequence = point.sequence;
+        let now = {
+            let mut state = self.shared.state.borrow_mut();
+            state.put_now(slot.pbn, slot.slot, mapping, sequence)
+        };
+        if now {
+            self.shared.settle();
+            return Ok(());
+        }
+        let op = PageOp::Put(slot.slot, mapping, sequence);
         self.run(slot, op).await.map(|_| ())
     }
 
-    #[inline]
     async fn run(&self, slot: BlockMapSlot, op: PageOp) -> Result<Mapping, VdoError> {
         let progress = self.shared.state.borrow_mut().request(slot.pbn, op);
         match progress {
