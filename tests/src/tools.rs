@@ -1,0 +1,25 @@
+//! Programs from outside that tests drive.
+
+use std::ffi::OsStr;
+use std::process::{Command, Output};
+
+/// Runs a program and returns what it wrote to its standard output.
+///
+/// # Panics
+/// When it cannot be run or fails; what it wrote is in the message.
+pub fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", text(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// All that a program wrote, and how it ended.
+pub fn text(output: &Output) -> String {
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    format!("{}\n{out}{err}", output.status)
+}

@@ -1,0 +1,384 @@
+//! The RPC socket against SPDK's own client from PyPI, with the product's plugin.
+//!
+//! The client is installed once into a virtual environment under the build folder.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+use vdo_tests::target::{Options, Target, bdev_config};
+use vdo_tests::tools::text;
+
+/// The `spdk-rpc` command, or why there is none.
+fn client() -> &'static Result<PathBuf, String> {
+    static CLIENT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    CLIENT.get_or_init(|| {
+        let test = std::env::current_exe().map_err(|error| error.to_string())?;
+        let build = test
+            .ancestors()
+            .nth(3)
+            .ok_or("the test is not in a build folder")?;
+        let venv = build.join("spdk-client");
+        let command = venv.join("bin/spdk-rpc");
+        if !command.exists() {
+            // What an interrupted installation left is of no use.
+            let _ = std::fs::remove_dir_all(&venv);
+            step(Command::new("python3").arg("-m").arg("venv").arg(&venv))?;
+            let pip = [
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--retries",
+                "1",
+                "--timeout",
+                "20",
+                "spdk",
+            ];
+            step(Command::new(venv.join("bin/pip")).args(pip))?;
+        }
+        Ok(command)
+    })
+}
+
+fn step(command: &mut Command) -> Result<(), String> {
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(text(&output).lines().last().unwrap_or_default().to_owned()),
+        Err(error) => Err(format!("{command:?}: {error}")),
+    }
+}
+
+/// A target and the stock client for it.
+struct Stock {
+    target: Target,
+    command: PathBuf,
+}
+
+impl Stock {
+    /// `None`, with a line that says so, where the client cannot be had.
+    fn new(test: &str, options: Options) -> Option<Stock> {
+        match client() {
+            Ok(command) => Some(Stock {
+                target: Target::start_with(options),
+                command: command.clone(),
+            }),
+            Err(why) => {
+                println!("skipped: {test}: SPDK's client cannot be installed: {why}");
+                None
+            }
+        }
+    }
+
+    fn output(&self, arguments: &[&str], input: Option<&Path>) -> Output {
+        let plugin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rpc/python");
+        let mut command = Command::new(&self.command);
+        command
+            .env("PYTHONPATH", plugin)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+            .arg("-s")
+            .arg(self.target.socket())
+            .args(["--plugin", "vdo_rpc"])
+            .args(arguments);
+        if let Some(input) = input {
+            command.stdin(std::fs::File::open(input).unwrap());
+        }
+        command.output().unwrap()
+    }
+
+    /// What a command that must succeed prints, as JSON, or as a string.
+    fn run(&self, arguments: &[&str]) -> Value {
+        let output = self.output(arguments, None);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        serde_json::from_str(&printed).unwrap_or_else(|_| printed.trim().into())
+    }
+
+    /// The error a command that must fail prints.
+    fn fail(&self, arguments: &[&str]) -> (i64, String) {
+        let output = self.output(arguments, None);
+        assert!(!output.status.success(), "{arguments:?} succeeded");
+        let printed = text(&output);
+        let (_, error) = printed
+            .split_once("response:\n")
+            .unwrap_or_else(|| panic!("{printed}"));
+        let mut error = serde_json::Deserializer::from_str(error).into_iter::<Value>();
+        let error = error.next().unwrap().unwrap();
+        (
+            error["code"].as_i64().unwrap(),
+            error["message"].as_str().unwrap().to_owned(),
+        )
+    }
+}
+
+fn empty() -> Options {
+    Options {
+        config: Some(bdev_config(Vec::new())),
+        ..Options::default()
+    }
+}
+
+#[test]
+fn stock_commands_make_list_and_delete_bdevs() {
+    let Some(stock) = Stock::new("stock_commands_make_list_and_delete_bdevs", empty()) else {
+        return;
+    };
+    assert_eq!(
+        stock.run(&["bdev_malloc_create", "-b", "m0", "16", "4096"]),
+        "m0"
+    );
+    assert_eq!(stock.run(&["bdev_null_create", "n0", "64", "512"]), "n0");
+    let file = stock.target.path("file");
+    std::fs::File::create(&file)
+        .unwrap()
+        .set_len(16 << 20)
+        .unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(stock.run(&["bdev_aio_create", file, "a0", "512"]), "a0");
+    stock.run(&["bdev_error_create", "m0"]);
+    stock.run(&[
+        "bdev_error_inject_error",
+        "EE_m0",
+        "read",
+        "failure",
+        "-n",
+        "3",
+    ]);
+    stock.run(&[
+        "bdev_delay_create",
+        "-b",
+        "n0",
+        "-d",
+        "d0",
+        "-r",
+        "10",
+        "-t",
+        "20",
+        "-w",
+        "10",
+        "-n",
+        "20",
+    ]);
+    stock.run(&["bdev_wait_for_examine"]);
+    let names = |bdevs: &Value| -> Vec<String> {
+        bdevs
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|bdev| bdev["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(
+        names(&stock.run(&["bdev_get_bdevs"])),
+        ["m0", "n0", "a0", "EE_m0", "d0"]
+    );
+    let bdevs = stock.run(&["bdev_get_bdevs", "-b", "m0"]);
+    assert_eq!(
+        (&bdevs[0]["num_blocks"], &bdevs[0]["block_size"]),
+        (&json!(4096), &json!(4096))
+    );
+    assert_eq!(
+        stock.run(&["bdev_get_iostat"])["bdevs"]
+            .as_array()
+            .unwrap()
+            .len(),
+        5
+    );
+    for (command, name) in [
+        ("bdev_delay_delete", "d0"),
+        ("bdev_error_delete", "EE_m0"),
+        ("bdev_aio_delete", "a0"),
+        ("bdev_null_delete", "n0"),
+        ("bdev_malloc_delete", "m0"),
+    ] {
+        stock.run(&[command, name]);
+    }
+    assert_eq!(stock.run(&["bdev_get_bdevs"]), json!([]));
+    let (code, message) = stock.fail(&["bdev_malloc_delete", "m0"]);
+    assert_eq!(code, -19);
+    assert!(message.contains("m0"), "{message}");
+    assert!(stock.target.stop().success());
+}
+
+#[test]
+fn stock_commands_ask_about_the_program_and_end_it() {
+    let Some(stock) = Stock::new("stock_commands_ask_about_the_program_and_end_it", empty()) else {
+        return;
+    };
+    let methods = stock.run(&["rpc_get_methods"]);
+    let methods = methods.as_array().unwrap();
+    for method in [
+        "bdev_get_bdevs",
+        "nbd_start_disk",
+        "framework_get_config",
+        "rpc_get_methods",
+    ] {
+        assert!(methods.contains(&json!(method)), "{method}");
+    }
+    let current = stock.run(&["rpc_get_methods", "-c"]);
+    assert!(
+        !current
+            .as_array()
+            .unwrap()
+            .contains(&json!("framework_start_init"))
+    );
+    assert!(stock.run(&["spdk_get_version"])["version"].is_string());
+    assert_eq!(
+        stock.run(&["framework_get_reactors"])["reactors"][0]["lcore"],
+        0
+    );
+    stock.run(&["framework_wait_init"]);
+    stock.run(&["log_set_level", "DEBUG"]);
+    assert_eq!(stock.run(&["log_get_level"]), "DEBUG");
+    stock.run(&["spdk_kill_instance", "SIGTERM"]);
+    let mut patience = 1000;
+    while stock.target.socket().exists() && patience > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        patience -= 1;
+    }
+    assert!(
+        !stock.target.socket().exists(),
+        "the target ended:\n{}",
+        stock.target.log()
+    );
+}
+
+#[test]
+fn a_saved_configuration_loads_into_a_waiting_target() {
+    let name = "a_saved_configuration_loads_into_a_waiting_target";
+    let Some(stock) = Stock::new(name, empty()) else {
+        return;
+    };
+    stock.run(&["bdev_malloc_create", "-b", "m0", "16", "4096"]);
+    // Not in the target's folder, which goes with it.
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("m0.nbd");
+    let socket = socket.to_str().unwrap().to_owned();
+    assert_eq!(
+        stock.run(&["nbd_start_disk", "m0", &socket]),
+        socket.as_str()
+    );
+    assert_eq!(stock.run(&["nbd_get_disks"])[0]["bdev_name"], "m0");
+    let saved = stock.run(&["save_config"]);
+    stock.run(&["nbd_stop_disk", &socket]);
+    assert!(stock.target.stop().success());
+
+    let file = folder.path().join("saved.json");
+    std::fs::write(&file, saved.to_string()).unwrap();
+    let options = Options {
+        wait_for_rpc: true,
+        ..Options::default()
+    };
+    let Some(stock) = Stock::new(name, options) else {
+        return;
+    };
+    let (code, _) = stock.fail(&["bdev_get_bdevs"]);
+    assert_eq!(code, -1, "not before the start");
+    let path = file.to_str().unwrap();
+    let loaded = stock.output(&["load_config", "-j", path], None);
+    assert!(loaded.status.success(), "{}", text(&loaded));
+    let again = stock.run(&["save_config"]);
+    assert_eq!(again["subsystems"], saved["subsystems"]);
+    stock.run(&["nbd_stop_disk", &socket]);
+    assert!(stock.target.stop().success());
+}
+
+#[test]
+fn a_batch_of_stock_commands_is_answered_as_one() {
+    let Some(stock) = Stock::new("a_batch_of_stock_commands_is_answered_as_one", empty()) else {
+        return;
+    };
+    let script = stock.target.path("script");
+    std::fs::write(
+        &script,
+        "bdev_malloc_create -b m0 16 4096\nbdev_malloc_create -b m1 16 4096\nbdev_get_bdevs\n",
+    )
+    .unwrap();
+    for (mode, bdevs) in [("--no-batch-mode", 2), ("--batch-mode", 2)] {
+        let output = stock.output(&[mode], Some(&script));
+        assert!(output.status.success(), "{mode}: {}", text(&output));
+        assert_eq!(
+            stock.run(&["bdev_get_bdevs"]).as_array().unwrap().len(),
+            bdevs
+        );
+        for name in ["m0", "m1"] {
+            stock.run(&["bdev_malloc_delete", name]);
+        }
+    }
+    assert!(stock.target.stop().success());
+}
+
+#[test]
+fn the_plugin_sends_what_the_contract_says() {
+    let Some(stock) = Stock::new("the_plugin_sends_what_the_contract_says", empty()) else {
+        return;
+    };
+    let request = |arguments: &[&str]| -> Value {
+        let all = [&["--dry-run"], arguments].concat();
+        let output = stock.output(&all, None);
+        let printed = text(&output);
+        let (_, request) = printed
+            .split_once("Request:\n")
+            .unwrap_or_else(|| panic!("{printed}"));
+        serde_json::Deserializer::from_str(request)
+            .into_iter::<Value>()
+            .next()
+            .unwrap()
+            .unwrap()
+    };
+    let create = request(&[
+        "bdev_vdo_create",
+        "-b",
+        "v",
+        "-d",
+        "b",
+        "--format",
+        "force",
+        "--logical-size-mib",
+        "1024",
+        "--slab-size-mib",
+        "128",
+        "--index-memory-gb",
+        "0.5",
+        "--index-sparse",
+        "--cpumask",
+        "0x3",
+        "--block-map-cache-mib",
+        "64",
+        "--no-deduplication",
+        "--compression",
+    ]);
+    assert_eq!(create["method"], "bdev_vdo_create");
+    let expected = json!({"name": "v", "base_bdev_name": "b", "format": "force", "logical_size_mib": 1024,
+        "slab_size_mib": 128, "index_memory_gb": 0.5, "index_sparse": true, "cpumask": "0x3",
+        "block_map_cache_mib": 64, "deduplication": false, "compression": true});
+    assert_eq!(create["params"], expected);
+    let options = request(&[
+        "bdev_vdo_set_options",
+        "v",
+        "-t",
+        "100",
+        "-T",
+        "10",
+        "--no-compression",
+    ]);
+    let expected = json!({"name": "v", "dedupe_timeout_ms": 100, "dedupe_min_timer_ms": 10, "compression": false});
+    assert_eq!(options["params"], expected);
+    let stats = request(&["bdev_vdo_get_stats", "-b", "v", "--per-zone"]);
+    assert_eq!(stats["params"], json!({"name": "v", "per_zone": true}));
+    for method in vdo_rpc::methods::ALL
+        .iter()
+        .filter(|method| method.required == ["name"])
+    {
+        if method.optional.is_empty() {
+            assert_eq!(
+                request(&[method.name, "v"])["params"],
+                json!({"name": "v"}),
+                "{}",
+                method.name
+            );
+        }
+    }
+    assert!(stock.target.stop().success());
+}
