@@ -96,8 +96,6 @@ pub struct ContextsDump {
     pub idle: u64,
     /// The index was asked.
     pub pending: u64,
-    /// Answered, and not yet given back.
-    pub complete: u64,
     /// The request went on without the answer.
     pub timed_out: u64,
     /// The late answer came.

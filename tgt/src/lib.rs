@@ -6,3 +6,4 @@ pub mod nbd;
 pub mod reactor;
 pub mod rpc;
 pub mod target;
+pub mod vdo;

@@ -22,6 +22,7 @@ use super::null::NullDevice;
 use super::registry::BdevDesc;
 use super::stat::IoStat;
 use crate::reactor;
+use crate::vdo::VdoDevice;
 
 /// What a bdev does for one channel. Used by one thread.
 pub trait DeviceChannel: Send {
@@ -49,6 +50,8 @@ pub enum Device {
     Error(Box<ErrorDevice>),
     /// A delay bdev's, over another channel.
     Delay(Box<DelayDevice>),
+    /// A volume's.
+    Vdo(Box<VdoDevice>),
     /// One whose kind is not known here.
     Other(Box<dyn DeviceChannel>),
 }
@@ -64,6 +67,7 @@ impl Device {
                 Device::File(device) => device.submit(io),
                 Device::Error(device) => device.submit(io),
                 Device::Delay(device) => device.submit(io),
+                Device::Vdo(device) => device.submit(io),
                 Device::Other(device) => device.submit(io),
             }
         }
@@ -77,6 +81,7 @@ impl Device {
             Device::File(device) => device.poll(done),
             Device::Error(device) => device.poll(done),
             Device::Delay(device) => device.poll(done),
+            Device::Vdo(device) => device.poll(done),
             Device::Other(device) => device.poll(done),
         }
     }

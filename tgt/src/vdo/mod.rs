@@ -1,0 +1,121 @@
+//! The vdo bdev: a volume of the engine as a bdev of the target.
+//!
+//! [`bring_up`](VdoBdev::bring_up) claims the base bdev, opens or formats the volume on a reactor, grows one zone
+//! thread on each core of the bdev's core mask as a poller of that core's reactor, starts the
+//! volume, and enters the bdev. Requests reach it through a channel ([`device`]) on whichever reactor its user
+//! lives. Deleting it, the base bdev going away, or the end of the program shut the volume down in the
+//! opposite order; the data stays on the base bdev.
+
+mod device;
+mod life;
+mod methods;
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use vdo::seam::{Host, ZoneWaker};
+use vdo::stats::VolumeStatistics;
+use vdo::volume::Volume;
+use vdo_rpc::params::Create;
+use vdo_rpc::results::{VdoInfo, saving_percent, used_percent};
+
+pub use device::{VdoDevice, VdoRequest};
+pub use life::VdoError;
+pub use methods::register;
+
+use crate::bdev::{Bdev, BdevError, BdevInfo, Channel, Device};
+use crate::reactor::{ReactorHandle, Waker};
+use life::ZonePoller;
+
+/// The kinds of things the embedded host gives the engine.
+pub struct EmbeddedHost;
+
+impl Host for EmbeddedHost {
+    type Channel = Channel;
+    type Request = VdoRequest;
+    type Waker = ReactorWaker;
+}
+
+/// Wakes the reactor that polls a zone thread.
+pub struct ReactorWaker(Waker);
+
+impl ZoneWaker for ReactorWaker {
+    fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+/// The name of the module in claims and in `bdev_vdo_*`.
+pub const MODULE: &str = "vdo";
+
+/// What the target keeps of a volume.
+pub struct VdoBdev {
+    info: BdevInfo,
+    params: Create,
+    volume: Arc<Volume<EmbeddedHost>>,
+    zones: Mutex<Vec<ZonePoller>>,
+    stopped: Mutex<bool>,
+}
+
+impl VdoBdev {
+    /// The volume.
+    pub fn volume(&self) -> &Arc<Volume<EmbeddedHost>> {
+        &self.volume
+    }
+
+    /// Counts everything. May wait a moment for the zone threads; not to be called on a reactor.
+    pub fn statistics(&self) -> Option<VolumeStatistics> {
+        life::ask(|done| self.volume.statistics(done))
+    }
+}
+
+impl Bdev for Arc<VdoBdev> {
+    fn info(&self) -> &BdevInfo {
+        &self.info
+    }
+
+    fn module(&self) -> &'static str {
+        MODULE
+    }
+
+    fn open_device(&self, reactor: &ReactorHandle) -> Result<Device, BdevError> {
+        let device = VdoDevice::new(Arc::clone(&self.volume), reactor.waker().clone());
+        Ok(Device::Vdo(Box::new(device)))
+    }
+
+    fn driver_specific(&self) -> Value {
+        let statistics = self.statistics().unwrap_or_default();
+        let (total, figures) = (statistics.total(), statistics.figures);
+        let (data, overhead) = (total.data_blocks_used, figures.overhead_blocks_used);
+        let info = VdoInfo {
+            base_bdev_name: self.params.base_bdev_name.clone(),
+            mode: figures.mode.name().to_owned(),
+            index_state: self.volume.index_word().as_str().to_owned(),
+            compression: self.volume.compression(),
+            zones: u64::from(self.volume.options().zones),
+            logical_blocks: self.volume.layout().logical_blocks,
+            logical_blocks_used: total.logical_blocks_used,
+            physical_blocks: figures.physical_blocks,
+            data_blocks_used: data,
+            overhead_blocks_used: overhead,
+            used_percent: used_percent(data, overhead, figures.physical_blocks),
+            saving_percent: saving_percent(total.logical_blocks_used, data),
+        };
+        json!({ MODULE: info })
+    }
+
+    fn config(&self) -> Vec<Value> {
+        let mut params = self.params.clone();
+        params.compression = self.volume.compression();
+        vec![json!({ "method": vdo_rpc::methods::BDEV_VDO_CREATE, "params": params })]
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
