@@ -46,18 +46,21 @@ impl<R: HostRequest> FrontDesk<R> {
 
     fn take(&self, zone: &Zone) -> Option<Piece<R>> {
         let mut waiting = self.waiting.borrow_mut();
-        let piece = loop {
-            let cursor = waiting.front_mut()?;
-            let piece = cursor.next(&zone.shared.tree, zone.index, zone.shared.zones);
+        let mut piece = None;
+        while piece.is_none()
+            && let Some(cursor) = waiting.front_mut()
+        {
+            piece = cursor.next(&zone.shared.tree, zone.index, zone.shared.zones);
             if piece.is_none() || cursor.is_finished() {
                 waiting.pop_front();
             }
-            if let Some(piece) = piece {
-                break piece;
-            }
-        };
+        }
         let gauge = &zone.gauge;
         gauge.waiting.set(waiting.len() as u32);
+        let Some(piece) = piece else {
+            zone.wake_if_quiet();
+            return None;
+        };
         gauge.busy.set(gauge.busy.get() + 1);
         gauge.peak.set(gauge.peak.get().max(gauge.busy.get()));
         if !waiting.is_empty() {
