@@ -104,6 +104,24 @@ impl Bucket {
         self.mapping_high[way] = (packed >> 32) as u8;
     }
 
+    /// Moves the living records with this bit in their tags to the same ways of `other`, which holds
+    /// nothing of use.
+    pub(super) fn split(&mut self, other: &mut Bucket, bit: u32, open: u8) {
+        other.tag = self.tag;
+        other.mapping_low = self.mapping_low;
+        other.mapping_high = self.mapping_high;
+        other.chapter = self.chapter;
+        let dead = open.wrapping_sub(CHAPTERS as u8);
+        for way in 0..WAYS {
+            let loser = if self.tag[way] & bit == 0 {
+                &mut *other
+            } else {
+                &mut *self
+            };
+            loser.chapter[way] = dead;
+        }
+    }
+
     /// Makes long-dead records freshly dead, lest they look alive again. Memory that was never used
     /// is not written to until it has to be.
     #[inline]

@@ -17,6 +17,7 @@
 mod answers;
 mod bucket;
 mod memory;
+mod pages;
 pub mod seam;
 mod table;
 

@@ -11,107 +11,41 @@
 //! good as empty. A sweep that goes around the table, a step with every few records put in, keeps
 //! dead records from looking alive again after 256 chapters.
 //!
-//! # Pages
-//!
-//! The table is an array of 4 KiB pages, each with 32 buckets of twelve records ([`super::bucket`]).
-//! A name says which page, and two buckets in it; its record is put in the emptier one. So a search
-//! looks at two cache lines of one page of memory, and a third when it finds something. If both
-//! buckets are full of living records, the oldest of the twenty-four is forgotten early, and counted.
-//!
-//! Of the name itself only 32 bits are stored. One search in 180 million finds a record that is not
-//! its own, which costs the asker a comparison and does no harm: it is advice.
-//!
 //! # Size
 //!
-//! A page has places for 384 records and is filled to five sixths: *320 records for every 4096 bytes
-//! the index is given*, 12.8 bytes a record. A quarter of a gigabyte is 21 million records, the
-//! names of 80 GiB of distinct blocks. The memory is taken from the system zeroed and not touched
-//! before it is used, and nothing is ever allocated after.
+//! Records lie in pages of 4 KiB ([`super::pages`]). A page has places for 384 records and is filled to
+//! five sixths: *320 records for every 4096 bytes the index is given*, 12.8 bytes a record (a little
+//! less for sizes that are not a power of two of pages). A quarter of a gigabyte is 21 million
+//! records, the names of 80 GiB of distinct blocks. As long as there are fewer, the pages in use
+//! follow their number, at about 32 bytes a record.
+//!
+//! A record may be in two places. If both are full of living records, the oldest of the twenty-four
+//! is forgotten early, and counted.
+//!
+//! Of the name itself only 32 bits are stored, and as the table grows up to eight of them say the same
+//! as the page. One search in 700 thousand finds a record that is not its own, which costs the asker
+//! a comparison and does no harm: it is advice.
 
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
-
-use super::bucket::{Bucket, CHAPTERS, LONG_DEAD_CHAPTERS, is_live};
+use super::bucket::{CHAPTERS, LONG_DEAD_CHAPTERS, is_live};
+use super::pages::{BUCKETS, PAGE_SIZE, Pages};
 use super::seam::IndexError;
 use crate::types::{Mapping, MappingState, Pbn, RecordName};
-
-/// Buckets in a page.
-const BUCKETS: usize = 32;
-
-/// Bytes in a page.
-const PAGE_SIZE: u64 = 4096;
 
 /// Records in a page when the table holds as many as it should: five sixths of the places. Fuller, and
 /// many are forgotten early; emptier wastes memory.
 const RECORDS_PER_PAGE: u64 = 320;
+
+/// Records for each page in use before one more page comes into use. The next page to be split has
+/// twice as many towards the end of each doubling.
+const RECORDS_PER_GROWN_PAGE: u64 = 128;
 
 /// The sweep goes around the table once while this many chapters are filled.
 const SWEEP_CHAPTERS: u64 = 48;
 
 const _: () = assert!(SWEEP_CHAPTERS < LONG_DEAD_CHAPTERS);
 
-/// 64-bit words in a page.
-const PAGE_WORDS: usize = PAGE_SIZE as usize / 8;
-
 /// Bits of a packed mapping that are the physical block number.
 const PBN_BITS: u32 = 36;
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Page([Bucket; BUCKETS]);
-
-const _: () = assert!(size_of::<Page>() as u64 == PAGE_SIZE);
-
-impl Page {
-    /// The bucket and the way of the living record of this place and tag.
-    #[inline]
-    fn find(&self, place: &Place, open: u8) -> Option<(usize, usize)> {
-        if let Some(way) = self.0[place.first].find(place.tag, open) {
-            return Some((place.first, way));
-        }
-        let way = self.0[place.second].find(place.tag, open)?;
-        Some((place.second, way))
-    }
-
-    /// The bucket and the way of the oldest record of two full buckets.
-    #[cold]
-    fn oldest(&self, place: &Place, open: u8) -> (usize, usize) {
-        let (first_behind, first) = self.0[place.first].oldest(open);
-        let (second_behind, second) = self.0[place.second].oldest(open);
-        if second_behind > first_behind {
-            (place.second, second)
-        } else {
-            (place.first, first)
-        }
-    }
-}
-
-/// What of a name the table uses: the page, from the top of the second half; the buckets, from the
-/// bottom of it; and the tag, from the first half without the byte that chose the hash zone, which
-/// says little in a shard.
-#[derive(Clone, Copy)]
-struct Place {
-    page: usize,
-    first: usize,
-    second: usize,
-    tag: u32,
-}
-
-impl Place {
-    #[inline]
-    fn of(name: &RecordName, pages: usize) -> Place {
-        let both = u128::from_le_bytes(name.0);
-        let (low, high) = (both as u64, (both >> 64) as u64);
-        let first = high as usize % BUCKETS;
-        // From 1 to 31, so that the second bucket is another one.
-        let apart = 1 + ((high >> 5) as usize % BUCKETS * (BUCKETS - 1)) / BUCKETS;
-        Place {
-            page: ((u128::from(high) * pages as u128) >> 64) as usize,
-            first,
-            second: first ^ apart,
-            tag: (low >> 32) as u32,
-        }
-    }
-}
 
 #[inline]
 fn pack(mapping: Mapping) -> Result<u64, IndexError> {
@@ -131,11 +65,7 @@ fn unpack(packed: u64) -> Mapping {
 
 /// Records by name, in chapters, within a fixed amount of memory.
 pub struct RecordTable {
-    /// The pages, after the words it takes to align them.
-    words: Vec<u64>,
-    /// The word the pages begin at.
-    start: usize,
-    pages: usize,
+    pages: Pages,
     records_per_chapter: u64,
     /// Low bits of the open chapter's number.
     open: u8,
@@ -153,40 +83,30 @@ pub struct RecordTable {
 
 impl RecordTable {
     /// The least bytes a table can be made of.
-    pub const LEAST_BYTES: u64 = PAGE_SIZE;
+    pub const LEAST_BYTES: u64 = PAGE_SIZE as u64;
 
     /// The records that fit in `bytes` bytes.
     pub fn capacity_of(bytes: u64) -> u64 {
-        (bytes / PAGE_SIZE) * RECORDS_PER_PAGE / CHAPTERS * CHAPTERS
+        let pages = usize::try_from(bytes / PAGE_SIZE as u64).unwrap_or(usize::MAX);
+        let records = (Pages::last_of(pages) as u64).saturating_mul(RECORDS_PER_PAGE);
+        records / CHAPTERS * CHAPTERS
     }
 
     /// An empty table that takes `bytes` bytes at most.
     pub fn new(bytes: u64) -> Result<RecordTable, IndexError> {
-        Self::with_chapters_of(bytes, Self::capacity_of(bytes) / CHAPTERS)
+        let least = Self::LEAST_BYTES;
+        if bytes < least {
+            return Err(IndexError::TooSmall { bytes, least });
+        }
+        let pages = usize::try_from(bytes / PAGE_SIZE as u64)
+            .ok()
+            .and_then(Pages::new);
+        let pages = pages.ok_or(IndexError::NoMemory { bytes })?;
+        Ok(Self::with(pages, Self::capacity_of(bytes) / CHAPTERS))
     }
 
-    fn with_chapters_of(bytes: u64, records_per_chapter: u64) -> Result<RecordTable, IndexError> {
-        if bytes < Self::LEAST_BYTES {
-            return Err(IndexError::TooSmall {
-                bytes,
-                least: Self::LEAST_BYTES,
-            });
-        }
-        let no_memory = IndexError::NoMemory { bytes };
-        let pages = usize::try_from(bytes / PAGE_SIZE).map_err(|_| no_memory)?;
-        let length = pages
-            .checked_add(1)
-            .and_then(|pages| pages.checked_mul(PAGE_WORDS))
-            .ok_or(no_memory)?;
-        let words = u64::new_vec_zeroed(length).map_err(|_| no_memory)?;
-        let start = words.as_ptr().align_offset(PAGE_SIZE as usize);
-        assert!(
-            start < PAGE_WORDS,
-            "there is a page more than needed, to align them"
-        );
-        Ok(RecordTable {
-            words,
-            start,
+    fn with(pages: Pages, records_per_chapter: u64) -> RecordTable {
+        RecordTable {
             pages,
             records_per_chapter,
             // All-zero memory is dead records.
@@ -198,7 +118,7 @@ impl RecordTable {
             early: 0,
             sweep_at: 0,
             sweep_due: 0,
-        })
+        }
     }
 
     /// Living records.
@@ -227,25 +147,24 @@ impl RecordTable {
         self.early
     }
 
-    /// Bytes the pages take when all have been used.
+    /// Bytes of the pages in use.
     pub fn memory_bytes(&self) -> u64 {
-        self.pages as u64 * PAGE_SIZE
+        (self.pages.len() * PAGE_SIZE) as u64
     }
 
     /// What is known of `name`; changes nothing.
     pub fn peek(&self, name: &RecordName) -> Option<Mapping> {
-        let place = Place::of(name, self.pages);
-        let page = &self.words[self.start..].as_chunks::<PAGE_WORDS>().0[place.page];
-        let page: &Page = zerocopy::transmute_ref!(page);
+        let place = self.pages.place(name);
+        let page = self.pages.page(place.page);
         let (bucket, way) = page.find(&place, self.open)?;
         Some(unpack(page.0[bucket].mapping(way)))
     }
 
     /// What is known of `name`, which becomes recent.
     pub fn query(&mut self, name: &RecordName) -> Option<Mapping> {
-        let place = Place::of(name, self.pages);
+        let place = self.pages.place(name);
         let open = self.open;
-        let page = self.page(place.page);
+        let page = self.pages.page_mut(place.page);
         let (bucket, way) = page.find(&place, open)?;
         let bucket = &mut page.0[bucket];
         let known = unpack(bucket.mapping(way));
@@ -275,9 +194,9 @@ impl RecordTable {
         new: Mapping,
     ) -> Result<Option<Mapping>, IndexError> {
         let packed = pack(new)?;
-        let place = Place::of(name, self.pages);
+        let place = self.pages.place(name);
         let open = self.open;
-        let page = self.page(place.page);
+        let page = self.pages.page_mut(place.page);
         if let Some((bucket, way)) = page.find(&place, open) {
             let bucket = &mut page.0[bucket];
             let known = unpack(bucket.mapping(way));
@@ -288,20 +207,7 @@ impl RecordTable {
             self.moved(chapter);
             return Ok(Some(known));
         }
-        // Into the bucket with more free places.
-        let (first, second) = (
-            page.0[place.first].dead(open),
-            page.0[place.second].dead(open),
-        );
-        let (bucket, free) = if second.count_ones() > first.count_ones() {
-            (place.second, second)
-        } else {
-            (place.first, first)
-        };
-        let (bucket, way) = match free {
-            0 => page.oldest(&place, open),
-            free => (bucket, free.trailing_zeros() as usize),
-        };
+        let (bucket, way) = page.room(&place, open);
         let previous = page.0[bucket].put(way, place.tag, packed, open);
         if is_live(previous, open) {
             self.live[usize::from(previous)] -= 1;
@@ -313,12 +219,6 @@ impl RecordTable {
         self.live[usize::from(open)] += 1;
         self.placed();
         Ok(None)
-    }
-
-    #[inline]
-    fn page(&mut self, page: usize) -> &mut Page {
-        let page = &mut self.words[self.start..].as_chunks_mut::<PAGE_WORDS>().0[page];
-        zerocopy::transmute_mut!(page)
     }
 
     /// A record has moved from `chapter` to the open one.
@@ -334,7 +234,11 @@ impl RecordTable {
     /// A record has been put in the open chapter.
     #[inline]
     fn placed(&mut self) {
-        self.sweep_due += (self.pages * BUCKETS) as u64;
+        if self.entries > self.pages.len() as u64 * RECORDS_PER_GROWN_PAGE {
+            self.pages.grow(self.open);
+        }
+        // As if all pages were in use, so that it goes around in time while they grow.
+        self.sweep_due += (self.pages.last() * BUCKETS) as u64;
         while self.sweep_due >= SWEEP_CHAPTERS * self.records_per_chapter {
             self.sweep_due -= SWEEP_CHAPTERS * self.records_per_chapter;
             self.sweep_bucket();
@@ -359,12 +263,12 @@ impl RecordTable {
     fn sweep_bucket(&mut self) {
         let open = self.open;
         let at = self.sweep_at;
-        self.sweep_at = if at + 1 == self.pages * BUCKETS {
+        self.sweep_at = if at + 1 == self.pages.len() * BUCKETS {
             0
         } else {
             at + 1
         };
-        self.page(at / BUCKETS).0[at % BUCKETS].sweep(open);
+        self.pages.page_mut(at / BUCKETS).0[at % BUCKETS].sweep(open);
     }
 }
 
@@ -493,10 +397,10 @@ mod tests {
         /// exactly, through several turns of the eight bits that say which chapter.
         #[test]
         fn a_table_with_room_is_the_model(
-            ops in ops(), records_per_chapter in 1u64..6, drift in 0u64..3,
+            ops in ops(), records_per_chapter in 1u64..6, drift in 0u64..3, doublings in 0u32..3,
         ) {
-            let mut table = RecordTable::with_chapters_of(4 * PAGE_SIZE, records_per_chapter)
-                .expect("little memory");
+            let pages = Pages::with_shape(4 >> doublings, doublings).expect("little memory");
+            let mut table = RecordTable::with(pages, records_per_chapter);
             let mut model = Model::new(records_per_chapter);
             for (at, (op, number)) in ops.into_iter().enumerate() {
                 let number = number + at as u64 * drift / 2;
@@ -513,7 +417,7 @@ mod tests {
         /// what it still knows is right.
         #[test]
         fn a_full_table_loses_no_more_than_it_says(ops in ops(), drift in 0u64..5) {
-            let mut table = RecordTable::new(PAGE_SIZE).expect("little memory");
+            let mut table = RecordTable::new(PAGE_SIZE as u64).expect("little memory");
             prop_assert_eq!(table.capacity(), 256);
             let mut model = Model::new(table.records_per_chapter());
             let mut losses = 0;
@@ -539,7 +443,7 @@ mod tests {
         fn every_mapping_comes_back_as_it_was_put(pbn in 0u64..1 << 36, state in 0u8..16) {
             let state = MappingState::from_bits(state).expect("four bits");
             let mapping = Mapping { pbn: Pbn(pbn), state };
-            let mut table = RecordTable::new(PAGE_SIZE).expect("little memory");
+            let mut table = RecordTable::new(PAGE_SIZE as u64).expect("little memory");
             prop_assert_eq!(table.update(&name(pbn), mapping), Ok(None));
             prop_assert_eq!(table.peek(&name(pbn)), Some(mapping));
         }
@@ -547,7 +451,8 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten_first_and_a_look_keeps_a_record() {
-        let mut table = RecordTable::with_chapters_of(64 * PAGE_SIZE, 10).expect("little memory");
+        let pages = Pages::new(64).expect("little memory");
+        let mut table = RecordTable::with(pages, 10);
         let capacity = table.capacity();
         for number in 0..capacity - 1 {
             table
@@ -567,7 +472,7 @@ mod tests {
 
     #[test]
     fn a_post_keeps_what_is_known_and_an_update_replaces_it() {
-        let mut table = RecordTable::new(PAGE_SIZE).expect("little memory");
+        let mut table = RecordTable::new(PAGE_SIZE as u64).expect("little memory");
         assert_eq!(table.post(&name(1), mapping(10)), Ok(None));
         assert_eq!(table.post(&name(1), mapping(20)), Ok(Some(mapping(10))));
         assert_eq!(table.update(&name(1), mapping(30)), Ok(Some(mapping(10))));
@@ -577,7 +482,7 @@ mod tests {
 
     #[test]
     fn names_that_are_alike_in_the_byte_of_the_zone_fill_a_table_as_well() {
-        let mut table = RecordTable::new(16 * PAGE_SIZE).expect("little memory");
+        let mut table = RecordTable::new(16 * PAGE_SIZE as u64).expect("little memory");
         for number in 0..table.capacity() {
             let mut name = name(number);
             name.0[0] = 0x55;
@@ -589,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_full_table_forgets_few_records_early() {
-        let mut table = RecordTable::new(256 * PAGE_SIZE).expect("little memory");
+        let mut table = RecordTable::new(256 * PAGE_SIZE as u64).expect("little memory");
         for number in 0..table.capacity() * 3 {
             table
                 .post(&name(number), mapping(number))
@@ -613,7 +518,7 @@ mod tests {
 
     #[test]
     fn impossible_mappings_and_sizes_are_refused() {
-        let mut table = RecordTable::new(PAGE_SIZE).expect("little memory");
+        let mut table = RecordTable::new(PAGE_SIZE as u64).expect("little memory");
         let beyond = Mapping {
             pbn: Pbn(1 << 36),
             state: MappingState::UNCOMPRESSED,

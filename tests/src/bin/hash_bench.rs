@@ -181,11 +181,21 @@ fn index(memory_bytes: u64) {
         let share = found as f64 / count as f64 * 100.0;
         println!("  {what:30} {:12.0} {time:9.0} {share:6.1} %", 1e9 / time);
     };
-    let half = capacity / 2;
+    let (few, half) = (capacity / 64, capacity / 2);
     show(
-        "post new, first half",
-        run(&mut index, IndexOp::Post, 0..half),
-        half,
+        "post new, first 64th",
+        run(&mut index, IndexOp::Post, 0..few),
+        few,
+    );
+    show(
+        "query known of a 64th",
+        run(&mut index, IndexOp::Query, 0..few),
+        few,
+    );
+    show(
+        "post new, up to half",
+        run(&mut index, IndexOp::Post, few..half),
+        half - few,
     );
     show(
         "post new, second half",
