@@ -80,8 +80,15 @@ impl Eras {
 
     /// The journal's tail is now block `tail`: what falls out of the window expires.
     pub(super) fn advance(&mut self, tail: SequenceNumber) {
+        let length = self.lists.len() as u64;
+        if tail.get() >= self.next.saturating_add(length) {
+            self.expire_all();
+            self.next = tail.get() + 1;
+            self.oldest = self.next - length;
+            return;
+        }
         while self.next <= tail.get() {
-            if self.next - self.oldest == self.lists.len() as u64 {
+            if self.next - self.oldest == length {
                 let era = self.era(self.oldest);
                 self.expire(era);
                 self.oldest += 1;
@@ -147,6 +154,20 @@ mod tests {
         assert_eq!(expired(&mut eras), [0]);
         eras.place(PageId::new(1), SequenceNumber(10));
         eras.place(PageId::new(2), SequenceNumber(12));
+        assert_eq!(expired(&mut eras), [1]);
+    }
+
+    #[test]
+    fn a_tail_that_jumps_far_ahead_expires_all_and_leaves_a_full_window() {
+        let mut eras = Eras::new(3, SequenceNumber(1), 4);
+        eras.place(PageId::new(0), SequenceNumber(1));
+        eras.advance(SequenceNumber(u64::MAX / 2));
+        assert_eq!(expired(&mut eras), [0]);
+        eras.place(PageId::new(1), SequenceNumber(u64::MAX / 2 - 2));
+        assert_eq!(expired(&mut eras), []);
+        eras.place(PageId::new(2), SequenceNumber(u64::MAX / 2 - 3));
+        assert_eq!(expired(&mut eras), [2]);
+        eras.advance(SequenceNumber(u64::MAX / 2 + 1));
         assert_eq!(expired(&mut eras), [1]);
     }
 

@@ -17,7 +17,9 @@
 //! | file | what |
 //! |---|---|
 //! | `zone` | the zone as others see it: locate, get, put, drain |
-//! | `state` | what it knows and decides, free of waiting and I/O |
+//! | `state` | what it knows and decides, free of waiting and I/O: leaves and room for them |
+//! | `state/trees` | the way down a tree, and making what is missing on it |
+//! | `state/transfers` | pages on their way from and to disk |
 //! | `pages` | the pages in memory: contents, dirt, locks |
 //! | `cache` | which leaf is in which slot, who goes next, who wants a slot |
 //! | `forest` | which tree pages are in memory, which are being made |

@@ -16,7 +16,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::state::Copy;
+use super::state::PageCopy;
 use super::zone::Shared;
 use crate::VdoError;
 use crate::buffer::Buffer;
@@ -146,7 +146,7 @@ pub(super) async fn write_pages(zone: Rc<Shared>, mut buffer: Buffer) {
 
 async fn write_page(
     zone: &Shared,
-    copy: &Copy,
+    copy: &PageCopy,
     mut buffer: Buffer,
 ) -> (Buffer, Result<(), VdoError>) {
     loop {

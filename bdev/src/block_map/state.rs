@@ -9,6 +9,9 @@
 //! wanted. A clean leaf that is almost as cold is preferred to a dirty one. Whatever ends (a read, a write)
 //! looks whether there is room now, so that nobody who wants a slot is forgotten.
 
+mod transfers;
+mod trees;
+
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -19,12 +22,14 @@ use super::pages::{Contents, Dirt, PageId, Pages};
 use super::waiters::{PageOp, WaitQueue, WaiterId, Waiters};
 use super::zone::BlockMapConfig;
 use crate::VdoError;
-use crate::format::Block;
-use crate::format::block_map_page::{self, BlockMapPage, BlockMapPageMut, PageValidity};
-use crate::format::tree::TreePage;
+use crate::format::block_map_page;
 use crate::stats::BlockMapStatistics;
-use crate::types::{Mapping, MappingState, Pbn, SequenceNumber};
+use crate::types::{Mapping, Pbn, SequenceNumber};
 use crate::zone::task::{Scheduler, WaitList};
+
+pub(super) use transfers::PageCopy;
+use transfers::Writes;
+pub(super) use trees::{Growing, Step};
 
 /// How many cold leaves are looked at for a clean one before a dirty one is written.
 const CLEAN_SEARCH: usize = 16;
@@ -50,37 +55,6 @@ pub(super) enum Progress {
     Waits(WaiterId),
 }
 
-/// The next step on the way down a tree to a leaf.
-pub(super) enum Step {
-    /// The leaf is at this block.
-    Found(Pbn),
-    /// There is no leaf.
-    Missing,
-    /// A page is being read or made; look again when the waiter is woken.
-    Wait(WaiterId),
-    /// This page must be made, by the caller.
-    Grow(Growing),
-}
-
-/// A page about to be made.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Growing {
-    pub(super) page: TreePage,
-    pub(super) parent: PageId,
-    pub(super) parent_pbn: Pbn,
-    pub(super) slot: u16,
-}
-
-/// A copy of a page to be written; the copy itself is in the writer's buffer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Copy {
-    pub(super) id: PageId,
-    pub(super) pbn: Pbn,
-    pub(super) is_leaf: bool,
-    /// Whether the page has never been written: it must be on disk once before it may say it is valid.
-    pub(super) first: bool,
-}
-
 /// What the zone is open for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -90,46 +64,6 @@ pub(super) enum Phase {
     Draining,
     /// Nothing.
     Drained,
-}
-
-/// Pages to write: those that make room, for which requests wait, and those that are only old, by turns.
-struct Writes {
-    urgent: VecDeque<PageId>,
-    old: VecDeque<PageId>,
-    urgent_next: bool,
-}
-
-impl Writes {
-    fn new(capacity: usize) -> Writes {
-        Writes {
-            urgent: VecDeque::with_capacity(capacity),
-            old: VecDeque::with_capacity(capacity),
-            urgent_next: true,
-        }
-    }
-
-    fn push(&mut self, id: PageId, urgent: bool) {
-        if urgent {
-            self.urgent.push_back(id);
-        } else {
-            self.old.push_back(id);
-        }
-    }
-
-    fn pop(&mut self) -> Option<PageId> {
-        let (first, second) = if self.urgent_next {
-            (&mut self.urgent, &mut self.old)
-        } else {
-            (&mut self.old, &mut self.urgent)
-        };
-        let id = first.pop_front().or_else(|| second.pop_front())?;
-        self.urgent_next = !self.urgent_next;
-        Some(id)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.urgent.is_empty() && self.old.is_empty()
-    }
 }
 
 /// The state of one zone's part of the block map.
@@ -145,8 +79,9 @@ pub(super) struct State {
     waiters: Waiters,
     reads: VecDeque<PageId>,
     writes: Writes,
-    /// Reads taken by a reader, writes taken by a writer, and searches for a leaf that wait.
+    /// Pages that a reader or a writer is busy with.
     in_flight: usize,
+    /// Searches for a leaf whose way was not in memory.
     searches: usize,
     /// Leaf slots being written to make room.
     discards: usize,
@@ -186,8 +121,6 @@ impl State {
             statistics: BlockMapStatistics::default(),
         }
     }
-
-    // ---- leaves ----
 
     /// The entry in slot `slot` of the leaf at `pbn`, if the leaf is in memory and the entry can be true.
     #[inline]
@@ -343,6 +276,10 @@ impl State {
 
     /// Finds slots for those who want one, as far as there are any.
     fn make_room(&mut self) {
+        if self.cache.wants().len() == 0 {
+            self.statistics.cache_pressure = 0;
+            return;
+        }
         while self.cache.wants().len() > self.discards {
             match self.victim() {
                 Some(id) if self.pages.get(id).is_idle_and_clean() => self.replace(id),
@@ -400,300 +337,6 @@ impl State {
             None => self.cache.give_free(id),
         }
     }
-
-    // ---- reading ----
-
-    /// The next page to read and where it is.
-    pub(super) fn next_read(&mut self) -> Option<(PageId, Pbn, bool)> {
-        let id = self.reads.pop_front()?;
-        self.in_flight += 1;
-        Some((id, self.pages.get(id).pbn, self.pages.is_leaf(id)))
-    }
-
-    /// Whether a block that was read can be taken for the page at `pbn`.
-    pub(super) fn check(&self, block: &Block, pbn: Pbn) -> Result<(), VdoError> {
-        match BlockMapPage::new(block).validity(self.nonce, pbn) {
-            PageValidity::Valid | PageValidity::Unwritten => Ok(()),
-            PageValidity::Misplaced { found } => Err(VdoError::Inconsistent(format!(
-                "block {pbn} should hold the block-map page of that number, but holds that of block {found}"
-            ))),
-        }
-    }
-
-    /// A page has been read and checked: it serves those who wait.
-    pub(super) fn read_done(&mut self, id: PageId, block: &Block) {
-        self.in_flight -= 1;
-        let pbn = self.pages.get(id).pbn;
-        let memory = self.pages.bytes_mut(id);
-        match BlockMapPage::new(block).validity(self.nonce, pbn) {
-            PageValidity::Valid => *memory = *block,
-            _ => _ = BlockMapPageMut::format(memory, self.nonce, pbn, false),
-        }
-        let mut waiting = self.pages.update(id, |page| {
-            page.contents = Contents::Valid;
-            std::mem::replace(&mut page.waiting, WaitQueue::EMPTY)
-        });
-        while let Some((waiter, op)) = self.waiters.dequeue(&mut waiting) {
-            let result = self.perform(id, op);
-            self.waiters.finish(waiter, result);
-        }
-        self.make_room();
-    }
-
-    /// A page could not be read, or was not what it should be.
-    pub(super) fn read_failed(&mut self, id: PageId, error: &VdoError) {
-        self.in_flight -= 1;
-        let mut waiting = self.pages.get(id).waiting;
-        self.waiters.fail(&mut waiting, error);
-        if self.pages.is_leaf(id) {
-            self.statistics.failed_reads += 1;
-            self.replace(id);
-        } else {
-            self.forest.remove(id);
-            self.pages.clear(id);
-        }
-        self.make_room();
-    }
-
-    // ---- writing ----
-
-    /// The journal's tail is now block `tail`.
-    pub(super) fn advance(&mut self, tail: SequenceNumber) {
-        self.eras.advance(tail);
-        self.queue_expired();
-    }
-
-    /// Queues every dirty page to be written.
-    pub(super) fn expire_all(&mut self) {
-        self.eras.expire_all();
-        self.queue_expired();
-    }
-
-    fn queue_expired(&mut self) {
-        while let Some(id) = self.eras.next_expired() {
-            self.queue_write(id);
-        }
-    }
-
-    fn queue_write(&mut self, id: PageId) {
-        let (writing, discarding) = self.pages.update(id, |page| {
-            page.dirt = Dirt::Queued;
-            (page.writing, page.discarding)
-        });
-        if !writing {
-            self.writes.push(id, discarding);
-            self.write_work.wake_one();
-        }
-    }
-
-    /// The next page to write, copied into `buffer`.
-    pub(super) fn next_write(&mut self, buffer: &mut Block) -> Option<Copy> {
-        loop {
-            let id = self.writes.pop()?;
-            if self.read_only {
-                self.give_up_write(id);
-                self.make_room();
-                continue;
-            }
-            buffer.copy_from_slice(self.pages.bytes(id));
-            // From now on the page counts as written once: if this copy does not get to disk, nothing will.
-            let first = !self.pages.entries_mut(id).set_initialized(true);
-            let pbn = self.pages.update(id, |page| {
-                page.dirt = Dirt::Clean;
-                page.writing = true;
-                page.copy_lock = page.lock.take();
-                page.pbn
-            });
-            self.in_flight += 1;
-            let is_leaf = self.pages.is_leaf(id);
-            if is_leaf {
-                self.statistics.pages_saved += 1;
-            }
-            return Some(Copy {
-                id,
-                pbn,
-                is_leaf,
-                first,
-            });
-        }
-    }
-
-    /// A copy is on disk.
-    pub(super) fn write_done(&mut self, id: PageId) {
-        self.in_flight -= 1;
-        let (lock, discard, dirt) = self.pages.update(id, |page| {
-            page.writing = false;
-            let discard = std::mem::take(&mut page.discarding);
-            (page.copy_lock.take(), discard, page.dirt)
-        });
-        if let Some(lock) = lock {
-            self.journal_calls.push(JournalCall::Release(lock));
-        }
-        if dirt == Dirt::Queued {
-            self.queue_write(id);
-        }
-        if discard {
-            self.discards -= 1;
-            if dirt != Dirt::Clean {
-                self.statistics.reclaimed += 1;
-            } else if self.cache.wants().len() > 0 {
-                self.replace(id);
-            }
-        }
-        self.make_room();
-        if self.cache.wants().len() == 0 {
-            self.statistics.cache_pressure = 0;
-        }
-    }
-
-    /// A copy could not be written; the volume is read-only.
-    pub(super) fn write_failed(&mut self, id: PageId) {
-        self.in_flight -= 1;
-        self.pages.update(id, |page| {
-            page.writing = false;
-            let oldest = page.copy_lock.take().into_iter().chain(page.lock).min();
-            page.lock = oldest;
-        });
-        self.eras.remove(id);
-        self.give_up_write(id);
-        self.make_room();
-    }
-
-    fn give_up_write(&mut self, id: PageId) {
-        if self.pages.is_leaf(id) {
-            self.statistics.failed_writes += 1;
-        }
-        let discard = self.pages.update(id, |page| {
-            page.dirt = Dirt::Stuck;
-            std::mem::take(&mut page.discarding)
-        });
-        if discard {
-            self.discards -= 1;
-        }
-    }
-
-    /// The volume is read-only: what can not be had any more is refused.
-    pub(super) fn enter_read_only(&mut self) {
-        self.read_only = true;
-        self.make_room();
-    }
-
-    // ---- trees ----
-
-    /// Whether the zone owns the tree of this page.
-    #[inline]
-    pub(super) fn owns(&self, page: TreePage) -> bool {
-        self.forest.owns(page.root)
-    }
-
-    /// Where a leaf is, if all pages on the way are in memory.
-    #[inline]
-    pub(super) fn locate_now(&self, leaf: TreePage) -> Option<Pbn> {
-        let (parent, slot) = leaf.parent()?;
-        if !self.owns(leaf) || self.phase != Phase::Open {
-            return None;
-        }
-        let id = self.forest.page(parent)?;
-        if self.pages.get(id).contents != Contents::Valid {
-            return None;
-        }
-        let child = self.pages.entries(id).get(slot);
-        let is_good = child.state == MappingState::UNCOMPRESSED && (self.is_data_block)(child.pbn);
-        is_good.then_some(child.pbn)
-    }
-
-    /// One step on the way to a leaf: from the lowest page that is in memory, as far as one can see.
-    pub(super) fn step(&mut self, leaf: TreePage, grow: bool) -> Result<Step, VdoError> {
-        let mut page = leaf;
-        loop {
-            let Some((parent, slot)) = page.parent() else {
-                return Ok(Step::Wait(
-                    self.read_tree_page(page, self.forest.root_pbn(page.root)),
-                ));
-            };
-            let Some(id) = self.forest.page(parent) else {
-                page = parent;
-                continue;
-            };
-            if self.pages.get(id).contents != Contents::Valid {
-                return Ok(Step::Wait(self.wait_for_page(id, PageOp::Await)));
-            }
-            let child = self.pages.entries(id).get(slot);
-            if !child.state.is_mapped() && child.pbn == Pbn::ZERO {
-                return Ok(self.missing(page, id, slot, grow));
-            }
-            if child.state != MappingState::UNCOMPRESSED || !(self.is_data_block)(child.pbn) {
-                return Err(VdoError::Inconsistent(format!(
-                    "slot {slot} of block-map page {} says that page {} of height {} in tree {} is at block {} \
-                     (state {}), which is not a place for one",
-                    self.pages.get(id).pbn,
-                    page.index,
-                    page.height,
-                    page.root,
-                    child.pbn,
-                    child.state.bits(),
-                )));
-            }
-            if page.height == 0 {
-                return Ok(Step::Found(child.pbn));
-            }
-            return Ok(Step::Wait(self.read_tree_page(page, child.pbn)));
-        }
-    }
-
-    fn read_tree_page(&mut self, page: TreePage, pbn: Pbn) -> WaiterId {
-        let id = self.add_tree_page(page, pbn);
-        self.read(id);
-        self.wait_for_page(id, PageOp::Await)
-    }
-
-    fn add_tree_page(&mut self, page: TreePage, pbn: Pbn) -> PageId {
-        let id = self.pages.add_tree_page(pbn);
-        self.eras.resize(self.pages.len());
-        self.forest.insert(page, id);
-        id
-    }
-
-    fn missing(&mut self, page: TreePage, parent: PageId, slot: u16, grow: bool) -> Step {
-        if !grow {
-            return Step::Missing;
-        }
-        if let Some(queue) = self.forest.growth(parent, slot) {
-            return Step::Wait(self.waiters.enqueue(queue, PageOp::Await));
-        }
-        self.forest.start_growth(parent, slot);
-        Step::Grow(Growing {
-            page,
-            parent,
-            parent_pbn: self.pages.get(parent).pbn,
-            slot,
-        })
-    }
-
-    /// A page has been made: its parent's entry is set under the journal block that records it, and a page
-    /// above the leaves begins its life empty.
-    pub(super) fn grown(&mut self, growing: Growing, made: Mapping, sequence: SequenceNumber) {
-        self.set_entry(growing.parent, growing.slot, made, sequence);
-        if growing.page.height > 0 {
-            let id = self.add_tree_page(growing.page, made.pbn);
-            let nonce = self.nonce;
-            BlockMapPageMut::format(self.pages.bytes_mut(id), nonce, made.pbn, false);
-            self.pages
-                .update(id, |page| page.contents = Contents::Valid);
-        }
-        let mut waiting = self.forest.end_growth(growing.parent, growing.slot);
-        while let Some((waiter, _)) = self.waiters.dequeue(&mut waiting) {
-            self.waiters.finish(waiter, Ok(Mapping::UNMAPPED));
-        }
-    }
-
-    /// A page could not be made.
-    pub(super) fn not_grown(&mut self, growing: Growing, error: &VdoError) {
-        let mut waiting = self.forest.end_growth(growing.parent, growing.slot);
-        self.waiters.fail(&mut waiting, error);
-    }
-
-    // ---- the whole ----
 
     /// A search for a leaf that has to wait begins.
     pub(super) fn begin_search(&mut self) {
