@@ -95,7 +95,7 @@ impl<H: Host> ZoneSeed<H> {
                 zone: self.index,
                 zones,
                 cache_pages: (self.options.block_map_cache_blocks / u32::from(zones)).max(1),
-                maximum_age: maximum_age(self.options.block_map_maximum_age),
+                maximum_age: self.page_age(),
                 journal_tail: self.found.super_block.recovery_journal.journal_start,
                 requests: slots as usize,
                 readers: PAGE_IO,
@@ -186,6 +186,16 @@ impl<H: Host> ZoneSeed<H> {
             other,
             &self.memory,
         )?)
+    }
+
+    /// After how many journal blocks a changed page is written: as the user wants, but long before the
+    /// journal comes round to the block that holds the change, for a page that stays keeps that block.
+    fn page_age(&self) -> u32 {
+        let half_way = self.found.layout.recovery_journal.blocks * 3 / 8;
+        let half_way = u32::try_from(half_way).unwrap_or(u32::MAX);
+        maximum_age(self.options.block_map_maximum_age)
+            .min(half_way)
+            .max(1)
     }
 
     fn index_config(&self) -> ShardConfig {

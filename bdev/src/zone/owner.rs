@@ -137,12 +137,15 @@ pub struct Gauge {
     pub waiting: Cell<u32>,
     /// Flushes not yet acknowledged.
     pub waiting_flushes: Cell<u32>,
+    /// Whether the mailbox may hold more requests than were taken from it at the last poll.
+    pub backlog: Cell<bool>,
 }
 
 impl Gauge {
     /// Whether no request is here.
     pub fn is_quiet(&self) -> bool {
-        self.busy.get() + self.waiting.get() + self.waiting_flushes.get() == 0
+        !self.backlog.get()
+            && self.busy.get() + self.waiting.get() + self.waiting_flushes.get() == 0
     }
 }
 

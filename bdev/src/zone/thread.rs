@@ -117,12 +117,17 @@ impl<H: Host> ZoneThread<H> {
             any = true;
             self.zone.receive(message);
         }
-        for _ in 0..REQUESTS_PER_POLL {
-            let Some(cursor) = mailbox.take_request() else {
-                break;
-            };
+        let mut room = REQUESTS_PER_POLL;
+        while room > 0
+            && let Some(cursor) = mailbox.take_request()
+        {
             any = true;
+            room -= 1;
             self.desk.admit(&self.zone, cursor);
+        }
+        let backlog = room == 0;
+        if self.zone.gauge.backlog.replace(backlog) && !backlog {
+            self.zone.wake_if_quiet();
         }
         while let Some(flush) = mailbox.take_flush() {
             any = true;

@@ -1,43 +1,66 @@
-//! A base device of the simulator: memory, with I/O that takes time, passes each other, and fails.
+//! A base device of the simulator: memory, with I/O that takes time, passes each other, fails, and is
+//! not durable until it is flushed.
 //!
 //! An I/O that was submitted is *under way* until the world picks it, in any order; only then does it
 //! touch the blocks, or fail. So two I/Os under way at once may happen in either order, as on a real
-//! device.
+//! device. What was written stands in a volatile cache, until a flush that began after the write had ended is
+//! done, or the write itself asked for it: [`SimDisk::after_power_loss`] shows what might be left.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use vdo::format::Block;
 use vdo::seam::{BaseChannel, BaseIo, BaseOp, IoCompletion};
 use vdo::types::BLOCK_SIZE;
 
 struct UnderWay {
     channel: usize,
     io: BaseIo,
+    /// How many writes had ended when this began.
+    began: u64,
 }
 
 // SAFETY: the memory an I/O points to stays valid until its completion is polled, whichever thread
 // copies to or from it; the simulator has only one thread anyway.
 unsafe impl Send for UnderWay {}
 
+/// Decides whether an I/O fails. It sees the I/O, and of each block what it holds or is to hold.
+pub type Fault = Box<dyn FnMut(&BaseIo, u64, &Block) -> bool + Send>;
+
+/// How many I/Os of each kind were done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoTally {
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Discards.
+    pub discards: u64,
+    /// I/Os that failed.
+    pub failed: u64,
+}
+
 /// What the blocks are and what is on its way to them.
 #[derive(Default)]
 pub struct DiskState {
-    /// Blocks that were written; others read as zeroes.
-    pub blocks: BTreeMap<u64, Box<[u8; BLOCK_SIZE]>>,
+    blocks: BTreeMap<u64, Box<Block>>,
     under_way: Vec<UnderWay>,
     completions: Vec<VecDeque<IoCompletion>>,
-    /// Blocks whose reads fail.
-    pub bad_reads: HashSet<u64>,
-    /// Blocks whose writes fail.
-    pub bad_writes: HashSet<u64>,
-    /// Every write fails.
-    pub fail_writes: bool,
-    /// Every flush fails.
-    pub fail_flushes: bool,
-    /// I/Os done so far.
-    pub done: u64,
-    /// Writes done so far to each block, if counted.
-    pub writes: u64,
+    /// Makes I/Os fail.
+    pub fault: Option<Fault>,
+    /// What was done so far.
+    pub tally: IoTally,
+    /// Whether to remember what a loss of power would leave.
+    pub volatile: bool,
+    /// What is durable, if it is remembered: each block, and the write it is of.
+    durable: BTreeMap<u64, (u64, Box<Block>)>,
+    /// Writes that are not durable yet, in order: which, of what block, and the data.
+    cached: VecDeque<(u64, u64, Box<Block>)>,
+    written: u64,
 }
 
 /// A disk, shared by its channels and the world.
@@ -81,9 +104,9 @@ impl SimDisk {
     pub fn complete(&self, pick: usize) {
         let size = self.size;
         let state = &mut *self.state();
-        let UnderWay { channel, io } = state.under_way.swap_remove(pick);
-        let errno = state.perform(&io, size);
-        state.done += 1;
+        let UnderWay { channel, io, began } = state.under_way.swap_remove(pick);
+        let errno = state.perform(&io, size, began);
+        state.tally.failed += u64::from(errno != 0);
         state.completions[channel].push_back(IoCompletion {
             token: io.token,
             errno,
@@ -100,49 +123,143 @@ impl SimDisk {
         image
     }
 
+    /// The blocks that were written, as they are now.
+    pub fn blocks(&self) -> BTreeMap<u64, Block> {
+        let state = self.state();
+        state
+            .blocks
+            .iter()
+            .map(|(pbn, block)| (*pbn, **block))
+            .collect()
+    }
+
     /// One block.
-    pub fn block(&self, pbn: u64) -> [u8; BLOCK_SIZE] {
+    pub fn block(&self, pbn: u64) -> Block {
         self.state()
             .blocks
             .get(&pbn)
             .map_or([0; BLOCK_SIZE], |block| **block)
     }
+
+    /// From now on, what is durable is told from what is not. What is there now is.
+    pub fn remember_durable(&self) {
+        let state = &mut *self.state();
+        state.volatile = true;
+        state.cached.clear();
+        state.durable = state
+            .blocks
+            .iter()
+            .map(|(pbn, block)| (*pbn, (0, block.clone())))
+            .collect();
+    }
+
+    /// What might be left if the power went now: all that is durable, and of each block that was written
+    /// since, any of its newer versions, by chance.
+    pub fn after_power_loss(&self, random: &mut ChaCha8Rng) -> BTreeMap<u64, Block> {
+        let state = &*self.state();
+        let mut image: BTreeMap<u64, (u64, Block)> = state
+            .durable
+            .iter()
+            .map(|(pbn, (write, block))| (*pbn, (*write, **block)))
+            .collect();
+        let lucky = random.random_range(0.0..1.0);
+        for (write, pbn, block) in &state.cached {
+            let newer = image.get(pbn).is_none_or(|(durable, _)| durable < write);
+            if newer && random.random_bool(lucky) {
+                image.insert(*pbn, (*write, **block));
+            }
+        }
+        image
+            .into_iter()
+            .map(|(pbn, (_, block))| (pbn, block))
+            .collect()
+    }
 }
 
 impl DiskState {
-    fn perform(&mut self, io: &BaseIo, size: u64) -> i32 {
+    fn fails(&mut self, io: &BaseIo) -> bool {
+        let Some(fault) = &mut self.fault else {
+            return false;
+        };
+        let nothing = [0; BLOCK_SIZE];
+        let blocks = u64::from(io.blocks).max(1);
+        (0..blocks).any(|index| {
+            let pbn = io.pbn.get() + index;
+            let mut new = [0; BLOCK_SIZE];
+            let block = match io.op {
+                BaseOp::Write => {
+                    // SAFETY: the engine keeps the memory of an I/O valid until its completion.
+                    unsafe {
+                        let start = io.memory.as_ptr().add(index as usize * BLOCK_SIZE);
+                        start.copy_to(new.as_mut_ptr(), BLOCK_SIZE);
+                    }
+                    &new
+                }
+                _ => self.blocks.get(&pbn).map_or(&nothing, |block| &**block),
+            };
+            fault(io, pbn, block)
+        })
+    }
+
+    fn make_durable(&mut self, before: u64) {
+        while self
+            .cached
+            .front()
+            .is_some_and(|(write, ..)| *write <= before)
+        {
+            let Some((write, pbn, block)) = self.cached.pop_front() else {
+                return;
+            };
+            if self
+                .durable
+                .get(&pbn)
+                .is_none_or(|(durable, _)| *durable < write)
+            {
+                self.durable.insert(pbn, (write, block));
+            }
+        }
+    }
+
+    fn perform(&mut self, io: &BaseIo, size: u64, began: u64) -> i32 {
         const EIO: i32 = 5;
-        if io.op == BaseOp::Flush {
-            return if self.fail_flushes { EIO } else { 0 };
+        match io.op {
+            BaseOp::Read => self.tally.reads += 1,
+            BaseOp::Write => self.tally.writes += 1,
+            BaseOp::Flush => self.tally.flushes += 1,
+            BaseOp::Discard => self.tally.discards += 1,
         }
         let first = io.pbn.get();
-        if first + u64::from(io.blocks) > size {
+        if first + u64::from(io.blocks) > size || self.fails(io) {
             return EIO;
         }
-        if io.op == BaseOp::Write && self.fail_writes {
-            return EIO;
+        if io.op == BaseOp::Flush {
+            self.make_durable(began);
+            return 0;
         }
         for index in 0..u64::from(io.blocks) {
             let pbn = first + index;
             // SAFETY: the engine keeps the memory of an I/O valid, and to the device, until its completion.
-            let memory = || unsafe {
-                let start = io.memory.as_ptr().add(index as usize * BLOCK_SIZE);
-                std::slice::from_raw_parts_mut(start, BLOCK_SIZE)
-            };
+            let start = unsafe { io.memory.as_ptr().add(index as usize * BLOCK_SIZE) };
             match io.op {
-                BaseOp::Read if self.bad_reads.contains(&pbn) => return EIO,
-                BaseOp::Write if self.bad_writes.contains(&pbn) => return EIO,
-                BaseOp::Read => match self.blocks.get(&pbn) {
-                    Some(block) => memory().copy_from_slice(&block[..]),
-                    None => memory().fill(0),
-                },
-                BaseOp::Write => {
-                    self.writes += 1;
+                BaseOp::Read => {
                     let block = self
                         .blocks
-                        .entry(pbn)
-                        .or_insert_with(|| Box::new([0; BLOCK_SIZE]));
-                    block.copy_from_slice(memory());
+                        .get(&pbn)
+                        .map_or([0; BLOCK_SIZE], |block| **block);
+                    // SAFETY: as above; a whole block of memory is there.
+                    unsafe { start.copy_from(block.as_ptr(), BLOCK_SIZE) };
+                }
+                BaseOp::Write => {
+                    let mut block = Box::new([0; BLOCK_SIZE]);
+                    // SAFETY: as above; a whole block of memory is there.
+                    unsafe { start.copy_to(block.as_mut_ptr(), BLOCK_SIZE) };
+                    self.written += 1;
+                    if self.volatile && io.fua {
+                        self.durable.insert(pbn, (self.written, block.clone()));
+                    } else if self.volatile {
+                        self.cached.push_back((self.written, pbn, block.clone()));
+                    }
+                    self.blocks.insert(pbn, block);
                 }
                 BaseOp::Discard => {
                     self.blocks.remove(&pbn);
@@ -162,9 +279,12 @@ pub struct SimChannel {
 
 impl BaseChannel for SimChannel {
     unsafe fn submit(&mut self, io: BaseIo) {
-        self.disk.state().under_way.push(UnderWay {
+        let mut state = self.disk.state();
+        let began = state.written;
+        state.under_way.push(UnderWay {
             channel: self.number,
             io,
+            began,
         });
     }
 

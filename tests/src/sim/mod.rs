@@ -1,10 +1,23 @@
 //! The deterministic simulator: a host with one thread, a seeded order of everything, virtual time and
-//! a disk that reorders and fails.
+//! a disk that reorders, fails and forgets.
+//!
+//! [`world`] is the host, [`disk`] its base device, [`request`] a caller's request. [`run`] runs a seed: a
+//! [`profile`] drawn from it, a [`workload`] against it, with [`faults`] under it and a [`model`] that knows what is
+//! right beside it; [`complaints`] hears what the engine logs. [`batch`] runs many
+//! seeds.
 
+pub mod batch;
+pub mod complaints;
 pub mod disk;
+pub mod faults;
+pub mod model;
+pub mod profile;
 pub mod request;
+pub mod run;
+pub mod workload;
 pub mod world;
 
 pub use disk::SimDisk;
 pub use request::{SimRequest, Ticket};
+pub use run::{Outcome, run_seed};
 pub use world::{SimHost, World};

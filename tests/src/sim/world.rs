@@ -46,6 +46,8 @@ pub struct World {
     threads: Vec<ZoneThread<SimHost>>,
     /// The source of every choice.
     pub random: ChaCha8Rng,
+    /// At most so many nanoseconds pass with each poll.
+    pub pace: u64,
     now: Nanos,
 }
 
@@ -81,6 +83,7 @@ impl World {
             volume,
             threads,
             random,
+            pace: 20_000,
             now: Nanos(0),
         };
         let volume = Arc::clone(&world.volume);
@@ -97,7 +100,7 @@ impl World {
             self.disk.complete(pick);
             return true;
         }
-        self.now.0 += self.random.random_range(0..20_000);
+        self.now.0 += self.random.random_range(0..self.pace);
         if self.threads[thread].poll(self.now) {
             return true;
         }
@@ -186,8 +189,8 @@ impl World {
     }
 
     /// Gives the volume a request.
-    pub fn submit(&self, header: RequestHeader, data: Vec<u8>) -> Arc<Ticket> {
-        let request = SimRequest::new(header, data);
+    pub fn submit(&mut self, header: RequestHeader, data: Vec<u8>) -> Arc<Ticket> {
+        let request = SimRequest::new(header, data, self.random.random());
         let ticket = Arc::clone(&request.0);
         self.volume.submit(header, request);
         ticket
@@ -198,7 +201,7 @@ impl World {
         let ticket = self.submit(header, data);
         self.run_until(|| ticket.result().is_some());
         match ticket.result() {
-            Some(0) => Ok(ticket.data.lock().expect("one thread").clone()),
+            Some(0) => Ok(ticket.data()),
             errno => Err(errno.unwrap_or(0)),
         }
     }

@@ -1,0 +1,65 @@
+//! Runs the simulator over many seeds, on every core, and prints those that fail with the command that
+//! repeats them.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use vdo_tests::sim::batch::{repeat, run_seeds};
+
+/// Runs the simulator over many seeds.
+#[derive(Parser)]
+struct Arguments {
+    /// How many seeds.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// How many threads; one for each core if not given.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let bar = ProgressBar::new(arguments.seeds);
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {eta} left");
+    bar.set_style(style.expect("the template is right"));
+    std::panic::set_hook(Box::new(|_| {}));
+    let threads = arguments.threads.unwrap_or(cores);
+    let batch = run_seeds(arguments.from, arguments.seeds, threads, |seed, failure| {
+        if let Some(why) = failure {
+            bar.suspend(|| {
+                println!(
+                    "seed {seed} fails: {why}\nrepeat it with: {}\n",
+                    repeat(seed)
+                );
+            });
+        }
+        bar.inc(1);
+    });
+    bar.finish();
+    let tally = &batch.outcome.tally;
+    println!(
+        "requests: {} done, {} without space, {} failed; {} volumes ended read-only",
+        tally.done, tally.no_space, tally.failed, batch.read_only
+    );
+    println!("\nsteps of hash locks:");
+    for (row, count) in batch.outcome.transitions.iter() {
+        println!("{:>24}{count:>12}  {}", row.name(), row.why());
+    }
+    if batch.failed.is_empty() {
+        println!("\n{} seeds, none failed", arguments.seeds);
+        return ExitCode::SUCCESS;
+    }
+    let mut seeds: Vec<_> = batch.failed.iter().map(|(seed, _)| *seed).collect();
+    seeds.sort_unstable();
+    println!(
+        "\n{} of {} seeds failed: {seeds:?}",
+        seeds.len(),
+        arguments.seeds
+    );
+    ExitCode::FAILURE
+}

@@ -1,0 +1,173 @@
+//! What a seed stands for: the shape of a volume, how it is run, and what is done to it.
+//!
+//! Everything is made small on purpose: caches of a few pages, slabs of a few hundred blocks, journals that
+//! wrap around every few hundred writes, fewer request slots than callers. What is a rare corner of a large volume
+//! is the daily bread of these.
+
+use rand::Rng;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
+use uuid::Uuid;
+use vdo::format::FormatOptions;
+use vdo::format::tree::ENTRIES_PER_PAGE;
+use vdo::volume::{FormatPolicy, OpenRequest, VolumeOptions};
+
+/// The nonce of simulated volumes.
+pub const NONCE: u64 = 7;
+
+/// What goes wrong in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing.
+    None,
+    /// Reads of data fail.
+    DataReads,
+    /// Writes of data fail.
+    DataWrites,
+    /// Reads of metadata fail.
+    MetadataReads,
+    /// Writes of metadata fail.
+    MetadataWrites,
+    /// Flushes fail.
+    Flushes,
+    /// Anything fails.
+    Anything,
+}
+
+/// What a seed stands for.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Zone threads of each life of the volume, from opening to shutting down.
+    pub lives: Vec<u8>,
+    /// Request slots, all zone threads together.
+    pub requests: u32,
+    /// Block-map pages in memory, all zone threads together.
+    pub cache_pages: u32,
+    /// Journal blocks after which a changed page is written.
+    pub maximum_age: u32,
+    /// The shape of the volume.
+    pub format: FormatOptions,
+    /// Blocks of the base device.
+    pub device_blocks: u64,
+    /// Leaf pages of the block map that are used, by number.
+    pub leaves: Vec<u64>,
+    /// Blocks used of each.
+    pub blocks_per_leaf: u64,
+    /// How many different blocks of data there are to share.
+    pub pool: u64,
+    /// How often a block is one of those, and not new.
+    pub sharing: f64,
+    /// Requests of callers in each life.
+    pub operations: u32,
+    /// Requests of callers under way at once, at most.
+    pub callers: usize,
+    /// The most blocks of a request.
+    pub longest: u64,
+    /// At most so many nanoseconds pass with each step.
+    pub pace: u64,
+    /// Whether the index is slow, silent, failing, closed and opened on the way.
+    pub moody_index: bool,
+    /// What goes wrong.
+    pub trouble: Trouble,
+    /// Whether there are surely blocks enough for everything.
+    pub roomy: bool,
+}
+
+impl Profile {
+    /// The profile of a seed.
+    pub fn random(random: &mut ChaCha8Rng) -> Profile {
+        let zones = |random: &mut ChaCha8Rng| *[1, 1, 2, 3, 4].choose(random).expect("not empty");
+        let lives: Vec<u8> = (0..random.random_range(1..=3))
+            .map(|_| zones(random))
+            .collect();
+        let leaf_count: u64 = random.random_range(1..=8);
+        let spread = random.random_bool(0.5);
+        let leaves = (0..leaf_count)
+            .map(|leaf| {
+                if spread {
+                    leaf * random.random_range(1..=7)
+                } else {
+                    leaf
+                }
+            })
+            .collect::<std::collections::BTreeSet<u64>>();
+        let leaves: Vec<u64> = leaves.into_iter().collect();
+        let blocks_per_leaf = *[4, 16, 60, 300].choose(random).expect("not empty");
+        let slab_blocks: u64 = *[128, 256, 512].choose(random).expect("not empty");
+        let slab_journal: u64 = *[4, 8, 16, 32].choose(random).expect("not empty");
+        let journal: u64 = *[8, 16, 32].choose(random).expect("not empty");
+        let requests = *[4, 16, 64, 200].choose(random).expect("not empty");
+        let mut format = FormatOptions::miniature(slab_blocks, slab_journal, journal);
+        format.logical_blocks = Some((leaves[leaves.len() - 1] + 1) * ENTRIES_PER_PAGE);
+        let used = leaves.len() as u64 * blocks_per_leaf;
+        let tree = 4 * leaves.len() as u64;
+        let roomy = random.random_bool(0.6);
+        let wanted = match roomy {
+            true => tree + 2 * (used + u64::from(requests)) + 64,
+            false => tree + random.random_range(used / 4 + 1..used + 2),
+        };
+        let zones_at_most = lives.iter().copied().max().unwrap_or(1);
+        let slabs = wanted
+            .div_ceil(slab_blocks - slab_journal - 1)
+            .max(u64::from(zones_at_most));
+        let least = format
+            .minimum_device_blocks()
+            .expect("a miniature has no index");
+        let trouble = match random.random_range(0..20) {
+            0 => Trouble::DataReads,
+            1 => Trouble::DataWrites,
+            2 => Trouble::MetadataReads,
+            3 => Trouble::MetadataWrites,
+            4 => Trouble::Flushes,
+            5 => Trouble::Anything,
+            _ => Trouble::None,
+        };
+        Profile {
+            lives,
+            requests,
+            cache_pages: random.random_range(2..=16),
+            maximum_age: *[1, 2, 8, 1000].choose(random).expect("not empty"),
+            format,
+            device_blocks: least + (slabs - 1) * slab_blocks,
+            leaves,
+            blocks_per_leaf,
+            pool: *[1, 2, 6, 40].choose(random).expect("not empty"),
+            sharing: *[0.0, 0.5, 0.9, 1.0].choose(random).expect("not empty"),
+            operations: random.random_range(100..800),
+            callers: *[1, 8, 64, 400].choose(random).expect("not empty"),
+            longest: *[1, 4, 64].choose(random).expect("not empty"),
+            pace: *[100, 20_000, 2_000_000].choose(random).expect("not empty"),
+            moody_index: random.random_bool(0.5),
+            trouble,
+            roomy,
+        }
+    }
+
+    /// What to ask of the device.
+    pub fn request(&self) -> OpenRequest {
+        OpenRequest {
+            policy: FormatPolicy::IfBlank,
+            format: self.format,
+            nonce: NONCE,
+            uuid: Uuid::from_u128(9),
+        }
+    }
+
+    /// How to run the volume.
+    pub fn options(&self, zones: u8) -> VolumeOptions {
+        VolumeOptions {
+            name: "sim".into(),
+            zones,
+            block_map_cache_blocks: self.cache_pages,
+            block_map_maximum_age: self.maximum_age,
+            requests: self.requests,
+            index_memory_bytes: Some(1 << 20),
+            ..VolumeOptions::default()
+        }
+    }
+
+    /// Bytes of the volume.
+    pub fn bytes(&self) -> u64 {
+        self.format.logical_blocks.unwrap_or(0) * 4096
+    }
+}

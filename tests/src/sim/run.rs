@@ -1,0 +1,131 @@
+//! One seed from beginning to end: a new volume, its lives one after the other, and what is checked
+//! between them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rand::{Rng as _, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use vdo::dedupe::TransitionCounts;
+use vdo::volume::VolumeError;
+
+use super::complaints;
+use super::disk::SimDisk;
+use super::faults;
+use super::model::Model;
+use super::profile::{Profile, Trouble};
+use super::workload::{Tally, Workload, transitions};
+use super::world::World;
+
+/// What a seed that went well tells.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The rows of the hash-lock table that were taken.
+    pub transitions: TransitionCounts,
+    /// What happened to the requests.
+    pub tally: Tally,
+    /// Whether the volume ended read-only.
+    pub read_only: bool,
+}
+
+/// Runs a seed.
+///
+/// # Errors
+/// What went wrong, with the profile, for a person to read.
+pub fn run_seed(seed: u64) -> Result<Outcome, String> {
+    complaints::listen();
+    complaints::take();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let profile = Profile::random(&mut random);
+    let shown = profile.clone();
+    match catch_unwind(AssertUnwindSafe(|| live(&profile, random))) {
+        Ok(outcome) => Ok(outcome),
+        Err(panic) => {
+            let what = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic without words");
+            let log = complaints::take().join("\n  ");
+            Err(format!(
+                "{what}\nthe log said:\n  {log}\nprofile: {shown:#?}"
+            ))
+        }
+    }
+}
+
+fn live(profile: &Profile, mut random: ChaCha8Rng) -> Outcome {
+    let disk = SimDisk::new(profile.device_blocks);
+    let mut model = Model::default();
+    model.may_lose = profile.trouble != Trouble::None;
+    let mut clock = 0;
+    let mut outcome = Outcome::default();
+    let last = profile.lives.len() - 1;
+    for (life, &zones) in profile.lives.iter().enumerate() {
+        let opened = World::open(&disk, profile.request(), profile.options(zones), random);
+        let mut world = opened.unwrap_or_else(|error| panic!("life {life} cannot begin: {error}"));
+        world.pace = profile.pace;
+        let mut workload = Workload::new(profile, &mut model, &mut clock);
+        if life > 0 {
+            workload.verify(&mut world);
+        }
+        if life == last {
+            faults::arm(&disk, profile.trouble, &mut world.random);
+        }
+        workload.run(&mut world);
+        if profile.trouble == Trouble::None || world.random.random_bool(0.5) {
+            workload.verify(&mut world);
+        }
+        outcome.tally.add(&workload.tally);
+        outcome.transitions.add(&transitions(&mut world));
+        let read_only = world.volume.is_read_only();
+        let shut;
+        (shut, random) = world.shut_down();
+        if let Err(error) = &shut {
+            assert_ne!(profile.trouble, Trouble::None, "shutting down: {error}");
+        }
+        assert!(
+            !(read_only && shut.is_ok()),
+            "a read-only volume was shut down clean"
+        );
+        disk.state().fault = None;
+        if shut.is_err() {
+            outcome.read_only = true;
+            refuses(&disk, profile, random.clone());
+            return check_log(profile, outcome);
+        }
+    }
+    let opened = World::open(&disk, profile.request(), profile.options(1), random);
+    let mut world = opened.unwrap_or_else(|error| panic!("the last life cannot begin: {error}"));
+    Workload::new(profile, &mut model, &mut clock).verify(&mut world);
+    let (shut, _) = world.shut_down();
+    assert!(shut.is_ok(), "shutting down at last: {shut:?}");
+    check_log(profile, outcome)
+}
+
+/// A volume that was not shut down clean must not be opened, nor changed by the attempt.
+fn refuses(disk: &SimDisk, profile: &Profile, random: ChaCha8Rng) {
+    let before = disk.blocks();
+    match World::open(disk, profile.request(), profile.options(1), random) {
+        Ok(_) => panic!("a volume that was not shut down clean was opened"),
+        Err(VolumeError::Open(_)) => {}
+        Err(error) => panic!("a volume that was not shut down clean was refused so: {error}"),
+    }
+    assert!(
+        before == disk.blocks(),
+        "a volume was changed although it was refused"
+    );
+}
+
+/// The log holds nothing but what the faults explain.
+fn check_log(profile: &Profile, outcome: Outcome) -> Outcome {
+    let lines = complaints::take();
+    let explained = |line: &String| {
+        profile.trouble != Trouble::None
+            && ["turns read-only", "cannot be marked read-only"]
+                .iter()
+                .any(|known| line.contains(known))
+    };
+    let strange: Vec<_> = lines.iter().filter(|line| !explained(line)).collect();
+    assert!(strange.is_empty(), "the log holds: {strange:#?}");
+    outcome
+}
