@@ -13,11 +13,9 @@
 //! in the order of the recovery journal. Everything here returns at once; what takes time is a
 //! [`Job`](super::work::Job), and comes back through `*_written`.
 
-use std::collections::VecDeque;
-
 use super::reference_counts::{Consequence, EntryLock, ReferenceCounts, ReferenceOperation};
 use super::slab_journal::SlabJournal;
-use super::state::{Core, Effect, Phase};
+use super::state::{Core, Effect, Phase, TicketQueue};
 use super::summary::SummaryWaiter;
 use super::work::{Job, Need};
 use crate::buffer::Buffer;
@@ -55,8 +53,8 @@ pub(super) struct Slab {
     pub(super) number: SlabNumber,
     pub(super) journal: SlabJournal,
     pub(super) counts: ReferenceCounts,
-    /// Tickets of changes that wait, in order of arrival.
-    waiters: VecDeque<u32>,
+    /// Changes that wait, in order of arrival.
+    waiters: TicketQueue,
     /// Writes of reference blocks, and of the summary saying that the slab is clean.
     active: u32,
     /// The recovery-journal block locked by the tail block; zero if it has no entry.
@@ -76,7 +74,7 @@ impl Slab {
             number,
             journal: SlabJournal::new(&slabs.config, nonce, writers),
             counts: ReferenceCounts::new(slabs.config.data_blocks as u32),
-            waiters: VecDeque::new(),
+            waiters: TicketQueue::default(),
             active: 0,
             recovery_lock: SequenceNumber(0),
         }
@@ -108,14 +106,14 @@ impl Slab {
         self.try_adjust(core, change, offset)
     }
 
-    /// Puts a change behind those that wait.
-    pub(super) fn wait(&mut self, ticket: u32) {
-        self.waiters.push_back(ticket);
+    /// Puts a change behind those that wait, and gives a ticket for its result.
+    pub(super) fn wait(&mut self, core: &mut Core, change: ReferenceChange, offset: u32) -> u32 {
+        core.tickets.add(&mut self.waiters, change, offset)
     }
 
     /// Fails every change that waits; the volume is read-only.
     pub(super) fn fail_waiters(&mut self, core: &mut Core) {
-        for ticket in self.waiters.drain(..) {
+        while let Some(ticket) = core.tickets.pop(&mut self.waiters) {
             core.tickets
                 .finish(ticket, Err(VdoError::ReadOnly), &mut core.effects);
         }
@@ -123,12 +121,12 @@ impl Slab {
 
     /// Makes the changes that wait, as far as there is room.
     pub(super) fn add_entries(&mut self, core: &mut Core) {
-        while let Some(&ticket) = self.waiters.front() {
+        while let Some(ticket) = self.waiters.first() {
             let (change, offset) = core.tickets.change(ticket);
             let Some(result) = self.try_adjust(core, &change, offset) else {
                 return;
             };
-            self.waiters.pop_front();
+            core.tickets.pop(&mut self.waiters);
             core.tickets.finish(ticket, result, &mut core.effects);
         }
     }

@@ -48,12 +48,34 @@ pub(super) enum Phase {
 struct Ticket {
     change: ReferenceChange,
     offset: u32,
+    /// The ticket behind this one in its slab's queue.
+    next: Option<u32>,
     task: Option<TaskId>,
     result: Option<Result<(), VdoError>>,
     abandoned: bool,
 }
 
-/// The changes that wait in this zone.
+/// The changes that wait for one slab, in order of arrival: a chain through their tickets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct TicketQueue {
+    first: Option<u32>,
+    last: Option<u32>,
+}
+
+impl TicketQueue {
+    /// Whether none waits.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// The change that has waited longest.
+    pub(super) fn first(&self) -> Option<u32> {
+        self.first
+    }
+}
+
+/// The changes that wait in this zone, and those made whose callers have not taken note.
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
     tickets: Vec<Option<Ticket>>,
@@ -74,20 +96,41 @@ impl Tickets {
             .expect("a ticket is valid until it is taken")
     }
 
-    pub(super) fn add(&mut self, change: ReferenceChange, offset: u32) -> u32 {
+    /// Makes a ticket for a change and puts it last in its slab's queue.
+    pub(super) fn add(
+        &mut self,
+        queue: &mut TicketQueue,
+        change: ReferenceChange,
+        offset: u32,
+    ) -> u32 {
         let ticket = Ticket {
             change,
             offset,
+            next: None,
             task: None,
             result: None,
             abandoned: false,
         };
-        if let Some(index) = self.free.pop() {
-            self.tickets[index as usize] = Some(ticket);
-            return index;
+        let number = self.free.pop().unwrap_or(self.tickets.len() as u32);
+        match self.tickets.get_mut(number as usize) {
+            Some(place) => *place = Some(ticket),
+            None => self.tickets.push(Some(ticket)),
         }
-        self.tickets.push(Some(ticket));
-        self.tickets.len() as u32 - 1
+        match queue.last.replace(number) {
+            Some(last) => self.get(last).next = Some(number),
+            None => queue.first = Some(number),
+        }
+        number
+    }
+
+    /// Takes the change that has waited longest off its slab's queue.
+    pub(super) fn pop(&mut self, queue: &mut TicketQueue) -> Option<u32> {
+        let first = queue.first?;
+        queue.first = self.get(first).next.take();
+        if queue.first.is_none() {
+            queue.last = None;
+        }
+        Some(first)
     }
 
     pub(super) fn change(&mut self, ticket: u32) -> (ReferenceChange, u32) {
@@ -187,9 +230,10 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// For this many slabs, and as many changes as can be under way at once.
     pub(super) fn new(
         services: Rc<dyn ZoneServices>,
-        slabs: usize,
+        (slabs, changes): (usize, usize),
         locks: PbnLocks,
         allocator: Allocator,
         summary: Summary,
@@ -203,9 +247,9 @@ impl Core {
             allocator,
             summary,
             work,
-            tickets: Tickets::with_capacity(256),
+            tickets: Tickets::with_capacity(changes),
             dirty_journals: DirtyJournals::with_capacity(slabs),
-            effects: VecDeque::with_capacity(256),
+            effects: VecDeque::with_capacity(changes),
             slab_journal: SlabJournalStatistics::default(),
             slab_summary: SlabSummaryStatistics::default(),
             ref_counts: RefCountsStatistics::default(),
@@ -255,9 +299,9 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(slabs: Vec<Slab>, core: Core) -> State {
         State {
+            told: Vec::with_capacity(2 * slabs.len()),
             slabs,
             core,
-            told: Vec::with_capacity(64),
         }
     }
 

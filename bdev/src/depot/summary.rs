@@ -65,12 +65,14 @@ impl Summary {
     ) -> Result<Summary, VdoError> {
         let count = slabs.slab_count as usize;
         let unused = SlabSummaryEntry::unused(slabs.config.data_blocks, slabs.slab_shift());
+        // Each slab has a journal and counters to speak of.
+        let waiters = 2 * count.min(ENTRIES_PER_BLOCK);
         let block = |_| {
             let buffer = Buffer::new(memory, 1).ok_or_else(out_of_memory)?;
             Ok(SummaryBlock {
                 buffer: Some(buffer),
-                current: Vec::with_capacity(16),
-                next: Vec::with_capacity(16),
+                current: Vec::with_capacity(waiters),
+                next: Vec::with_capacity(waiters),
                 ..SummaryBlock::default()
             })
         };

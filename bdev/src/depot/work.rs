@@ -11,8 +11,16 @@ use std::sync::Arc;
 
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
+use crate::format::slab_summary;
 use crate::types::SequenceNumber;
 use crate::zone::task::{Scheduler, WaitList};
+
+/// Blocks of the slab summary at most.
+const SUMMARY_BLOCKS: usize = slab_summary::BLOCKS_PER_ZONE as usize;
+
+/// Reference blocks that want to be written at once, beyond the buffers: room for this many is taken at
+/// start. A save may need more.
+const COMMON_NEEDS: usize = 4096;
 
 /// Something to be done on the base device. Slabs are numbered within the zone.
 #[derive(Debug)]
@@ -57,12 +65,13 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Takes `buffers` buffers.
+    /// Takes `buffers` buffers, for `slabs` slabs.
     ///
     /// # Errors
     /// When the host has no memory.
     pub(super) fn new(
         buffers: usize,
+        slabs: usize,
         scheduler: &Rc<Scheduler>,
         memory: &Arc<dyn DmaMemory>,
     ) -> Result<Work, VdoError> {
@@ -71,9 +80,9 @@ impl Work {
             Buffer::new(memory, 1).ok_or_else(none)
         };
         Ok(Work {
-            jobs: VecDeque::with_capacity(2 * buffers),
+            jobs: VecDeque::with_capacity(buffers + slabs + SUMMARY_BLOCKS),
             buffers: (0..buffers).map(buffer).collect::<Result<_, _>>()?,
-            needs: VecDeque::with_capacity(1024),
+            needs: VecDeque::with_capacity(slabs + COMMON_NEEDS),
             outstanding: 0,
             wanted: Rc::new(WaitList::new(scheduler)),
             idle: Rc::new(WaitList::new(scheduler)),

@@ -50,7 +50,8 @@ pub struct DepotGeometry {
 /// How much a zone takes at start.
 #[derive(Clone, Copy, Debug)]
 pub struct DepotLimits {
-    /// Locks on physical blocks: two for each request there can be.
+    /// Locks on physical blocks: two for each request there can be. Each request makes two changes of
+    /// counts at most, so this is also how many can be under way.
     pub locks: usize,
     /// One-block buffers to write slab metadata from, and tasks to do it.
     pub writers: usize,
@@ -126,11 +127,11 @@ impl PhysicalZone {
             .collect();
         let core = Core::new(
             Rc::clone(&services),
-            own.len(),
+            (own.len(), limits.locks),
             PbnLocks::new(limits.locks),
             Allocator::new(own.len(), slabs.config.data_blocks),
             Summary::new(&slabs, summary, zone, memory)?,
-            Work::new(limits.writers.max(1), scheduler, memory)?,
+            Work::new(limits.writers.max(1), own.len(), scheduler, memory)?,
         );
         let physical = Rc::new(PhysicalZone {
             geometry,
@@ -350,11 +351,7 @@ impl PhysicalZone {
             let (slab, core) = state.slab(local);
             match slab.adjust(core, &change, offset) {
                 Some(result) => Outcome::Now(result),
-                None => {
-                    let ticket = core.tickets.add(change, offset);
-                    slab.wait(ticket);
-                    Outcome::Later(ticket)
-                }
+                None => Outcome::Later(slab.wait(core, change, offset)),
             }
         });
         Adjustment {

@@ -318,6 +318,33 @@ fn the_first_block_stays_until_every_reference_block_was_written_once() {
     }
 }
 
+/// Far from the deadline the counters are written one block at a time; until each was written once, what
+/// is on disk means nothing, and the summary must not say otherwise.
+#[test]
+fn counters_are_not_to_be_loaded_before_all_of_them_were_written() {
+    let mut fixture = Fixture::new(geometry(1, 14, 64));
+    let slabs = fixture.geometry.slabs;
+    let counts = slabs.reference_blocks(SlabNumber(0));
+    let pbn = fixture.write();
+    fixture.churn(pbn, FULL - 1);
+    let mut steps = Vec::new();
+    loop {
+        let image = &fixture.disk.blocks;
+        let written = (counts.start.get()..counts.end().get())
+            .filter(|pbn| image[pbn].iter().any(|&byte| byte != 0xee))
+            .count() as u64;
+        steps.push(written);
+        if summary_entry(image, ZoneIndex(0), SlabNumber(0)).load_counts {
+            assert_eq!(written, counts.blocks);
+            break;
+        }
+        fixture.churn(pbn, FULL);
+        fixture.disk.run();
+    }
+    steps.dedup();
+    assert!(steps.len() > 3, "they were written by and by: {steps:?}");
+}
+
 #[test]
 fn the_recovery_journal_gets_its_oldest_blocks_back_and_no_others() {
     let mut fixture = Fixture::new(geometry(3, 6, 8));
