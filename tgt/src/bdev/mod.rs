@@ -34,7 +34,7 @@ use crate::reactor::ReactorHandle;
 pub use channel::{Channel, Device, DeviceChannel};
 pub use delay::{DelayBdev, Latencies, LatencyKind};
 pub use error::{ErrorBdev, ErrorType, InjectOn, Injection};
-pub use file::{FileBdev, FileModule, FileOptions};
+pub use file::{EngineKind, FileBdev, FileModule, FileOptions};
 pub use io::{BdevCompletion, BdevIo, IoKind, IoKinds, IoMeta};
 pub use malloc::MallocBdev;
 pub use null::NullBdev;

@@ -128,6 +128,7 @@ fn uring_create(bdevs: &Registry, params: UringCreate) -> Answer {
         block_size: params.block_size.filter(|&size| size != 0),
         uuid: params.uuid,
         module: FileModule::Uring,
+        engine: None,
     };
     file_create(bdevs, options)
 }
@@ -142,6 +143,7 @@ fn aio_create(bdevs: &Registry, params: AioCreate) -> Answer {
             readonly: params.readonly,
             fallocate: params.fallocate,
         },
+        engine: None,
     };
     file_create(bdevs, options)
 }

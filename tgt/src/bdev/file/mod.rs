@@ -1,12 +1,16 @@
 //! The uring and aio bdevs: files and block devices through io_uring.
 //!
 //! Both are the same thing under the two names and parameter sets SPDK gives them. A file is opened and
-//! locked once ([`open`]); each channel has a ring of its own on it ([`ring`]).
+//! locked once ([`open`]); each channel ([`device`]) does its I/O step by step ([`slot`]) with a [`ring`]
+//! of its own, or with [`threads`] where the system forbids io_uring.
 
+mod device;
 mod open;
 mod ring;
+mod slot;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -18,8 +22,9 @@ use super::io::{IoKind, IoKinds};
 use super::{Bdev, BdevError, BdevInfo, Device, check_num_blocks};
 use crate::reactor::ReactorHandle;
 
+pub use device::EngineKind;
+pub(super) use device::FileDevice;
 use open::OpenFile;
-pub(super) use ring::FileDevice;
 
 /// Which of SPDK's two file bdevs it passes for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub struct FileOptions {
     pub uuid: Option<Uuid>,
     /// Under which name it goes.
     pub module: FileModule,
+    /// Who talks to the kernel; found out if `None`.
+    pub engine: Option<EngineKind>,
 }
 
 /// A file or block device.
@@ -56,6 +63,7 @@ pub struct FileBdev {
     filename: String,
     module: FileModule,
     block_size_override: bool,
+    engine: EngineKind,
     file: Arc<OpenFile>,
 }
 
@@ -63,8 +71,8 @@ impl FileBdev {
     /// Opens and locks the file.
     ///
     /// # Errors
-    /// When it cannot be opened, is locked by someone else, is neither a file nor a block device, is not
-    /// whole blocks long, or io_uring is not to be had.
+    /// When it cannot be opened, is locked by someone else, is neither a file nor a block device, or is
+    /// not whole blocks long.
     pub fn open(options: FileOptions) -> Result<FileBdev, BdevError> {
         let readonly = matches!(options.module, FileModule::Aio { readonly: true, .. });
         let file = OpenFile::open(&options.filename, readonly, options.block_size)?;
@@ -84,7 +92,7 @@ impl FileBdev {
             )));
         }
         check_num_blocks(num_blocks, block_size)?;
-        ring::check_available()?;
+        let engine = options.engine.unwrap_or_else(|| find_engine(&options.name));
         let supports = match options.module {
             FileModule::Uring => IoKinds::ALL,
             FileModule::Aio { readonly: true, .. } => IoKinds::of(&[IoKind::Read, IoKind::Flush]),
@@ -120,8 +128,23 @@ impl FileBdev {
             filename: options.filename,
             module: options.module,
             block_size_override: options.block_size.is_some(),
+            engine,
             file: Arc::new(file),
         })
+    }
+}
+
+/// The best engine the system lets us have.
+fn find_engine(bdev: &str) -> EngineKind {
+    match ring::probe() {
+        Ok(()) => EngineKind::IoUring,
+        Err(error) => {
+            log::warn!(
+                "bdev {bdev:?} does its I/O on threads, which is slower, because io_uring cannot be had \
+                 ({error}); containers often forbid it, as does the sysctl kernel.io_uring_disabled"
+            );
+            EngineKind::Threads
+        }
     }
 }
 
@@ -145,19 +168,23 @@ impl Bdev for FileBdev {
                 ..
             }
         );
-        let device = FileDevice::new(Arc::clone(&self.file), punch, reactor).map_err(|source| {
-            BdevError::System {
-                what: format!("making an io_uring for bdev {:?}", self.info.name),
+        let device = FileDevice::new(self.engine, Arc::clone(&self.file), punch, reactor).map_err(
+            |source| BdevError::System {
+                what: format!(
+                    "opening a channel to bdev {:?} ({})",
+                    self.info.name,
+                    self.engine.name()
+                ),
                 source,
-            }
-        })?;
+            },
+        )?;
         Ok(Device::File(Box::new(device)))
     }
 
     fn driver_specific(&self) -> Value {
         match self.module {
             FileModule::Uring => json!({
-                "uring": { "filename": self.filename, "direct": self.file.is_direct() }
+                "uring": { "filename": self.filename, "direct": self.file.is_direct(), "engine": self.engine.name() }
             }),
             FileModule::Aio {
                 readonly,
@@ -170,6 +197,7 @@ impl Bdev for FileBdev {
                     "fallocate": fallocate,
                     "nowait": false,
                     "direct": self.file.is_direct(),
+                    "engine": self.engine.name(),
                 }
             }),
         }
