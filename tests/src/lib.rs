@@ -1,6 +1,7 @@
 //! Test support: the deterministic host and the helpers of the end-to-end tests.
 
 pub mod dm_vdo;
+pub mod nbd_client;
 pub mod rpc_client;
 pub mod sim;
 pub mod target;
