@@ -13,6 +13,8 @@ use vdo::format::plan::{Content, FormatStep};
 use vdo::format::{Block, Extent, FormatPlan, OpenError, Volume};
 use vdo::types::{BLOCK_SIZE, Pbn};
 
+use crate::tools::skipped;
+
 /// Says whether a tool (or, if wanted, root) is missing here, and if so prints which, so that the test can
 /// return: a test that was skipped is named.
 pub fn lacking(test: &str, tools: &[&str], root: bool) -> bool {
@@ -24,7 +26,7 @@ pub fn lacking(test: &str, tools: &[&str], root: bool) -> bool {
             .any(|folder| folder.join(tool).is_file())
     };
     if let Some(missing) = tools.iter().find(|tool| !found(tool)) {
-        println!("skipped: {test}: {missing} is not installed");
+        skipped(test, format_args!("{missing} is not installed"));
         return true;
     }
     let is_root = || {
@@ -32,7 +34,7 @@ pub fn lacking(test: &str, tools: &[&str], root: bool) -> bool {
         id.is_ok_and(|id| id.stdout.trim_ascii() == b"0")
     };
     if root && !(is_root() && Path::new("/dev/loop-control").exists()) {
-        println!("skipped: {test}: loop devices need root");
+        skipped(test, "loop devices need root");
         return true;
     }
     false

@@ -23,3 +23,11 @@ pub fn text(output: &Output) -> String {
     let err = String::from_utf8_lossy(&output.stderr);
     format!("{}\n{out}{err}", output.status)
 }
+
+/// Says that a test could not run here, and why. Goes past the capture of test output, so that no test is
+/// left out without being named.
+pub fn skipped(test: &str, why: impl std::fmt::Display) {
+    let line = format!("skipped: {test}: {why}\n");
+    // Nothing can be done about a standard output that is closed.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), line.as_bytes());
+}

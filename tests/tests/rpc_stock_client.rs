@@ -64,7 +64,7 @@ impl Stock {
                 command: command.clone(),
             }),
             Err(why) => {
-                println!("skipped: {test}: SPDK's client cannot be installed: {why}");
+                vdo_tests::tools::skipped(test, format_args!("SPDK's client cannot be installed: {why}"));
                 None
             }
         }
