@@ -64,7 +64,10 @@ impl Stock {
                 command: command.clone(),
             }),
             Err(why) => {
-                vdo_tests::tools::skipped(test, format_args!("SPDK's client cannot be installed: {why}"));
+                vdo_tests::tools::skipped(
+                    test,
+                    format_args!("SPDK's client cannot be installed: {why}"),
+                );
                 None
             }
         }
