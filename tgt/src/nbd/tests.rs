@@ -168,6 +168,11 @@ impl Client {
 
     /// One reply: cookie and error, or the data; `read` is the length if it is a read's.
     fn reply(&mut self, read: Option<u32>) -> (u64, Result<Vec<u8>, u32>) {
+        self.reply_to(|_| read)
+    }
+
+    /// One reply: cookie and error, or the data; `read` tells the length of the read of a cookie.
+    fn reply_to(&mut self, read: impl Fn(u64) -> Option<u32>) -> (u64, Result<Vec<u8>, u32>) {
         let magic = u32::from_be_bytes(self.take());
         if magic == STRUCTURED_REPLY {
             assert!(self.structured);
@@ -195,7 +200,7 @@ impl Client {
         if error != 0 {
             return (cookie, Err(error));
         }
-        let mut data = vec![0; read.unwrap_or(0) as usize];
+        let mut data = vec![0; read(cookie).unwrap_or(0) as usize];
         self.stream.read_exact(&mut data).unwrap();
         (cookie, Ok(data))
     }
@@ -572,4 +577,132 @@ fn more_clients_than_places_are_served_when_one_leaves() {
     late.set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
     assert!(late.read_exact(&mut [0; 18]).is_ok());
+}
+
+/// One request of a random stream.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    command: u16,
+    block: u64,
+    blocks: u32,
+    fill: u8,
+}
+
+fn step() -> impl proptest::strategy::Strategy<Value = Step> {
+    use proptest::prelude::*;
+    let command = prop::sample::select(vec![
+        READ,
+        READ,
+        WRITE,
+        WRITE,
+        WRITE,
+        TRIM,
+        WRITE_ZEROES,
+        FLUSH,
+        CACHE,
+        42,
+    ]);
+    // A small disk, so that ranges overlap; some lie beyond its end, and some hold nothing.
+    (command, 0u64..70, 0u32..20, 1u8..255).prop_map(|(command, block, blocks, fill)| Step {
+        command,
+        block,
+        blocks,
+        fill,
+    })
+}
+
+const SMALL: u64 = 64 * 512;
+
+/// What a disk of `SMALL` bytes answers, and what it holds afterwards.
+fn expect(disk: &mut [u8], step: Step) -> Result<Vec<u8>, u32> {
+    let (start, length) = (step.block * 512, u64::from(step.blocks) * 512);
+    match step.command {
+        FLUSH => return Ok(vec![]),
+        READ | WRITE | TRIM | WRITE_ZEROES | CACHE if length > 0 => {}
+        _ => return Err(22),
+    }
+    let Some(range) = disk.get_mut(start as usize..(start + length) as usize) else {
+        return Err(if matches!(step.command, READ | CACHE) {
+            22
+        } else {
+            28
+        });
+    };
+    match step.command {
+        READ => return Ok(range.to_vec()),
+        WRITE => range.fill(step.fill),
+        TRIM | WRITE_ZEROES => range.fill(0),
+        _ => {}
+    }
+    Ok(vec![])
+}
+
+#[test]
+fn random_requests_in_random_pieces_do_what_a_model_does() {
+    use proptest::prelude::*;
+    let fixture = Fixture::sized(SMALL, 512);
+    let mut disk = vec![0; SMALL as usize];
+    let strategy = (
+        prop::collection::vec(step(), 1..60),
+        prop::collection::vec(any::<prop::sample::Index>(), 0..10),
+        any::<bool>(),
+    );
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 64,
+        // The disk remembers, so a failing case cannot be made smaller.
+        max_shrink_iters: 0,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let disk = std::cell::RefCell::new(&mut disk);
+    runner
+        .run(&strategy, |(steps, cuts, structured)| {
+            let mut client = fixture.connect(structured);
+            let mut stream = Vec::new();
+            for (cookie, step) in steps.iter().enumerate() {
+                let length = if step.command == FLUSH {
+                    0
+                } else {
+                    step.blocks * 512
+                };
+                let offset = if step.command == FLUSH {
+                    0
+                } else {
+                    step.block * 512
+                };
+                stream.extend(request(0, step.command, cookie as u64, offset, length));
+                if step.command == WRITE {
+                    stream.extend(vec![step.fill; length as usize]);
+                }
+            }
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len())).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            let mut socket = client.stream.try_clone().unwrap();
+            let sender = std::thread::spawn(move || {
+                for cut in cuts.windows(2) {
+                    socket.write_all(&stream[cut[0]..cut[1]]).unwrap();
+                    std::thread::yield_now();
+                }
+            });
+            // A malloc bdev does its work in the order it is asked; only refusals may overtake it.
+            let mut answers = vec![None; steps.len()];
+            let mut expected = Vec::new();
+            for step in &steps {
+                expected.push(expect(&mut disk.borrow_mut(), *step));
+            }
+            for _ in &steps {
+                let (cookie, result) = client.reply_to(|cookie| {
+                    let step = steps[cookie as usize];
+                    (step.command == READ).then_some(step.blocks * 512)
+                });
+                answers[cookie as usize] = Some(result);
+            }
+            sender.join().unwrap();
+            for ((step, answer), expected) in steps.iter().zip(answers).zip(expected) {
+                prop_assert_eq!(answer, Some(expected), "{:?}", step);
+            }
+            Ok(())
+        })
+        .unwrap();
 }
