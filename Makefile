@@ -24,9 +24,8 @@ test:
 
 # Figures, in one run: instructions and I/O per second of the engine on memory, and of its parts.
 bench:
-	cargo build --release -p vdo-tests --bins
-	target/release/bench
-	target/release/hash_bench
+	cargo bench -p vdo-tgt --bench volume
+	cargo run --release -p vdo-tests --bin hash_bench
 
 # Random volumes under random requests and faults: make sim SEEDS=1000, and FROM= to begin at another seed.
 SEEDS ?= 1000

@@ -1,0 +1,593 @@
+//! `make bench`: what the engine costs, on memory, without a wire or a client in between.
+//!
+//! Requests of 4 KiB are submitted to a volume in this process, 64 in flight for each zone thread, over
+//! the target's malloc bdev. The same run measures a plain copy to that bdev, so that ratios hold when the
+//! machine is slow. Instructions come from hardware counters where the machine has them, else from
+//! callgrind: the program runs itself under valgrind twice, with more and with fewer requests, and the
+//! difference is what the requests cost (valgrind knows no AVX-512, so hashing costs more there).
+//! Allocations are counted by the allocator.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::process::Command;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::ArrayQueue;
+use uuid::Uuid;
+use vdo::buffer::{Buffer, DmaMemory, HeapMemory};
+use vdo::format::FormatOptions;
+use vdo::format::index_region::{IndexConfig, IndexMemory};
+use vdo::seam::{Host, HostRequest, RequestHeader, RequestKind, ZoneWaker};
+use vdo::types::BLOCK_SIZE;
+use vdo::volume::{OpenRequest, Opening, Volume, VolumeOptions};
+use vdo::zone::thread::ZoneThread;
+use vdo_tgt::bdev::{BdevIo, Channel, MallocBdev, OpenOptions, Registry};
+use vdo_tgt::reactor::{ReactorHandle, clock};
+
+/// Counts what is allocated while it is told to.
+struct Counting;
+
+static COUNTING: AtomicBool = AtomicBool::new(false);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: everything is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if COUNTING.load(Ordering::Relaxed) {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Requests in flight for each zone thread.
+const DEPTH: usize = 64;
+/// Logical blocks that are written and read: 1 GiB.
+const RANGE: u64 = 1 << 18;
+/// Different contents of duplicate writes.
+const CONTENTS: u64 = 8192;
+const BASE_BLOCKS: u64 = 5 << 18;
+
+struct BenchHost;
+
+impl Host for BenchHost {
+    type Channel = Channel;
+    type Request = BenchRequest;
+    type Waker = Awake;
+}
+
+struct Awake;
+
+impl ZoneWaker for Awake {
+    fn wake(&self) {}
+}
+
+struct Place {
+    memory: NonNull<u8>,
+    errno: AtomicI32,
+    number: u32,
+    ended: Arc<ArrayQueue<u32>>,
+}
+
+// SAFETY: one request at a time uses the memory, and its pieces do not overlap.
+unsafe impl Send for Place {}
+// SAFETY: as above.
+unsafe impl Sync for Place {}
+
+#[derive(Clone)]
+struct BenchRequest(Arc<Place>);
+
+impl HostRequest for BenchRequest {
+    fn copy_in(&self, start: usize, block: &mut [u8]) {
+        // SAFETY: a request is one block, and the place's memory is one block.
+        unsafe {
+            let from = self.0.memory.as_ptr().add(start);
+            std::ptr::copy_nonoverlapping(from, block.as_mut_ptr(), block.len());
+        }
+    }
+
+    fn copy_out(&self, start: usize, data: &[u8]) {
+        // SAFETY: as in `copy_in`.
+        unsafe {
+            let to = self.0.memory.as_ptr().add(start);
+            std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len());
+        }
+    }
+
+    fn direct(&self, _start: usize, _length: usize) -> Option<NonNull<u8>> {
+        Some(self.0.memory)
+    }
+
+    fn complete(self, _bytes: u64, errno: i32) {
+        self.0.errno.store(errno, Ordering::Relaxed);
+        let _ = self.0.ended.push(self.0.number);
+    }
+}
+
+/// What is done to the volume.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Unique,
+    Duplicate,
+    Mixed,
+    Read,
+}
+
+impl Work {
+    const ALL: [(&'static str, Work); 4] = [
+        ("unique writes", Work::Unique),
+        ("duplicate writes", Work::Duplicate),
+        ("half unique, half duplicate", Work::Mixed),
+        ("random reads", Work::Read),
+    ];
+}
+
+/// A cheap source of numbers.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// One caller: its requests in flight and their data.
+struct Caller {
+    volume: Arc<Volume<BenchHost>>,
+    places: Vec<Arc<Place>>,
+    buffers: Vec<Buffer>,
+    free: Vec<u32>,
+    ended: Arc<ArrayQueue<u32>>,
+    numbers: Numbers,
+    stamp: u64,
+}
+
+impl Caller {
+    fn new(volume: &Arc<Volume<BenchHost>>, number: u64) -> Caller {
+        let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
+        let ended = Arc::new(ArrayQueue::new(2 * DEPTH));
+        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15 ^ (number + 1));
+        let mut buffers: Vec<_> = (0..DEPTH)
+            .map(|_| Buffer::new(&memory, 1).expect("memory"))
+            .collect();
+        for buffer in &mut buffers {
+            for word in buffer.chunks_mut(8) {
+                word.copy_from_slice(&0x0123_4567_89ab_cdef_u64.to_le_bytes());
+            }
+        }
+        let places = buffers.iter().zip(0..).map(|(buffer, number)| {
+            Arc::new(Place {
+                memory: buffer.as_ptr(),
+                errno: AtomicI32::new(0),
+                number,
+                ended: Arc::clone(&ended),
+            })
+        });
+        Caller {
+            volume: Arc::clone(volume),
+            places: places.collect(),
+            free: (0..DEPTH as u32).collect(),
+            buffers,
+            ended,
+            stamp: numbers.next() << 20,
+            numbers,
+        }
+    }
+
+    fn submit(&mut self, work: Work, lbn: u64) {
+        let place = self.free.pop().expect("the caller checked");
+        let kind = if work == Work::Read {
+            RequestKind::Read
+        } else {
+            RequestKind::Write
+        };
+        if work != Work::Read {
+            let unique =
+                work == Work::Unique || (work == Work::Mixed && self.numbers.next() & 1 == 0);
+            let stamp = if unique {
+                self.stamp += 1;
+                self.stamp
+            } else {
+                self.numbers.next() % CONTENTS + 1
+            };
+            self.buffers[place as usize][..8].copy_from_slice(&stamp.to_le_bytes());
+        }
+        let offset = lbn * BLOCK_SIZE as u64;
+        let header = RequestHeader {
+            kind,
+            offset,
+            length: BLOCK_SIZE as u64,
+            fua: false,
+        };
+        self.volume.submit(
+            header,
+            BenchRequest(Arc::clone(&self.places[place as usize])),
+        );
+    }
+
+    fn reap(&mut self) -> u64 {
+        let mut ended = 0;
+        while let Some(place) = self.ended.pop() {
+            let errno = self.places[place as usize].errno.load(Ordering::Relaxed);
+            assert_eq!(errno, 0, "a request failed");
+            self.free.push(place);
+            ended += 1;
+        }
+        ended
+    }
+
+    /// Does `count` requests at random places (or, to fill the volume, one after the other).
+    fn run(
+        &mut self,
+        thread: &mut ZoneThread<BenchHost>,
+        work: Work,
+        count: u64,
+        fill: Option<(u64, u64)>,
+    ) {
+        let (mut submitted, mut ended) = (0, 0);
+        while ended < count {
+            while submitted < count && !self.free.is_empty() {
+                let lbn = match fill {
+                    Some((first, stride)) => first + submitted * stride,
+                    None => self.numbers.next() % RANGE,
+                };
+                self.submit(work, lbn);
+                submitted += 1;
+            }
+            thread.poll(clock());
+            ended += self.reap();
+        }
+    }
+}
+
+struct Bench {
+    volume: Arc<Volume<BenchHost>>,
+    threads: Vec<ZoneThread<BenchHost>>,
+    // Dropped after the channels of the threads.
+    _registry: Registry,
+}
+
+// Zone threads are made on the thread that polls them; this hands over what they are made of.
+fn open(
+    zones: u8,
+) -> (
+    Arc<Volume<BenchHost>>,
+    Vec<vdo::volume::ZoneSeed<BenchHost>>,
+    Registry,
+) {
+    let registry = Registry::default();
+    let malloc = MallocBdev::new("base".into(), BASE_BLOCKS, BLOCK_SIZE as u32, None);
+    registry
+        .add(malloc.expect("memory"))
+        .expect("the name is free");
+    let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
+    let memory_for_index = IndexMemory::MB_256;
+    let request = OpenRequest {
+        policy: vdo::volume::FormatPolicy::IfBlank,
+        format: FormatOptions {
+            slab_blocks: 1 << 15,
+            logical_blocks: Some(2 * RANGE),
+            index: IndexConfig {
+                memory: memory_for_index,
+                ..IndexConfig::default()
+            },
+            ..FormatOptions::default()
+        },
+        nonce: 1,
+        uuid: Uuid::from_u128(1),
+    };
+    let mut opening = Opening::new(
+        channel(&registry),
+        BASE_BLOCKS,
+        Arc::clone(&memory),
+        request,
+    );
+    let found = loop {
+        if let Poll::Ready(found) = opening.poll(clock()) {
+            break found.expect("the volume can be made");
+        }
+    };
+    let options = VolumeOptions {
+        zones,
+        ..VolumeOptions::default()
+    };
+    let wakers = (0..zones).map(|_| Awake).collect();
+    let (volume, seeds) =
+        Volume::assemble(found, options, wakers, &memory).expect("the options make sense");
+    (volume, seeds, registry)
+}
+
+fn channel(registry: &Registry) -> Channel {
+    let desc = registry
+        .open("base", OpenOptions::read_write("bench"))
+        .expect("it was just made");
+    desc.open_channel(&ReactorHandle::detached().expect("descriptors"))
+        .expect("memory")
+}
+
+impl Bench {
+    fn one_zone() -> Bench {
+        let (volume, seeds, registry) = open(1);
+        let threads = seeds
+            .into_iter()
+            .map(|seed| seed.grow(channel(&registry)).expect("memory"))
+            .collect();
+        let mut bench = Bench {
+            volume,
+            threads,
+            _registry: registry,
+        };
+        let started = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&started);
+        bench.volume.start(Box::new(move |result| {
+            result.expect("the volume starts");
+            flag.store(true, Ordering::Relaxed);
+        }));
+        while !started.load(Ordering::Relaxed) {
+            bench.threads[0].poll(clock());
+        }
+        bench
+    }
+
+    /// Every block is written once, and every content of duplicate writes is there.
+    fn fill(&mut self) -> Caller {
+        let mut caller = Caller::new(&self.volume, 0);
+        let thread = &mut self.threads[0];
+        caller.run(thread, Work::Duplicate, 16 * CONTENTS, Some((RANGE, 1)));
+        caller.run(thread, Work::Unique, RANGE, Some((0, 1)));
+        caller
+    }
+}
+
+struct Figure {
+    iops: f64,
+    allocations: f64,
+}
+
+fn one_zone(seconds: f64) -> Vec<Figure> {
+    let mut bench = Bench::one_zone();
+    let mut caller = bench.fill();
+    Work::ALL
+        .iter()
+        .map(|&(_, work)| {
+            if work == Work::Read {
+                caller.run(&mut bench.threads[0], Work::Unique, RANGE, Some((0, 1)));
+            }
+            caller.run(&mut bench.threads[0], work, 20_000, None);
+            COUNTING.store(true, Ordering::Relaxed);
+            ALLOCATIONS.store(0, Ordering::Relaxed);
+            let (start, mut done) = (Instant::now(), 0);
+            while start.elapsed().as_secs_f64() < seconds {
+                caller.run(&mut bench.threads[0], work, 10_000, None);
+                done += 10_000;
+            }
+            let time = start.elapsed();
+            COUNTING.store(false, Ordering::Relaxed);
+            Figure {
+                iops: done as f64 / time.as_secs_f64(),
+                allocations: ALLOCATIONS.load(Ordering::Relaxed) as f64 / done as f64,
+            }
+        })
+        .collect()
+}
+
+fn many_zones(zones: u8, seconds: f64) -> Vec<f64> {
+    let (volume, seeds, registry) = open(zones);
+    let registry = Arc::new(registry);
+    let barrier = Arc::new(Barrier::new(usize::from(zones)));
+    let phase = Arc::new(AtomicU64::new(0));
+    let totals: Arc<Vec<AtomicU64>> =
+        Arc::new(Work::ALL.iter().map(|_| AtomicU64::new(0)).collect());
+    let started = Arc::new(AtomicBool::new(false));
+    let idle = Arc::new(AtomicU64::new(0));
+    let workers: Vec<_> = seeds
+        .into_iter()
+        .map(|seed| {
+            let (volume, registry, barrier) = (
+                Arc::clone(&volume),
+                Arc::clone(&registry),
+                Arc::clone(&barrier),
+            );
+            let (totals, started, idle, phase) = (
+                Arc::clone(&totals),
+                Arc::clone(&started),
+                Arc::clone(&idle),
+                Arc::clone(&phase),
+            );
+            std::thread::spawn(move || {
+                let number = u64::from(seed.index().get());
+                let mut thread = seed.grow(channel(&registry)).expect("memory");
+                barrier.wait();
+                if number == 0 {
+                    let flag = Arc::clone(&started);
+                    volume.start(Box::new(move |result| {
+                        result.expect("the volume starts");
+                        flag.store(true, Ordering::Relaxed);
+                    }));
+                }
+                while !started.load(Ordering::Relaxed) {
+                    thread.poll(clock());
+                }
+                let mut caller = Caller::new(&volume, number);
+                // Others need this thread until they are done too.
+                let together = |thread: &mut ZoneThread<BenchHost>, step: u64| {
+                    idle.fetch_add(1, Ordering::SeqCst);
+                    while idle.load(Ordering::SeqCst) < u64::from(zones) * step {
+                        thread.poll(clock());
+                    }
+                };
+                let mut step = 1;
+                let share = u64::from(zones);
+                caller.run(
+                    &mut thread,
+                    Work::Duplicate,
+                    16 * CONTENTS / share,
+                    Some((RANGE + number, share)),
+                );
+                caller.run(
+                    &mut thread,
+                    Work::Unique,
+                    RANGE / share,
+                    Some((number, share)),
+                );
+                together(&mut thread, step);
+                for (place, &(_, work)) in Work::ALL.iter().enumerate() {
+                    if work == Work::Read {
+                        caller.run(
+                            &mut thread,
+                            Work::Unique,
+                            RANGE / share,
+                            Some((number, share)),
+                        );
+                    }
+                    step += 1;
+                    together(&mut thread, step);
+                    let (start, mut done) = (Instant::now(), 0);
+                    while start.elapsed().as_secs_f64() < seconds {
+                        caller.run(&mut thread, work, 5_000, None);
+                        done += 5_000;
+                    }
+                    let rate = done as f64 / start.elapsed().as_secs_f64();
+                    totals[place].fetch_add(rate as u64, Ordering::SeqCst);
+                    step += 1;
+                    together(&mut thread, step);
+                }
+                phase.fetch_add(1, Ordering::SeqCst);
+                while phase.load(Ordering::SeqCst) < u64::from(zones) {
+                    thread.poll(clock());
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.join().expect("a worker ends");
+    }
+    totals
+        .iter()
+        .map(|total| total.load(Ordering::SeqCst) as f64)
+        .collect()
+}
+
+/// A plain copy of blocks to the malloc bdev, as many in flight.
+fn plain(seconds: f64) -> f64 {
+    let registry = Registry::default();
+    let malloc = MallocBdev::new("base".into(), BASE_BLOCKS, BLOCK_SIZE as u32, None);
+    registry
+        .add(malloc.expect("memory"))
+        .expect("the name is free");
+    let mut channel = channel(&registry);
+    let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
+    let buffers: Vec<_> = (0..DEPTH)
+        .map(|_| Buffer::new(&memory, 1).expect("memory"))
+        .collect();
+    let mut numbers = Numbers(88172645463325252);
+    let block = BLOCK_SIZE as u64;
+    let mut round = |count: u64| {
+        let mut done = 0;
+        while done < count {
+            for (buffer, token) in buffers.iter().zip(0..) {
+                let offset = numbers.next() % RANGE * block;
+                // SAFETY: the buffers outlive the channel's I/O, which is polled to its end below.
+                unsafe { channel.submit_io(BdevIo::write(offset, block, buffer.as_ptr(), token)) };
+            }
+            while channel.in_flight() > 0 {
+                channel.poll_io(&mut |_| done += 1);
+            }
+        }
+        done
+    };
+    round(2 * RANGE);
+    let (start, mut done) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs_f64(seconds) {
+        done += round(10_000);
+    }
+    done as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Instructions a request costs, by callgrind; `None` without valgrind.
+fn instructions(work: usize) -> Option<f64> {
+    const FEW: u64 = 4_000;
+    const MANY: u64 = 24_000;
+    let program = std::env::current_exe().ok()?;
+    let run = |count: u64| {
+        let out = std::env::temp_dir().join(format!("vdo-bench-{}.callgrind", std::process::id()));
+        let output = Command::new("valgrind")
+            .args([
+                "--tool=callgrind",
+                &format!("--callgrind-out-file={}", out.display()),
+            ])
+            .arg(&program)
+            .args(["--requests", &work.to_string(), &count.to_string()])
+            .output()
+            .ok()?;
+        let _ = std::fs::remove_file(out);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let line = text.lines().find(|line| line.contains("Collected"))?;
+        line.rsplit(' ').next()?.parse::<f64>().ok()
+    };
+    Some((run(MANY)? - run(FEW)?) / (MANY - FEW) as f64)
+}
+
+/// For callgrind: so many requests of one kind on a small part of the volume, and nothing else.
+fn requests(work: Work, count: u64) {
+    let mut bench = Bench::one_zone();
+    let mut caller = Caller::new(&bench.volume, 0);
+    let thread = &mut bench.threads[0];
+    caller.run(thread, Work::Duplicate, CONTENTS, Some((RANGE, 1)));
+    caller.run(thread, Work::Unique, CONTENTS, Some((0, RANGE / CONTENTS)));
+    caller.run(thread, work, count, None);
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|one| one == "--requests") {
+        let number = |place: usize| {
+            arguments
+                .get(place)
+                .and_then(|one| one.parse().ok())
+                .unwrap_or(0_u64)
+        };
+        return requests(Work::ALL[number(at + 1) as usize].1, number(at + 2));
+    }
+    let seconds = 2.0;
+    let limit = plain(seconds);
+    let one = one_zone(seconds);
+    let two = many_zones(2, seconds);
+    let thousands = |value: f64| format!("{:.0} k", value / 1000.0);
+    println!("4 KiB requests, {DEPTH} in flight for each zone thread, on a malloc bdev");
+    println!();
+    println!(
+        "{:<28} {:>12} {:>8} {:>14} {:>12} {:>12} {:>8}",
+        "", "one zone", "of copy", "instructions", "allocations", "two zones", "x one"
+    );
+    println!("{:<28} {:>12}", "copy to the malloc bdev", thousands(limit));
+    for (place, (name, _)) in Work::ALL.iter().enumerate() {
+        let Figure { iops, allocations } = one[place];
+        let cost = match instructions(place) {
+            Some(cost) => format!("{cost:.0}"),
+            None => "no valgrind".to_owned(),
+        };
+        println!(
+            "{name:<28} {:>12} {:>7.0}% {cost:>14} {allocations:>12.4} {:>12} {:>8.2}",
+            thousands(iops),
+            iops * 100.0 / limit,
+            thousands(two[place]),
+            two[place] / iops,
+        );
+    }
+}
