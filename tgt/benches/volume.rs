@@ -266,6 +266,7 @@ struct Bench {
 // Zone threads are made on the thread that polls them; this hands over what they are made of.
 fn open(
     zones: u8,
+    touched: bool,
 ) -> (
     Arc<Volume<BenchHost>>,
     Vec<vdo::volume::ZoneSeed<BenchHost>>,
