@@ -30,7 +30,11 @@ impl Slot {
         written: bool,
     ) -> Result<Option<IncrementBudget>, VdoError> {
         let zone = Rc::clone(&self.zone);
-        let old = zone.block_map.get(slot).await?;
+        let old = match zone.block_map.get(slot).await {
+            // What an impossible entry referred to is not known; it is replaced like none.
+            Err(VdoError::BadMapping { .. }) => Mapping::UNMAPPED,
+            old => old?,
+        };
         let entry = RecoveryJournalEntry {
             operation: JournalOperation::DataRemapping,
             slot,
