@@ -186,7 +186,7 @@ fn report(stats: &Value, size: usize, writes: &[(&str, Duration)], reading: Dura
         )
     };
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::UTF8_BORDERS_ONLY);
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };
