@@ -4,6 +4,9 @@
 //! (a shared one to read only) for as long as it is open; a block device is besides opened with
 //! `O_EXCL`, which keeps out mounts and other exclusive users.
 //!
+//! The lock is given back in so many words: an io_uring may hold its file for a while after it was closed.
+//! That of a program that was killed does so too, so a file in use is tried again for a moment.
+//!
 //! Direct I/O goes past the page cache, and asks for aligned memory and offsets. Where the file system
 //! has none, or wants more alignment than the block size gives, the file is opened without it.
 
@@ -11,8 +14,15 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::time::{Duration, Instant};
 
 use super::super::{BdevError, check_block_size};
+
+/// How long the file of a program that has just ended may stay in use.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is tried meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// An open, locked file. Dropping it lets go of the lock.
 #[derive(Debug)]
@@ -66,16 +76,18 @@ impl OpenFile {
                 .custom_flags(direct | exclusive)
                 .open(path)
         };
-        let opened = match open(libc::O_DIRECT) {
-            Ok(file) => Ok((file, true)),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                open(0).map(|file| (file, false))
-            }
-            Err(error) => Err(error),
-        };
-        let (mut file, mut has_direct) = opened.map_err(|error| match error.raw_os_error() {
-            Some(libc::EBUSY) => in_use(path),
-            _ => failed("opening", path)(error),
+        let (mut file, mut has_direct) = patiently(|| {
+            let opened = match open(libc::O_DIRECT) {
+                Ok(file) => Ok((file, true)),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    open(0).map(|file| (file, false))
+                }
+                Err(error) => Err(error),
+            };
+            opened.map_err(|error| match error.raw_os_error() {
+                Some(libc::EBUSY) => in_use(path),
+                _ => failed("opening", path)(error),
+            })
         })?;
         lock(&file, path, readonly)?;
         // The path may name something else by now.
@@ -145,6 +157,28 @@ impl OpenFile {
     }
 }
 
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        // All I/O has ended: nothing is lost by letting others in before the file is closed for good.
+        if let Err(error) = self.file.unlock() {
+            log::warn!("a file's lock is let go of only when it closes: {error}");
+        }
+    }
+}
+
+/// Tries again what finds a file in use, until the patience is at its end.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<T, BdevError>) -> Result<T, BdevError> {
+    let begun = Instant::now();
+    loop {
+        match attempt() {
+            Err(BdevError::FileInUse { .. }) if begun.elapsed() < PATIENCE => {
+                std::thread::sleep(LOOK);
+            }
+            result => return result,
+        }
+    }
+}
+
 fn in_use(path: &str) -> BdevError {
     BdevError::FileInUse {
         path: path.to_owned(),
@@ -152,14 +186,16 @@ fn in_use(path: &str) -> BdevError {
 }
 
 fn lock(file: &File, path: &str, shared: bool) -> Result<(), BdevError> {
-    let locked = if shared {
-        file.try_lock_shared()
-    } else {
-        file.try_lock()
-    };
-    locked.map_err(|error| match error {
-        std::fs::TryLockError::WouldBlock => in_use(path),
-        std::fs::TryLockError::Error(error) => failed("locking", path)(error),
+    patiently(|| {
+        let locked = if shared {
+            file.try_lock_shared()
+        } else {
+            file.try_lock()
+        };
+        locked.map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => in_use(path),
+            std::fs::TryLockError::Error(error) => failed("locking", path)(error),
+        })
     })
 }
 
