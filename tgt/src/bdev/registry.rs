@@ -309,6 +309,15 @@ impl fmt::Debug for Registry {
     }
 }
 
+fn check_not_empty(name: &str) -> Result<(), BdevError> {
+    match name.is_empty() {
+        true => Err(BdevError::Invalid(
+            "name is empty; a bdev needs one".to_owned(),
+        )),
+        false => Ok(()),
+    }
+}
+
 impl Registry {
     fn find(&self, name: &str) -> Result<Arc<Node>, BdevError> {
         let nodes = lock(&self.nodes);
@@ -318,17 +327,25 @@ impl Registry {
             .ok_or_else(|| BdevError::NotFound(name.to_owned()))
     }
 
+    /// Whether a bdev could be added under a name now, for those who do much before they add it.
+    ///
+    /// # Errors
+    /// When the name is empty or taken.
+    pub fn check_name(&self, name: &str) -> Result<(), BdevError> {
+        check_not_empty(name)?;
+        match lock(&self.nodes).iter().any(|node| node.answers_to(name)) {
+            true => Err(BdevError::Exists(name.to_owned())),
+            false => Ok(()),
+        }
+    }
+
     /// Enters a bdev under its name.
     ///
     /// # Errors
     /// When the name or the UUID is taken.
     pub fn add(&self, bdev: impl Bdev) -> Result<(), BdevError> {
         let info = bdev.info();
-        if info.name.is_empty() {
-            return Err(BdevError::Invalid(
-                "name is empty; a bdev needs one".to_owned(),
-            ));
-        }
+        check_not_empty(&info.name)?;
         let mut nodes = lock(&self.nodes);
         for alias in [info.name.clone(), info.uuid.to_string()] {
             if nodes.iter().any(|node| node.answers_to(&alias)) {

@@ -46,6 +46,7 @@ pub enum ConfigError {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(expecting = "an object with a list named \"subsystems\"")]
 struct Root {
     subsystems: Vec<Section>,
 }

@@ -98,6 +98,8 @@ impl VdoBdev {
     /// # Errors
     /// Why it cannot be made; nothing is left behind then.
     pub fn bring_up(target: &Arc<Target>, params: Create) -> Result<(), VdoError> {
+        // Before anything is formatted; whoever takes the name meanwhile is noticed below.
+        target.bdevs.check_name(&params.name)?;
         let reactors = reactors_of(target, &params)?;
         let remover = Arc::downgrade(target);
         let name = params.name.clone();

@@ -98,7 +98,7 @@ fn get_stats(target: &Target, params: &GetStats) -> Result<Value, RpcError> {
         Ok(stats::to_json(name, &statistics, params.per_zone))
     };
     match &params.name {
-        Some(name) => one(name),
+        Some(name) => Ok(json!([one(name)?])),
         None => {
             let volumes = target.bdevs.names();
             let all = volumes.iter().filter(|name| find(target, name).is_ok());
