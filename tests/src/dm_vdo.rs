@@ -144,9 +144,14 @@ pub struct Loop(pub String);
 impl Loop {
     /// Attaches the image to a free loop device; its name is the field.
     pub fn new(image: &Image) -> Loop {
+        Loop::on(&image.path())
+    }
+
+    /// Attaches a file to a free loop device.
+    pub fn on(file: &Path) -> Loop {
         let attached = Command::new("losetup")
             .args(["--find", "--show", "--nooverlap"])
-            .arg(image.path())
+            .arg(file)
             .output()
             .expect("losetup runs");
         assert!(attached.status.success(), "losetup: {}", text(&attached));

@@ -2,6 +2,8 @@
 
 pub mod dm_vdo;
 pub mod nbd_client;
+pub mod nbd_probe;
+pub mod rig;
 pub mod rpc_client;
 pub mod sim;
 pub mod target;

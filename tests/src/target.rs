@@ -276,6 +276,14 @@ impl Target {
         self.end("TERM")
     }
 
+    /// Ends the target as a person at its terminal would (SIGINT), and waits for it.
+    ///
+    /// # Panics
+    /// When it does not end; its log is printed.
+    pub fn interrupt(mut self) -> ExitStatus {
+        self.end("INT")
+    }
+
     /// Ends the target as a power failure would (SIGKILL).
     pub fn kill(mut self) {
         self.end("KILL");

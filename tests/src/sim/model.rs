@@ -18,8 +18,8 @@ pub type Moment = u64;
 
 const OPEN: Moment = Moment::MAX;
 
-/// Names a write: the moment it began.
-pub type WriteId = Moment;
+/// Names a write.
+pub type WriteId = u64;
 
 /// Where a write's bytes are.
 #[derive(Clone, Debug)]
@@ -49,8 +49,6 @@ struct Version {
     end: Moment,
     /// Whether it surely happened, once ended; a write that failed may have.
     certain: bool,
-    /// Whether it is durable once it has ended.
-    durable: bool,
     from: usize,
     to: usize,
     bytes: Bytes,
@@ -60,13 +58,6 @@ impl Version {
     /// Whether nobody who began to look at `at` can see this any more because of `other`.
     fn is_hidden_by(&self, other: &Version, at: Moment) -> bool {
         other.certain && other.end <= at && other.start > self.end
-    }
-
-    /// Whether this can not be what a loss leaves, because of `other`: that was flushed by the flush
-    /// that began at `flushed`, or needed none.
-    fn is_outlived_by(&self, other: &Version, flushed: Moment) -> bool {
-        let stays = other.end <= flushed || (other.durable && other.end != OPEN);
-        other.certain && stays && other.start > self.end
     }
 
     fn covers(&self, from: usize, to: usize) -> bool {
@@ -95,8 +86,9 @@ pub struct Model {
     blocks: HashMap<u64, Vec<Version>>,
     /// Blocks a write under way has a part in.
     parts: HashMap<WriteId, Vec<u64>>,
-    /// Whether the volume may have lost what it had promised and nobody had flushed.
-    lost: bool,
+    /// Set when the volume lost what it had promised (it turned read-only): what was acknowledged
+    /// after this is not certain any more.
+    lost_since: Option<Moment>,
     /// Whether what was acknowledged may be lost, so that older values are to be remembered.
     pub may_lose: bool,
     /// When the last flush that succeeded began.
@@ -120,14 +112,15 @@ pub fn parts(offset: u64, length: u64) -> impl Iterator<Item = (u64, usize, usiz
 }
 
 impl Model {
-    /// A write of `data` (or of zeroes) begins, which with `durable` needs no flush.
+    /// A write of `data` (or of zeroes) begins.
     pub fn begin(
         &mut self,
         write: WriteId,
+        now: Moment,
         oldest_active: Moment,
-        (offset, length): (u64, u64),
+        offset: u64,
+        length: u64,
         data: Option<Arc<[u8]>>,
-        durable: bool,
     ) {
         let settled = match self.may_lose {
             true => oldest_active.min(self.flushed),
@@ -140,10 +133,9 @@ impl Model {
             forget(versions, settled);
             versions.push(Version {
                 write,
-                start: write,
+                start: now,
                 end: OPEN,
                 certain: false,
-                durable,
                 from,
                 to,
                 bytes: match &data {
@@ -177,27 +169,20 @@ impl Model {
 
     /// The volume has turned read-only: what it acknowledged and did not flush may be lost.
     pub fn lose(&mut self) {
-        self.lost = true;
+        self.lost_since = Some(self.flushed);
     }
 
     /// Whether `got`, read at `offset` by a request that began at `start`, is right.
     pub fn check(&self, start: Moment, offset: u64, got: &[u8]) -> Result<(), Box<Wrong>> {
         for (lbn, from, to, place) in parts(offset, got.len() as u64) {
-            let got = &got[place..place + to - from];
-            self.check_block(start, self.lost, lbn, from, got)?;
+            self.check_block(start, lbn, from, &got[place..place + to - from])?;
         }
         Ok(())
-    }
-
-    /// Whether `got` may be what a block holds after a loss of power now.
-    pub fn check_after_loss(&self, lbn: u64, got: &[u8]) -> Result<(), Box<Wrong>> {
-        self.check_block(0, true, lbn, 0, got)
     }
 
     fn check_block(
         &self,
         start: Moment,
-        lost: bool,
         lbn: u64,
         from: usize,
         got: &[u8],
@@ -215,10 +200,7 @@ impl Model {
         }
         cuts.sort_unstable();
         cuts.dedup();
-        let hides = |version: &Version, other: &Version| match lost {
-            true => version.is_outlived_by(other, self.flushed),
-            false => version.is_hidden_by(other, start),
-        };
+        let start = self.lost_since.map_or(start, |lost| start.min(lost));
         for pair in cuts.windows(2) {
             let (first, last) = (pair[0], pair[1]);
             let bytes = &got[first - from..last - from];
@@ -227,10 +209,11 @@ impl Model {
                     .iter()
                     .filter(|version| version.covers(first, last))
             };
-            let allowed = || here().filter(|version| !here().any(|other| hides(version, other)));
+            let allowed =
+                || here().filter(|version| !here().any(|other| version.is_hidden_by(other, start)));
             if !allowed().any(|version| version.bytes.equal(first, bytes)) {
                 let show = |version: &Version| {
-                    let hidden = here().any(|other| hides(version, other));
+                    let hidden = here().any(|other| version.is_hidden_by(other, start));
                     let equal = version.bytes.equal(first, bytes);
                     format!(
                         "write {} began {} ended {} certain {} hidden {hidden} equal {equal}",
@@ -264,7 +247,6 @@ fn never() -> Version {
         start: 0,
         end: 0,
         certain: true,
-        durable: true,
         from: 0,
         to: BLOCK_SIZE,
         bytes: Bytes::Zero,
@@ -299,10 +281,10 @@ mod tests {
     #[test]
     fn only_the_last_of_writes_that_do_not_overlap_is_right() {
         let mut model = Model::default();
-        model.begin(1, 1, (0, 4096), data(1), false);
+        model.begin(1, 1, 1, 0, 4096, data(1));
         model.end(1, 2, Some(true));
-        model.begin(3, 3, (0, 4096), data(2), false);
-        model.end(3, 4, Some(true));
+        model.begin(2, 3, 3, 0, 4096, data(2));
+        model.end(2, 4, Some(true));
         assert!(model.check(5, 0, &[2; 4096]).is_ok());
         assert!(model.check(5, 0, &[1; 4096]).is_err());
         assert!(model.check(5, 0, &[0; 4096]).is_err());
@@ -312,8 +294,8 @@ mod tests {
     #[test]
     fn either_of_two_overlapping_writes_is_right_but_no_mixture() {
         let mut model = Model::default();
-        model.begin(1, 1, (0, 4096), data(1), false);
-        model.begin(2, 1, (0, 4096), data(2), false);
+        model.begin(1, 1, 1, 0, 4096, data(1));
+        model.begin(2, 2, 1, 0, 4096, data(2));
         assert!(model.check(3, 0, &[0; 4096]).is_ok());
         model.end(1, 4, Some(true));
         model.end(2, 5, Some(true));
@@ -328,10 +310,10 @@ mod tests {
     #[test]
     fn a_part_of_a_block_changes_alone() {
         let mut model = Model::default();
-        model.begin(1, 1, (0, 4096), data(1), false);
+        model.begin(1, 1, 1, 0, 4096, data(1));
         model.end(1, 2, Some(true));
-        model.begin(3, 3, (1024, 512), data(2), false);
-        model.end(3, 4, Some(true));
+        model.begin(2, 3, 3, 1024, 512, data(2));
+        model.end(2, 4, Some(true));
         let mut block = [1; 4096];
         assert!(model.check(5, 0, &block).is_err());
         block[1024..1536].fill(2);
@@ -341,12 +323,12 @@ mod tests {
     #[test]
     fn a_write_that_failed_without_a_trace_must_not_be_seen() {
         let mut model = Model::default();
-        model.begin(1, 1, (0, 4096), data(1), false);
+        model.begin(1, 1, 1, 0, 4096, data(1));
         model.end(1, 2, Some(false));
         assert!(model.check(5, 0, &[1; 4096]).is_err());
         assert!(model.check(5, 0, &[0; 4096]).is_ok());
-        model.begin(3, 3, (0, 4096), data(2), false);
-        model.end(3, 4, None);
+        model.begin(2, 3, 3, 0, 4096, data(2));
+        model.end(2, 4, None);
         assert!(model.check(5, 0, &[2; 4096]).is_ok());
         assert!(model.check(5, 0, &[0; 4096]).is_ok());
     }
@@ -357,11 +339,11 @@ mod tests {
             may_lose: true,
             ..Model::default()
         };
-        model.begin(1, 1, (0, 4096), data(1), false);
+        model.begin(1, 1, 1, 0, 4096, data(1));
         model.end(1, 2, Some(true));
         model.flushed(3);
-        model.begin(4, 4, (0, 4096), data(2), false);
-        model.end(4, 5, Some(true));
+        model.begin(2, 4, 4, 0, 4096, data(2));
+        model.end(2, 5, Some(true));
         assert!(model.check(6, 0, &[1; 4096]).is_err());
         model.lose();
         assert!(model.check(6, 0, &[1; 4096]).is_ok());

@@ -1,0 +1,229 @@
+//! An NBD client that asks one thing at a time and passes on every answer: errors as the server's numbers.
+//!
+//! Unlike the tools, and unlike [`nbd_client`](crate::nbd_client), which moves bulk data, it can say which of many requests failed, and with
+//! what. Writes can be sent many at a time; they are answered in any order.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long an answer may take; longer than any timeout a test provokes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Writes sent before their answers are awaited.
+const WINDOW: usize = 64;
+
+const READ: u16 = 0;
+const WRITE: u16 = 1;
+const DISCONNECT: u16 = 2;
+const FLUSH: u16 = 3;
+const TRIM: u16 = 4;
+const WRITE_ZEROES: u16 = 6;
+
+/// The flag of a request that must be durable before it is answered.
+const FUA: u16 = 1;
+
+const OPTION_GO: u32 = 7;
+const REPLY_ACK: u32 = 1;
+const REPLY_INFO: u32 = 3;
+
+/// The numbers of errors on the wire that tests ask for.
+pub mod errno {
+    /// The device failed.
+    pub const EIO: u32 = 5;
+    /// The request makes no sense.
+    pub const EINVAL: u32 = 22;
+    /// The device is full.
+    pub const ENOSPC: u32 = 28;
+}
+
+/// What a request came to: nothing, or the error's number.
+pub type Answer = Result<(), u32>;
+
+/// A connection to an export.
+#[derive(Debug)]
+pub struct NbdProbe {
+    stream: UnixStream,
+    cookie: u64,
+    size: u64,
+}
+
+impl NbdProbe {
+    /// Connects to the default export at a UNIX socket.
+    ///
+    /// # Errors
+    /// When nobody serves it, or not as the protocol has it.
+    pub fn connect(socket: &Path) -> std::io::Result<NbdProbe> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut client = NbdProbe {
+            stream,
+            cookie: 0,
+            size: 0,
+        };
+        let mut greeting = [0; 18];
+        client.stream.read_exact(&mut greeting)?;
+        // Fixed newstyle, no padding; then the default export, without asking for more than its size.
+        let mut hello = 3u32.to_be_bytes().to_vec();
+        hello.extend(b"IHAVEOPT");
+        hello.extend(OPTION_GO.to_be_bytes());
+        hello.extend(6u32.to_be_bytes());
+        hello.extend([0; 6]);
+        client.stream.write_all(&hello)?;
+        loop {
+            let mut header = [0; 20];
+            client.stream.read_exact(&mut header)?;
+            let kind = number(&header[12..16]);
+            let mut data = vec![0; number(&header[16..20]) as usize];
+            client.stream.read_exact(&mut data)?;
+            match kind {
+                REPLY_ACK => return Ok(client),
+                REPLY_INFO if data.len() >= 12 && data[..2] == [0, 0] => {
+                    client.size =
+                        u64::from(number(&data[2..6])) << 32 | u64::from(number(&data[6..10]));
+                }
+                REPLY_INFO => {}
+                kind => {
+                    return Err(std::io::Error::other(format!(
+                        "the export is refused with {kind:#x}"
+                    )));
+                }
+            }
+        }
+    }
+
+    /// The export's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads `data.len()` bytes at a byte offset.
+    ///
+    /// # Errors
+    /// The server's error number.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) -> Answer {
+        let cookie = self.send(READ, 0, offset, data.len() as u32, &[]);
+        let (of, answer) = self.reply();
+        assert_eq!(of, cookie, "an answer to another request");
+        if answer.is_ok() {
+            self.stream
+                .read_exact(data)
+                .expect("the data follows its header");
+        }
+        answer
+    }
+
+    /// Writes at a byte offset.
+    ///
+    /// # Errors
+    /// The server's error number.
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Answer {
+        self.ask(WRITE, 0, offset, data.len() as u32, data)
+    }
+
+    /// Writes at a byte offset, and waits until it is durable.
+    ///
+    /// # Errors
+    /// The server's error number.
+    pub fn write_fua(&mut self, offset: u64, data: &[u8]) -> Answer {
+        self.ask(WRITE, FUA, offset, data.len() as u32, data)
+    }
+
+    /// Writes much, many requests at a time; the answers in the order of the requests.
+    pub fn write_all<D: AsRef<[u8]>>(
+        &mut self,
+        writes: impl IntoIterator<Item = (u64, D)>,
+    ) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let mut writes = writes.into_iter().peekable();
+        while writes.peek().is_some() {
+            let (first, begun) = (self.cookie + 1, answers.len());
+            for (offset, data) in writes.by_ref().take(WINDOW) {
+                let data = data.as_ref();
+                self.send(WRITE, 0, offset, data.len() as u32, data);
+                answers.push(Ok(()));
+            }
+            for _ in begun..answers.len() {
+                let (cookie, answer) = self.reply();
+                answers[begun + (cookie - first) as usize] = answer;
+            }
+        }
+        answers
+    }
+
+    /// Lets go of a range.
+    ///
+    /// # Errors
+    /// The server's error number.
+    pub fn trim(&mut self, offset: u64, length: u32) -> Answer {
+        self.ask(TRIM, 0, offset, length, &[])
+    }
+
+    /// Zeroes a range.
+    ///
+    /// # Errors
+    /// The server's error number.
+    pub fn zero(&mut self, offset: u64, length: u32) -> Answer {
+        self.ask(WRITE_ZEROES, 0, offset, length, &[])
+    }
+
+    /// Waits until all that was answered is durable.
+    ///
+    /// # Errors
+    /// The server's error number.
+    pub fn flush(&mut self) -> Answer {
+        self.ask(FLUSH, 0, 0, 0, &[])
+    }
+
+    fn ask(&mut self, command: u16, flags: u16, offset: u64, length: u32, data: &[u8]) -> Answer {
+        let cookie = self.send(command, flags, offset, length, data);
+        let (of, answer) = self.reply();
+        assert_eq!(of, cookie, "an answer to another request");
+        answer
+    }
+
+    fn send(&mut self, command: u16, flags: u16, offset: u64, length: u32, data: &[u8]) -> u64 {
+        self.cookie += 1;
+        let mut bytes = 0x2560_9513u32.to_be_bytes().to_vec();
+        bytes.extend(flags.to_be_bytes());
+        bytes.extend(command.to_be_bytes());
+        bytes.extend(self.cookie.to_be_bytes());
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        bytes.extend(data);
+        self.stream
+            .write_all(&bytes)
+            .expect("the server takes requests");
+        self.cookie
+    }
+
+    fn reply(&mut self) -> (u64, Answer) {
+        let mut header = [0; 16];
+        self.stream
+            .read_exact(&mut header)
+            .expect("the server answers in time");
+        assert_eq!(number(&header[..4]), 0x6744_6698, "a simple reply");
+        let cookie = u64::from(number(&header[8..12])) << 32 | u64::from(number(&header[12..16]));
+        match number(&header[4..8]) {
+            0 => (cookie, Ok(())),
+            error => (cookie, Err(error)),
+        }
+    }
+}
+
+impl Drop for NbdProbe {
+    fn drop(&mut self) {
+        let mut bytes = 0x2560_9513u32.to_be_bytes().to_vec();
+        bytes.extend([0; 2]);
+        bytes.extend(DISCONNECT.to_be_bytes());
+        bytes.extend([0; 20]);
+        // The server may be gone.
+        let _ = self.stream.write_all(&bytes);
+    }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes(bytes.try_into().expect("four bytes"))
+}

@@ -1,0 +1,343 @@
+//! What a target refuses to open or make, what it says then, and that it changes nothing on the device.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
+use serde_json::{Value, json};
+use vdo::format::open::read_geometry;
+use vdo_tests::dm_vdo::{Loop, lacking};
+use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, TIGHT, block, check, fill, info};
+use vdo_tests::target::{Options, Target, bdev_config};
+use vdo_tests::tools::run;
+
+/// A volume with a little data in it, shut down cleanly.
+fn made() -> Rig {
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::default());
+    fill(&mut rig.connect(), 0..100, |lbn| lbn);
+    assert!(target.stop().success());
+    rig
+}
+
+/// Inverts a byte of the file.
+fn spoil(rig: &Rig, offset: u64) {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(rig.file())
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    byte[0] ^= 0xff;
+    file.write_all_at(&byte, offset).unwrap();
+}
+
+fn says(said: &str, words: &[&str]) {
+    for word in words {
+        assert!(said.contains(word), "nothing of {word:?} in:\n{said}");
+    }
+}
+
+#[test]
+fn a_device_that_holds_something_else_is_left_alone() {
+    let test = "a_device_that_holds_something_else_is_left_alone";
+    let rig = Rig::new(ROOMY);
+    spoil(&rig, 12345);
+    says(
+        &rig.refused(&Setup::default()),
+        &["\"base\"", "unknown data", "offset 12345", "force"],
+    );
+    says(
+        &rig.refused(&Setup::default().with("format", "never")),
+        &["\"base\"", "no volume"],
+    );
+    spoil(&rig, 12345);
+    spoil(&rig, ROOMY * MIB - 1);
+    says(
+        &rig.refused(&Setup::default()),
+        &[&format!("offset {}", ROOMY * MIB - 1)],
+    );
+    if !lacking(test, &["mkfs.ext4"], false) {
+        run(
+            "/usr/sbin/mkfs.ext4",
+            ["-q", "-F", rig.file().to_str().unwrap()],
+        );
+        says(&rig.refused(&Setup::default()), &["ext4"]);
+    }
+    // Told to, it overwrites it.
+    let target = rig.start(&Setup::default().with("format", "force"));
+    fill(&mut rig.connect(), 0..10, |lbn| lbn);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+#[test]
+fn a_blank_device_is_not_formatted_unasked() {
+    let rig = Rig::new(ROOMY);
+    says(
+        &rig.refused(&Setup::default().with("format", "never")),
+        &["holds no volume", "blank"],
+    );
+}
+
+#[test]
+fn a_volume_with_a_wrong_checksum_is_refused() {
+    let rig = made();
+    spoil(&rig, 64);
+    says(
+        &rig.refused(&Setup::default()),
+        &["geometry block", "checksum"],
+    );
+    spoil(&rig, 64);
+    let mut first = [0; BLOCK as usize];
+    let file = OpenOptions::new().read(true).open(rig.file()).unwrap();
+    file.read_exact_at(&mut first, 0).unwrap();
+    let geometry = read_geometry(&first, ROOMY * MIB / BLOCK).unwrap();
+    let at = geometry.super_block().get() * BLOCK + 100;
+    spoil(&rig, at);
+    says(
+        &rig.refused(&Setup::default()),
+        &["super block", "checksum"],
+    );
+    spoil(&rig, at);
+    let target = rig.start(&Setup::default());
+    check(&mut rig.connect(), 0..100, |lbn| lbn);
+    assert!(target.stop().success());
+}
+
+#[test]
+fn a_device_that_lost_its_end_is_refused() {
+    let rig = made();
+    let file = OpenOptions::new().write(true).open(rig.file()).unwrap();
+    file.set_len((ROOMY - 200) * MIB).unwrap();
+    let found = ((ROOMY - 200) * MIB / BLOCK).to_string();
+    says(
+        &rig.refused(&Setup::default()),
+        &["needs", &found, "full size"],
+    );
+}
+
+#[test]
+fn a_volume_that_was_not_shut_down_is_refused_and_not_touched() {
+    let rig = Rig::new(ROOMY);
+    for cpumask in ["0x1", "0x3"] {
+        let target = rig.start(&Setup::on(cpumask).with("format", "force"));
+        fill(&mut rig.connect(), 0..500, |lbn| lbn);
+        target.kill();
+        for policy in ["if_blank", "never"] {
+            let setup = Setup::on(cpumask).with("format", policy);
+            says(&rig.refused(&setup), &["not shut down", "recovered"]);
+        }
+    }
+}
+
+#[test]
+fn parameters_that_make_no_sense_are_refused_by_name() {
+    let rig = Rig::new(ROOMY);
+    let usual = Setup::default;
+    let cases = [
+        (
+            usual().with("slab_size_mib", 3),
+            vec!["slab_size_mib", "3", "power of two"],
+        ),
+        (
+            usual().with("slab_size_mib", 65536),
+            vec!["slab_size_mib", "65536"],
+        ),
+        (usual().with("slab_size_mib", 2048), vec!["slab"]),
+        (
+            usual().with("logical_size_mib", 0),
+            vec!["logical_size_mib", "0"],
+        ),
+        (
+            usual().with("index_memory_gb", 0.3),
+            vec!["index_memory_gb", "0.3"],
+        ),
+        (usual().with("index_memory_gb", 64), vec!["index"]),
+        (usual().with("cpumask", "0x8"), vec!["cpumask", "0x8"]),
+        (usual().with("cpumask", "many"), vec!["cpumask", "many"]),
+        (
+            usual().with("block_map_cache_mib", 0),
+            vec!["block_map_cache_mib", "0"],
+        ),
+        (usual().with("format", "always"), vec!["format", "always"]),
+        (usual().with("slab_size", 32), vec!["slab_size", "unknown"]),
+        (usual().with("compression", "yes"), vec!["compression"]),
+    ];
+    let before = rig.fingerprint();
+    for (setup, words) in cases {
+        let said = Target::refuse(rig.options(&setup));
+        says(&said, &words);
+        says(&said, &["bdev_vdo_create", "config.json"]);
+    }
+    assert_eq!(before, rig.fingerprint(), "a refusal changed the device");
+}
+
+#[test]
+fn a_volume_of_one_slab_is_not_cut_in_two() {
+    let rig = Rig::new(TIGHT);
+    let setup = |cpumask| {
+        Setup::on(cpumask)
+            .with("slab_size_mib", 16)
+            .with("cpumask", cpumask)
+    };
+    let target = rig.start(&setup("0x1"));
+    fill(&mut rig.connect(), 0..10, |lbn| lbn);
+    assert!(target.stop().success());
+    says(&rig.refused(&setup("0x3")), &["1 slab", "2 zones"]);
+    // Unless somebody insists, it takes as many as it can use.
+    let target = rig.start(&Setup::on("0x3"));
+    assert_eq!(info(&target)["zones"], 1);
+    check(&mut rig.connect(), 0..10, |lbn| lbn);
+    assert!(target.stop().success());
+}
+
+#[test]
+fn names_are_taken_once_and_bases_are_used_once() {
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::default());
+    let refused = |name: &str, base: &str| {
+        let params = json!({"name": name, "base_bdev_name": base});
+        target.rpc("bdev_vdo_create", params).unwrap_err()
+    };
+    let error = refused("other", "base");
+    assert_eq!(error.code.0, -1, "{error}");
+    says(&error.message, &["\"base\"", "vdo0"]);
+    let error = refused("other", "missing");
+    assert_eq!(error.code.0, -19, "{error}");
+    says(&error.message, &["missing"]);
+    let malloc = json!({"name": "m", "num_blocks": 1024, "block_size": 4096});
+    target.rpc("bdev_malloc_create", malloc).unwrap();
+    // Large enough to be formatted, which must not happen.
+    let null = json!({"name": "n", "num_blocks": 1 << 20, "block_size": 4096});
+    target.rpc("bdev_null_create", null).unwrap();
+    let written = || {
+        let answer = target.rpc("bdev_get_iostat", json!({"name": "n"}));
+        answer.unwrap()["bdevs"][0]["num_write_ops"].clone()
+    };
+    let error = refused("vdo0", "n");
+    assert_eq!(written(), 0);
+    assert_eq!(error.code.0, -17, "{error}");
+    says(&error.message, &["vdo0"]);
+    let error = refused("small", "m");
+    assert_eq!(error.code.0, -22, "{error}");
+    says(&error.message, &["\"m\"", "1024"]);
+    let error = target
+        .rpc("bdev_vdo_delete", json!({"name": "m"}))
+        .unwrap_err();
+    says(&error.message, &["\"m\""]);
+    for method in [
+        "bdev_vdo_get_stats",
+        "bdev_vdo_dump",
+        "bdev_vdo_index_offline",
+        "bdev_vdo_delete",
+    ] {
+        let error = target.rpc(method, json!({"name": "nobody"})).unwrap_err();
+        assert_eq!(error.code.0, -19, "{method}: {error}");
+        says(&error.message, &["nobody"]);
+    }
+    // None of it did the volume any harm.
+    fill(&mut rig.connect(), 0..10, |lbn| lbn);
+    check(&mut rig.connect(), 0..10, |lbn| lbn);
+    assert!(target.stop().success());
+    rig.audit("names_are_taken_once_and_bases_are_used_once");
+}
+
+#[test]
+fn a_file_is_used_by_one_target_at_a_time() {
+    let test = "a_file_is_used_by_one_target_at_a_time";
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::default());
+    let mut client = rig.connect();
+    fill(&mut client, 0..50, |lbn| lbn);
+    let said = rig.refused(&Setup::default());
+    says(&said, &[rig.file().to_str().unwrap(), "in use"]);
+    check(&mut client, 0..50, |lbn| lbn);
+    drop(client);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let refuse = |text: &str| {
+        let path = folder.path().join("wrong.json");
+        std::fs::write(&path, text).unwrap();
+        let said = Target::refuse(Options {
+            arguments: vec!["-c".into(), path.to_str().unwrap().into()],
+            ..Options::default()
+        });
+        says(&said, &["wrong.json"]);
+        said
+    };
+    says(&refuse("{"), &["line 1"]);
+    says(&refuse("[]"), &["\"subsystems\"", "line 1"]);
+    let call = |call: Value| bdev_config(vec![call]).to_string();
+    says(
+        &refuse(&call(json!({"method": "bdev_vdo_make"}))),
+        &["bdev_vdo_make"],
+    );
+    says(
+        &refuse(&call(
+            json!({"method": "bdev_vdo_create", "params": {"name": "v"}}),
+        )),
+        &["base_bdev_name"],
+    );
+    let missing = folder.path().join("missing.json");
+    let said = Target::refuse(Options {
+        arguments: vec!["-c".into(), missing.to_str().unwrap().into()],
+        ..Options::default()
+    });
+    says(&said, &["missing.json", "No such file"]);
+}
+
+#[test]
+fn a_volume_opened_before_a_faulty_line_is_left_clean() {
+    let test = "a_volume_opened_before_a_faulty_line_is_left_clean";
+    let rig = made();
+    let mut options = rig.options(&Setup::default());
+    let config = options.config.as_mut().unwrap();
+    let calls = config["subsystems"][0]["config"].as_array_mut().unwrap();
+    calls.push(
+        json!({"method": "bdev_vdo_create", "params": {"name": "vdo0", "base_bdev_name": "base"}}),
+    );
+    says(&Target::refuse(options), &["vdo0"]);
+    rig.audit(test);
+    let target = rig.start(&Setup::default());
+    check(&mut rig.connect(), 0..100, |lbn| lbn);
+    assert!(target.stop().success());
+}
+
+#[test]
+fn a_volume_made_by_vdoformat_is_opened_and_filled() {
+    let test = "a_volume_made_by_vdoformat_is_opened_and_filled";
+    if lacking(test, &["vdoformat", "losetup"], true) {
+        return;
+    }
+    let rig = Rig::on_disk(ROOMY);
+    {
+        let device = Loop::on(&rig.file());
+        run(
+            "vdoformat",
+            ["--force", "--slab-bits=13", "--logical-size=2G", &device.0],
+        );
+    }
+    // Were it not taken for a volume, these would not be enough to make one.
+    let setup = Setup::on("0x3").with("format", "never");
+    let target = rig.start(&setup);
+    assert_eq!(info(&target)["logical_blocks"], 2048 * MIB / BLOCK);
+    let mut client = rig.connect();
+    assert_eq!(client.size(), 2048 * MIB);
+    fill(&mut client, 0..2000, |lbn| lbn % 700);
+    let last = client.size() / BLOCK - 1;
+    assert_eq!(client.write(last * BLOCK, &block(5)), Ok(()));
+    drop(client);
+    let target = target.restart();
+    let mut client = rig.connect();
+    check(&mut client, 0..2000, |lbn| lbn % 700);
+    check(&mut client, last..last + 1, |_| 5);
+    drop(client);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
