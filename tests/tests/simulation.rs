@@ -1,9 +1,53 @@
 //! Random requests against volumes in the simulator, a few hundred seeds of them. `make sim` runs more.
 
+use std::process::Command;
+
+use vdo::dedupe::Row;
+use vdo::types::Pbn;
+use vdo_tests::dm_vdo::{Image, lacking, text};
 use vdo_tests::sim::batch::{repeat, run_seeds};
+use vdo_tests::sim::run_seed_and;
 
 /// Seeds in the everyday test run.
 const SEEDS: u64 = 300;
+
+/// Rows of the hash-lock table that no request can take in the engine as it is, and why.
+const UNREACHABLE: [(Row, &str); 8] = [
+    (Row::WrittenShared, "nothing is compressed yet"),
+    (Row::UnlockedAnchored, ANCHORED),
+    (Row::RelockedClaimed, ANCHORED),
+    (Row::RelockedUnclaimed, ANCHORED),
+    (Row::FailedQuerying, "an index that fails gives no advice"),
+    (Row::FailedUpdating, "an index that fails is not told"),
+    (
+        Row::FailedVerifying,
+        "a copy that cannot be read is no copy",
+    ),
+    (Row::FailedUnlocking, "unlocking cannot fail"),
+];
+
+const ANCHORED: &str = "a block once unlocked is always compared again";
+
+/// Rows that need several rare things at once. The exploration of the machine proves them
+/// (`bdev/tests/hash_lock_model`); a run of this size need not meet them.
+const RARE: [(Row, &str); 4] = [
+    (
+        Row::EqualUnclaimed,
+        "another lock on the same block claims its last increment meanwhile",
+    ),
+    (
+        Row::RefusedAfterWriting,
+        "the copy just written runs out, or goes, while it is unlocked",
+    ),
+    (
+        Row::UnverifiedAfterWriting,
+        "the copy just written is overwritten while it is unlocked",
+    ),
+    (
+        Row::FailedLocking,
+        "the volume turns read-only while a lock is asked for",
+    ),
+];
 
 #[test]
 fn a_volume_does_what_the_model_says_whatever_is_done_to_it() {
@@ -16,4 +60,52 @@ fn a_volume_does_what_the_model_says_whatever_is_done_to_it() {
     }
     let seeds: Vec<_> = batch.failed.iter().map(|(seed, _)| seed).collect();
     assert!(seeds.is_empty(), "seeds that fail: {seeds:?}");
+
+    let tally = &batch.outcome.tally;
+    assert!(tally.no_space > 0, "no volume was ever full");
+    assert!(tally.failed > 0, "no request ever failed");
+    assert!(batch.read_only > 0, "no volume ever turned read-only");
+    let listed = |list: &[(Row, &str)], row| list.iter().any(|(listed, _)| *listed == row);
+    for (row, count) in batch.outcome.transitions.iter() {
+        if listed(&UNREACHABLE, row) {
+            assert_eq!(
+                count, 0,
+                "{row:?} was taken, though it is listed as unreachable"
+            );
+        } else if !listed(&RARE, row) {
+            assert!(count > 0, "no hash lock ever took {row:?}: {}", row.why());
+        }
+    }
+}
+
+#[test]
+fn the_audit_of_dm_vdo_agrees_with_what_simulated_volumes_leave() {
+    let test = "the_audit_of_dm_vdo_agrees_with_what_simulated_volumes_leave";
+    if lacking(test, &["vdoaudit"], false) {
+        return;
+    }
+    let audited = std::cell::Cell::new(0);
+    for seed in 1000..1010 {
+        let result = run_seed_and(seed, |disk| {
+            let image = Image::new(disk.size * 4096);
+            for (pbn, block) in disk.blocks() {
+                image.write(Pbn(pbn), &block);
+            }
+            let audit = Command::new("vdoaudit")
+                .arg("--verbose")
+                .arg(image.path())
+                .output();
+            let audit = audit.expect("vdoaudit runs");
+            assert!(audit.status.success(), "vdoaudit: {}", text(&audit));
+            audited.set(audited.get() + 1);
+        });
+        if let Err(why) = result {
+            panic!("seed {seed} fails: {why}");
+        }
+    }
+    assert!(
+        audited.get() >= 8,
+        "only {} volumes were audited",
+        audited.get()
+    );
 }

@@ -153,6 +153,13 @@ impl SimDisk {
             .collect();
     }
 
+    /// What is surely left if the power goes now.
+    pub fn durable(&self) -> BTreeMap<u64, Block> {
+        let state = &*self.state();
+        let durable = state.durable.iter();
+        durable.map(|(pbn, (_, block))| (*pbn, **block)).collect()
+    }
+
     /// What might be left if the power went now: all that is durable, and of each block that was written
     /// since, any of its newer versions, by chance.
     pub fn after_power_loss(&self, random: &mut ChaCha8Rng) -> BTreeMap<u64, Block> {

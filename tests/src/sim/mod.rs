@@ -3,9 +3,10 @@
 //!
 //! [`world`] is the host, [`disk`] its base device, [`request`] a caller's request. [`run`] runs a seed: a
 //! [`profile`] drawn from it, a [`workload`] against it, with [`faults`] under it and a [`model`] that knows what is
-//! right beside it; [`complaints`] hears what the engine logs. [`batch`] runs many
-//! seeds.
+//! right beside it; [`complaints`] hears what the engine logs. [`audit`] looks
+//! over the disk after each shutdown, [`salvage`] after a loss of power. [`batch`] runs many seeds.
 
+pub mod audit;
 pub mod batch;
 pub mod complaints;
 pub mod disk;
@@ -14,10 +15,11 @@ pub mod model;
 pub mod profile;
 pub mod request;
 pub mod run;
+pub mod salvage;
 pub mod workload;
 pub mod world;
 
 pub use disk::SimDisk;
 pub use request::{SimRequest, Ticket};
-pub use run::{Outcome, run_seed};
+pub use run::{Outcome, run_seed, run_seed_and};
 pub use world::{SimHost, World};

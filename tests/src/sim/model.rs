@@ -18,8 +18,8 @@ pub type Moment = u64;
 
 const OPEN: Moment = Moment::MAX;
 
-/// Names a write.
-pub type WriteId = u64;
+/// Names a write: the moment it began.
+pub type WriteId = Moment;
 
 /// Where a write's bytes are.
 #[derive(Clone, Debug)]
@@ -49,6 +49,8 @@ struct Version {
     end: Moment,
     /// Whether it surely happened, once ended; a write that failed may have.
     certain: bool,
+    /// Whether it is durable once it has ended.
+    durable: bool,
     from: usize,
     to: usize,
     bytes: Bytes,
@@ -58,6 +60,13 @@ impl Version {
     /// Whether nobody who began to look at `at` can see this any more because of `other`.
     fn is_hidden_by(&self, other: &Version, at: Moment) -> bool {
         other.certain && other.end <= at && other.start > self.end
+    }
+
+    /// Whether this can not be what a loss leaves, because of `other`: that was flushed by the flush
+    /// that began at `flushed`, or needed none.
+    fn is_outlived_by(&self, other: &Version, flushed: Moment) -> bool {
+        let stays = other.end <= flushed || (other.durable && other.end != OPEN);
+        other.certain && stays && other.start > self.end
     }
 
     fn covers(&self, from: usize, to: usize) -> bool {
@@ -86,9 +95,8 @@ pub struct Model {
     blocks: HashMap<u64, Vec<Version>>,
     /// Blocks a write under way has a part in.
     parts: HashMap<WriteId, Vec<u64>>,
-    /// Set when the volume lost what it had promised (it turned read-only): what was acknowledged
-    /// after this is not certain any more.
-    lost_since: Option<Moment>,
+    /// Whether the volume may have lost what it had promised and nobody had flushed.
+    lost: bool,
     /// Whether what was acknowledged may be lost, so that older values are to be remembered.
     pub may_lose: bool,
     /// When the last flush that succeeded began.
@@ -112,15 +120,14 @@ pub fn parts(offset: u64, length: u64) -> impl Iterator<Item = (u64, usize, usiz
 }
 
 impl Model {
-    /// A write of `data` (or of zeroes) begins.
+    /// A write of `data` (or of zeroes) begins, which with `durable` needs no flush.
     pub fn begin(
         &mut self,
         write: WriteId,
-        now: Moment,
         oldest_active: Moment,
-        offset: u64,
-        length: u64,
+        (offset, length): (u64, u64),
         data: Option<Arc<[u8]>>,
+        durable: bool,
     ) {
         let settled = match self.may_lose {
             true => oldest_active.min(self.flushed),
@@ -133,9 +140,10 @@ impl Model {
             forget(versions, settled);
             versions.push(Version {
                 write,
-                start: now,
+                start: write,
                 end: OPEN,
                 certain: false,
+                durable,
                 from,
                 to,
                 bytes: match &data {
@@ -169,20 +177,27 @@ impl Model {
 
     /// The volume has turned read-only: what it acknowledged and did not flush may be lost.
     pub fn lose(&mut self) {
-        self.lost_since = Some(self.flushed);
+        self.lost = true;
     }
 
     /// Whether `got`, read at `offset` by a request that began at `start`, is right.
     pub fn check(&self, start: Moment, offset: u64, got: &[u8]) -> Result<(), Box<Wrong>> {
         for (lbn, from, to, place) in parts(offset, got.len() as u64) {
-            self.check_block(start, lbn, from, &got[place..place + to - from])?;
+            let got = &got[place..place + to - from];
+            self.check_block(start, self.lost, lbn, from, got)?;
         }
         Ok(())
+    }
+
+    /// Whether `got` may be what a block holds after a loss of power now.
+    pub fn check_after_loss(&self, lbn: u64, got: &[u8]) -> Result<(), Box<Wrong>> {
+        self.check_block(0, true, lbn, 0, got)
     }
 
     fn check_block(
         &self,
         start: Moment,
+        lost: bool,
         lbn: u64,
         from: usize,
         got: &[u8],
@@ -200,7 +215,10 @@ impl Model {
         }
         cuts.sort_unstable();
         cuts.dedup();
-        let start = self.lost_since.map_or(start, |lost| start.min(lost));
+        let hides = |version: &Version, other: &Version| match lost {
+            true => version.is_outlived_by(other, self.flushed),
+            false => version.is_hidden_by(other, start),
+        };
         for pair in cuts.windows(2) {
             let (first, last) = (pair[0], pair[1]);
             let bytes = &got[first - from..last - from];
@@ -209,11 +227,10 @@ impl Model {
                     .iter()
                     .filter(|version| version.covers(first, last))
             };
-            let allowed =
-                || here().filter(|version| !here().any(|other| version.is_hidden_by(other, start)));
+            let allowed = || here().filter(|version| !here().any(|other| hides(version, other)));
             if !allowed().any(|version| version.bytes.equal(first, bytes)) {
                 let show = |version: &Version| {
-                    let hidden = here().any(|other| version.is_hidden_by(other, start));
+                    let hidden = here().any(|other| hides(version, other));
                     let equal = version.bytes.equal(first, bytes);
                     format!(
                         "write {} began {} ended {} certain {} hidden {hidden} equal {equal}",
@@ -247,6 +264,7 @@ fn never() -> Version {
         start: 0,
         end: 0,
         certain: true,
+        durable: true,
         from: 0,
         to: BLOCK_SIZE,
         bytes: Bytes::Zero,
@@ -281,10 +299,10 @@ mod tests {
     #[test]
     fn only_the_last_of_writes_that_do_not_overlap_is_right() {
         let mut model = Model::default();
-        model.begin(1, 1, 1, 0, 4096, data(1));
+        model.begin(1, 1, (0, 4096), data(1), false);
         model.end(1, 2, Some(true));
-        model.begin(2, 3, 3, 0, 4096, data(2));
-        model.end(2, 4, Some(true));
+        model.begin(3, 3, (0, 4096), data(2), false);
+        model.end(3, 4, Some(true));
         assert!(model.check(5, 0, &[2; 4096]).is_ok());
         assert!(model.check(5, 0, &[1; 4096]).is_err());
         assert!(model.check(5, 0, &[0; 4096]).is_err());
@@ -294,8 +312,8 @@ mod tests {
     #[test]
     fn either_of_two_overlapping_writes_is_right_but_no_mixture() {
         let mut model = Model::default();
-        model.begin(1, 1, 1, 0, 4096, data(1));
-        model.begin(2, 2, 1, 0, 4096, data(2));
+        model.begin(1, 1, (0, 4096), data(1), false);
+        model.begin(2, 1, (0, 4096), data(2), false);
         assert!(model.check(3, 0, &[0; 4096]).is_ok());
         model.end(1, 4, Some(true));
         model.end(2, 5, Some(true));
@@ -310,10 +328,10 @@ mod tests {
     #[test]
     fn a_part_of_a_block_changes_alone() {
         let mut model = Model::default();
-        model.begin(1, 1, 1, 0, 4096, data(1));
+        model.begin(1, 1, (0, 4096), data(1), false);
         model.end(1, 2, Some(true));
-        model.begin(2, 3, 3, 1024, 512, data(2));
-        model.end(2, 4, Some(true));
+        model.begin(3, 3, (1024, 512), data(2), false);
+        model.end(3, 4, Some(true));
         let mut block = [1; 4096];
         assert!(model.check(5, 0, &block).is_err());
         block[1024..1536].fill(2);
@@ -323,12 +341,12 @@ mod tests {
     #[test]
     fn a_write_that_failed_without_a_trace_must_not_be_seen() {
         let mut model = Model::default();
-        model.begin(1, 1, 1, 0, 4096, data(1));
+        model.begin(1, 1, (0, 4096), data(1), false);
         model.end(1, 2, Some(false));
         assert!(model.check(5, 0, &[1; 4096]).is_err());
         assert!(model.check(5, 0, &[0; 4096]).is_ok());
-        model.begin(2, 3, 3, 0, 4096, data(2));
-        model.end(2, 4, None);
+        model.begin(3, 3, (0, 4096), data(2), false);
+        model.end(3, 4, None);
         assert!(model.check(5, 0, &[2; 4096]).is_ok());
         assert!(model.check(5, 0, &[0; 4096]).is_ok());
     }
@@ -339,11 +357,11 @@ mod tests {
             may_lose: true,
             ..Model::default()
         };
-        model.begin(1, 1, 1, 0, 4096, data(1));
+        model.begin(1, 1, (0, 4096), data(1), false);
         model.end(1, 2, Some(true));
         model.flushed(3);
-        model.begin(2, 4, 4, 0, 4096, data(2));
-        model.end(2, 5, Some(true));
+        model.begin(4, 4, (0, 4096), data(2), false);
+        model.end(4, 5, Some(true));
         assert!(model.check(6, 0, &[1; 4096]).is_err());
         model.lose();
         assert!(model.check(6, 0, &[1; 4096]).is_ok());

@@ -71,6 +71,8 @@ pub struct Profile {
     pub trouble: Trouble,
     /// Whether there are surely blocks enough for everything.
     pub roomy: bool,
+    /// Whether losses of power are tried out on the way.
+    pub power: bool,
 }
 
 impl Profile {
@@ -93,6 +95,9 @@ impl Profile {
             .collect::<std::collections::BTreeSet<u64>>();
         let leaves: Vec<u64> = leaves.into_iter().collect();
         let blocks_per_leaf = *[4, 16, 60, 300].choose(random).expect("not empty");
+        // One block of data, almost everywhere: more references than a block can have.
+        let crowd = random.random_bool(0.15);
+        let blocks_per_leaf = if crowd { 500 } else { blocks_per_leaf };
         let slab_blocks: u64 = *[128, 256, 512].choose(random).expect("not empty");
         let slab_journal: u64 = *[4, 8, 16, 32].choose(random).expect("not empty");
         let journal: u64 = *[8, 16, 32].choose(random).expect("not empty");
@@ -131,15 +136,25 @@ impl Profile {
             device_blocks: least + (slabs - 1) * slab_blocks,
             leaves,
             blocks_per_leaf,
-            pool: *[1, 2, 6, 40].choose(random).expect("not empty"),
-            sharing: *[0.0, 0.5, 0.9, 1.0].choose(random).expect("not empty"),
+            pool: match crowd {
+                true => random.random_range(1..=2),
+                false => *[1, 2, 6, 40].choose(random).expect("not empty"),
+            },
+            sharing: match crowd {
+                true => 0.99,
+                false => *[0.0, 0.5, 0.9, 1.0].choose(random).expect("not empty"),
+            },
             operations: random.random_range(100..800),
             callers: *[1, 8, 64, 400].choose(random).expect("not empty"),
-            longest: *[1, 4, 64].choose(random).expect("not empty"),
+            longest: match crowd {
+                true => 64,
+                false => *[1, 4, 64].choose(random).expect("not empty"),
+            },
             pace: *[100, 20_000, 2_000_000].choose(random).expect("not empty"),
             moody_index: random.random_bool(0.5),
             trouble,
             roomy,
+            power: trouble == Trouble::None && random.random_bool(0.3),
         }
     }
 

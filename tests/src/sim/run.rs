@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use vdo::dedupe::TransitionCounts;
 use vdo::volume::VolumeError;
 
+use super::audit::audit;
 use super::complaints;
 use super::disk::SimDisk;
 use super::faults;
@@ -32,12 +33,20 @@ pub struct Outcome {
 /// # Errors
 /// What went wrong, with the profile, for a person to read.
 pub fn run_seed(seed: u64) -> Result<Outcome, String> {
+    run_seed_and(seed, |_| {})
+}
+
+/// Runs a seed, and hands the disk to `look` after each clean shutdown.
+///
+/// # Errors
+/// What went wrong, with the profile, for a person to read.
+pub fn run_seed_and(seed: u64, look: impl Fn(&SimDisk)) -> Result<Outcome, String> {
     complaints::listen();
     complaints::take();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let profile = Profile::random(&mut random);
     let shown = profile.clone();
-    match catch_unwind(AssertUnwindSafe(|| live(&profile, random))) {
+    match catch_unwind(AssertUnwindSafe(|| live(&profile, random, &look))) {
         Ok(outcome) => Ok(outcome),
         Err(panic) => {
             let what = panic
@@ -53,10 +62,10 @@ pub fn run_seed(seed: u64) -> Result<Outcome, String> {
     }
 }
 
-fn live(profile: &Profile, mut random: ChaCha8Rng) -> Outcome {
+fn live(profile: &Profile, mut random: ChaCha8Rng, look: &dyn Fn(&SimDisk)) -> Outcome {
     let disk = SimDisk::new(profile.device_blocks);
     let mut model = Model::default();
-    model.may_lose = profile.trouble != Trouble::None;
+    model.may_lose = profile.power || profile.trouble != Trouble::None;
     let mut clock = 0;
     let mut outcome = Outcome::default();
     let last = profile.lives.len() - 1;
@@ -64,6 +73,9 @@ fn live(profile: &Profile, mut random: ChaCha8Rng) -> Outcome {
         let opened = World::open(&disk, profile.request(), profile.options(zones), random);
         let mut world = opened.unwrap_or_else(|error| panic!("life {life} cannot begin: {error}"));
         world.pace = profile.pace;
+        if profile.power {
+            disk.remember_durable();
+        }
         let mut workload = Workload::new(profile, &mut model, &mut clock);
         if life > 0 {
             workload.verify(&mut world);
@@ -93,13 +105,24 @@ fn live(profile: &Profile, mut random: ChaCha8Rng) -> Outcome {
             refuses(&disk, profile, random.clone());
             return check_log(profile, outcome);
         }
+        check_disk(&disk);
+        look(&disk);
+        model.flushed(clock);
     }
     let opened = World::open(&disk, profile.request(), profile.options(1), random);
     let mut world = opened.unwrap_or_else(|error| panic!("the last life cannot begin: {error}"));
     Workload::new(profile, &mut model, &mut clock).verify(&mut world);
     let (shut, _) = world.shut_down();
     assert!(shut.is_ok(), "shutting down at last: {shut:?}");
+    check_disk(&disk);
     check_log(profile, outcome)
+}
+
+/// What is on disk after a clean shutdown agrees with itself.
+fn check_disk(disk: &SimDisk) {
+    if let Err(problems) = audit(&disk.blocks(), disk.size) {
+        panic!("the volume on disk is wrong: {problems:#?}");
+    }
 }
 
 /// A volume that was not shut down clean must not be opened, nor changed by the attempt.

@@ -15,6 +15,7 @@ use vdo::volume::IndexCommand;
 use super::model::{Model, Moment};
 use super::profile::{Profile, Trouble};
 use super::request::Ticket;
+use super::salvage::Salvage;
 use super::world::World;
 
 const EIO: i32 = 5;
@@ -109,6 +110,9 @@ impl<'a> Workload<'a> {
             if world.random.random_bool(0.02) {
                 self.administer(world);
             }
+            if self.profile.power && world.random.random_bool(0.01) {
+                self.lose_power(world);
+            }
             self.submit_one(world);
             let pause = world.random.random_range(0..30);
             self.advance(world, pause);
@@ -182,6 +186,22 @@ impl<'a> Workload<'a> {
             }
         }
         self.finish(world);
+    }
+
+    /// Looks at what would be left if the power went now: all that was flushed must be.
+    fn lose_power(&mut self, world: &mut World) {
+        self.reap(world);
+        let left = world.disk.after_power_loss(&mut world.random);
+        let salvage = Salvage::new(left, world.disk.size).expect("the volume is still there");
+        for lbn in self.model.touched() {
+            let data = salvage.read(lbn);
+            if let Err(wrong) = self.model.check_after_loss(lbn, &data) {
+                panic!(
+                    "after a loss of power block {lbn}, mapped to {:?}, holds what it must not: {wrong:#?}",
+                    salvage.mapping(lbn)
+                );
+            }
+        }
     }
 
     fn reap(&mut self, world: &World) {
@@ -281,7 +301,7 @@ impl<'a> Workload<'a> {
             .unwrap_or(began);
         if !matches!(kind, RequestKind::Read | RequestKind::Flush) {
             let data = data.as_ref().map(|data| Arc::from(&data[..]));
-            self.model.begin(began, began, oldest, offset, length, data);
+            self.model.begin(began, oldest, (offset, length), data, fua);
         }
         let header = RequestHeader {
             kind,

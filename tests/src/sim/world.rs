@@ -116,6 +116,24 @@ impl World {
         any || self.disk.under_way() > 0
     }
 
+    /// Polls every zone thread until none has anything to do, and lets no I/O happen.
+    pub fn poll_without_io(&mut self) {
+        loop {
+            let mut any = false;
+            for thread in &mut self.threads {
+                any |= thread.poll(self.now);
+            }
+            if !any {
+                return;
+            }
+        }
+    }
+
+    /// Steps until no thread has anything to do and no I/O is under way.
+    pub fn settle(&mut self) {
+        while self.step() {}
+    }
+
     /// Jumps to the next deadline, if there is one.
     pub fn pass_time(&mut self) -> bool {
         let deadline = self

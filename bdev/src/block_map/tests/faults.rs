@@ -1,6 +1,9 @@
 //! Errors of the base device, damaged pages, and what still works when the volume is read-only.
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::seam::BaseOp;
 
 #[test]
 fn a_leaf_that_can_not_be_read_fails_all_who_want_it_and_turns_the_volume_read_only() {
@@ -251,5 +254,80 @@ fn a_zone_of_nothing_is_refused() {
         };
         let zone = BlockMapZone::new(&config, environment);
         assert!(matches!(zone.err(), Some(VdoError::Invalid(_))));
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Reads,
+    Writes,
+    Flushes,
+    Elsewhere,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn whatever_fails_and_whenever_every_request_ends_and_nothing_more_is_written(
+        acts in prop::collection::vec((0u64..8, 0u16..812, 0u8..4, any::<usize>()), 1..150),
+        fault in prop_oneof![
+            Just(Fault::Reads), Just(Fault::Writes), Just(Fault::Flushes), Just(Fault::Elsewhere),
+        ],
+        when in 0usize..150,
+        cache_pages in 1u32..5,
+        (readers, writers) in (1usize..3, 1usize..4),
+    ) {
+        let config = BlockMapConfig { cache_pages, readers, writers, maximum_age: 2, ..config() };
+        let mut world = World::with_leaves(config, 0..4);
+        world.disk.hold = true;
+        let (mut reads, mut puts) = (Vec::new(), Vec::new());
+        let mut writes_before = None;
+        let count_writes = |world: &World| {
+            world.disk.trace.iter().filter(|io| io.0 == BaseOp::Write).count()
+        };
+        for (step, (n, slot, what, which)) in acts.into_iter().enumerate() {
+            if step == when {
+                let mut all = (ROOT_ORIGIN..ROOT_ORIGIN + 2).chain(FIRST_PAGE..FIRST_PAGE + 100);
+                match fault {
+                    Fault::Reads => world.disk.bad_reads.extend(&mut all),
+                    Fault::Writes => world.disk.bad_writes.extend(&mut all),
+                    Fault::Flushes => world.disk.bad_flushes = true,
+                    Fault::Elsewhere => world.volume.read_only.set(true),
+                }
+            }
+            let (lbn, sequence) = (leaf(n) + u64::from(slot), 1 + step as u64 / 8);
+            match what {
+                0 => reads.push(world.start_read(lbn)),
+                1 => {
+                    world.source.sequence.set(sequence);
+                    puts.push(world.start_write(lbn, data(FIRST_DATA), sequence));
+                }
+                2 => world.map.advance_era(SequenceNumber(sequence)),
+                _ if !world.disk.held().is_empty() => {
+                    let which = which % world.disk.held().len();
+                    world.disk.complete_held(which);
+                }
+                _ => {}
+            }
+            if world.volume.is_read_only() && writes_before.is_none() {
+                writes_before = Some(count_writes(&world));
+            }
+            world.disk.run();
+        }
+        world.disk.hold = false;
+        world.disk.run();
+        prop_assert!(reads.iter().all(|read| read.result().is_some()));
+        prop_assert!(puts.iter().all(|put| put.result().is_some()));
+        let read_only = world.volume.is_read_only();
+        let drained = world.drain(true);
+        prop_assert_eq!(drained.is_err(), world.volume.is_read_only());
+        prop_assert_eq!(world.disk.base.in_flight(), 0);
+        if let (true, Some(before)) = (read_only, writes_before) {
+            prop_assert_eq!(count_writes(&world), before);
+        }
+        if drained.is_ok() {
+            prop_assert_eq!(world.volume.locked(), []);
+        }
     }
 }

@@ -1,0 +1,617 @@
+//! What a volume promises, one promise a test, in the simulator.
+
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use uuid::Uuid;
+use vdo::dedupe::IndexWord;
+use vdo::format::FormatOptions;
+use vdo::index::AnswerMode;
+use vdo::seam::{BaseIo, BaseOp, RequestHeader, RequestKind};
+use vdo::types::Pbn;
+use vdo::volume::{FormatPolicy, IndexCommand, OpenRequest, VolumeError, VolumeOptions};
+use vdo_tests::sim::audit::{audit, volume_on};
+use vdo_tests::sim::salvage::Salvage;
+use vdo_tests::sim::workload::content;
+use vdo_tests::sim::{SimDisk, Ticket, World};
+
+const BLOCK: u64 = 4096;
+const EIO: i32 = 5;
+const ENODEV: i32 = 19;
+const ENOSPC: i32 = 28;
+
+fn request() -> OpenRequest {
+    let mut format = FormatOptions::miniature(512, 16, 32);
+    format.logical_blocks = Some(20_000);
+    OpenRequest {
+        policy: FormatPolicy::IfBlank,
+        format,
+        nonce: 7,
+        uuid: Uuid::from_u128(9),
+    }
+}
+
+fn options(zones: u8) -> VolumeOptions {
+    VolumeOptions {
+        zones,
+        block_map_cache_blocks: 32,
+        requests: 64,
+        index_memory_bytes: Some(1 << 20),
+        ..VolumeOptions::default()
+    }
+}
+
+fn disk(slabs: u64) -> SimDisk {
+    let least = request().format.minimum_device_blocks().unwrap();
+    SimDisk::new(least + (slabs - 1) * 512)
+}
+
+fn open_with(disk: &SimDisk, options: VolumeOptions) -> World {
+    World::open(disk, request(), options, ChaCha8Rng::seed_from_u64(3)).unwrap()
+}
+
+fn open(disk: &SimDisk, zones: u8) -> World {
+    open_with(disk, options(zones))
+}
+
+fn data(id: u64) -> Vec<u8> {
+    let mut block = vec![0; BLOCK as usize];
+    content(id, &mut block);
+    block
+}
+
+fn submit(
+    world: &mut World,
+    kind: RequestKind,
+    offset: u64,
+    length: u64,
+    fua: bool,
+) -> Arc<Ticket> {
+    let header = RequestHeader {
+        kind,
+        offset,
+        length,
+        fua,
+    };
+    world.submit(header, vec![0; length as usize])
+}
+
+fn submit_write(world: &mut World, lbn: u64, data: Vec<u8>, fua: bool) -> Arc<Ticket> {
+    let header = RequestHeader {
+        kind: RequestKind::Write,
+        offset: lbn * BLOCK,
+        length: data.len() as u64,
+        fua,
+    };
+    world.submit(header, data)
+}
+
+fn unmap(world: &mut World, offset: u64, length: u64) {
+    let ticket = submit(world, RequestKind::Unmap, offset, length, false);
+    world.run_until(|| ticket.result().is_some());
+    assert_eq!(ticket.result(), Some(0));
+}
+
+fn all_done(tickets: &[Arc<Ticket>]) -> bool {
+    tickets.iter().all(|ticket| ticket.result().is_some())
+}
+
+/// Shuts down, audits, and opens again.
+fn reopen(world: World, disk: &SimDisk, zones: u8) -> World {
+    world.shut_down().0.unwrap();
+    audit(&disk.blocks(), disk.size).unwrap();
+    open(disk, zones)
+}
+
+#[test]
+fn a_flush_completes_only_when_all_that_was_acknowledged_is_durable() {
+    for zones in [1, 4] {
+        let disk = disk(8);
+        let mut world = open(&disk, zones);
+        disk.remember_durable();
+        let lbns: Vec<u64> = (0..4)
+            .flat_map(|leaf| (0..20).map(move |n| leaf * 812 + n))
+            .collect();
+        for round in 0..3 {
+            let of = |lbn: u64| data(1 + lbn * 3 + round);
+            let writes: Vec<_> = lbns
+                .iter()
+                .map(|&lbn| submit_write(&mut world, lbn, of(lbn), false))
+                .collect();
+            world.run_until(|| all_done(&writes));
+            let held = |disk: &SimDisk| {
+                let salvage = Salvage::new(disk.durable(), disk.size).unwrap();
+                lbns.iter()
+                    .filter(|&&lbn| salvage.read(lbn)[..] == of(lbn))
+                    .count()
+            };
+            assert!(held(&disk) < lbns.len(), "acknowledged is not yet durable");
+            world.flush().unwrap();
+            assert_eq!(held(&disk), lbns.len(), "flushed is durable");
+        }
+        world.shut_down().0.unwrap();
+    }
+}
+
+#[test]
+fn a_write_that_asks_for_it_is_durable_when_it_completes() {
+    for zones in [1, 3] {
+        let disk = disk(8);
+        let mut world = open(&disk, zones);
+        disk.remember_durable();
+        for lbn in 0..30 {
+            // Every other one is deduplicated.
+            let block = data(1 + lbn / 2);
+            let write = submit_write(&mut world, lbn * 500, block.clone(), true);
+            world.run_until(|| write.result().is_some());
+            assert_eq!(write.result(), Some(0));
+            let salvage = Salvage::new(disk.durable(), disk.size).unwrap();
+            assert_eq!(salvage.read(lbn * 500)[..], block);
+        }
+        world.shut_down().0.unwrap();
+    }
+}
+
+#[test]
+fn a_flush_waits_for_writes_already_acknowledged_and_flushes_end_in_order() {
+    let disk = disk(4);
+    let mut world = open(&disk, 1);
+    world.write(0, &data(1)).unwrap();
+    world.settle();
+    let writes: Vec<_> = (1..6)
+        .map(|lbn| submit_write(&mut world, lbn, data(10 + lbn), false))
+        .collect();
+    world.poll_without_io();
+    assert!(all_done(&writes), "they are acknowledged before any I/O");
+    let first = submit(&mut world, RequestKind::Flush, 0, 0, false);
+    world.poll_without_io();
+    let late = submit_write(&mut world, 7, data(99), false);
+    let second = submit(&mut world, RequestKind::Flush, 0, 0, false);
+    world.poll_without_io();
+    assert_eq!(late.result(), Some(0), "a flush does not hold up writes");
+    assert_eq!((first.result(), second.result()), (None, None));
+    world.run_until(|| first.result().is_some());
+    assert_eq!(second.result(), None);
+    world.run_until(|| second.result().is_some());
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn a_read_sees_the_data_of_a_write_in_flight_without_any_io() {
+    let disk = disk(4);
+    let mut world = open(&disk, 1);
+    world.write(0, &data(1)).unwrap();
+    world.settle();
+    let before = disk.state().tally;
+    let write = submit_write(&mut world, 5, data(2), false);
+    world.poll_without_io();
+    assert_eq!(write.result(), Some(0));
+    let read = submit(&mut world, RequestKind::Read, 5 * BLOCK + 512, 1024, false);
+    world.poll_without_io();
+    assert_eq!(read.result(), Some(0));
+    assert_eq!(read.data(), data(2)[512..1536]);
+    assert_eq!(disk.state().tally, before);
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn unmapping_what_no_page_maps_costs_no_io() {
+    for zones in [1, 2] {
+        let disk = disk(4);
+        let mut world = open(&disk, zones);
+        world.write(0, &data(1)).unwrap();
+        world.settle();
+        let before = disk.state().tally;
+        unmap(&mut world, 812 * BLOCK, 15_000 * BLOCK);
+        world.settle();
+        let after = disk.state().tally;
+        assert_eq!(
+            (after.writes, after.flushes),
+            (before.writes, before.flushes)
+        );
+        // Each tree's root is looked at once.
+        assert!(after.reads - before.reads <= 15_000 / 812 + 1);
+        unmap(&mut world, 812 * BLOCK, 15_000 * BLOCK);
+        world.settle();
+        assert_eq!(disk.state().tally, after);
+        world.shut_down().0.unwrap();
+    }
+}
+
+#[test]
+fn unmapped_blocks_read_as_zeroes_and_give_back_their_space() {
+    let disk = disk(4);
+    let mut world = open(&disk, 2);
+    let none = world.statistics().total().data_blocks_used;
+    let mapped = |world: &mut World| {
+        let total = world.statistics().total();
+        (total.logical_blocks_used, total.data_blocks_used - none)
+    };
+    for lbn in 0..64 {
+        world.write(lbn * BLOCK, &data(1 + lbn % 32)).unwrap();
+    }
+    world.settle();
+    assert_eq!(mapped(&mut world), (64, 32));
+    // The second of two references goes, the block stays.
+    unmap(&mut world, 32 * BLOCK, 16 * BLOCK);
+    world.settle();
+    assert_eq!(mapped(&mut world), (48, 32));
+    // A hole among what is unmapped already.
+    unmap(&mut world, 30 * BLOCK, 20 * BLOCK);
+    world.settle();
+    assert_eq!(mapped(&mut world), (44, 32));
+    unmap(&mut world, 0, 64 * BLOCK);
+    world.settle();
+    assert_eq!(mapped(&mut world), (0, 0));
+    assert_eq!(
+        world.read(0, 64 * BLOCK as usize).unwrap(),
+        vec![0; 64 * BLOCK as usize]
+    );
+    let mut world = reopen(world, &disk, 1);
+    assert_eq!(
+        world.read(0, 64 * BLOCK as usize).unwrap(),
+        vec![0; 64 * BLOCK as usize]
+    );
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn unaligned_unmaps_zero_exactly_their_bytes() {
+    let disk = disk(4);
+    let mut world = open(&disk, 1);
+    let blocks: Vec<u8> = (1..=6).flat_map(data).collect();
+    for first_is_zero in [false, true] {
+        let mut fresh = blocks.clone();
+        if first_is_zero {
+            fresh[..4096].fill(0);
+        }
+        for start in (512..4096).step_by(512) {
+            for length in (2048..12288).step_by(2048) {
+                world.write(0, &fresh).unwrap();
+                unmap(&mut world, start as u64, length as u64);
+                let mut wanted = fresh.clone();
+                wanted[start..start + length].fill(0);
+                assert!(
+                    world.read(0, wanted.len()).unwrap() == wanted,
+                    "{start} {length}"
+                );
+            }
+        }
+    }
+    let before = world.read(0, blocks.len()).unwrap();
+    let mut world = reopen(world, &disk, 2);
+    assert!(world.read(0, blocks.len()).unwrap() == before);
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn writes_of_single_sectors_at_once_leave_their_neighbours_alone() {
+    let disk = disk(4);
+    let mut world = open(&disk, 2);
+    let wanted: Vec<u8> = (1..=8).flat_map(data).collect();
+    let sector = |number: usize| number * 512..(number + 1) * 512;
+    let order = (0..64).step_by(2).chain((1..64).step_by(2));
+    let writes: Vec<_> = order
+        .map(|number| {
+            let header = RequestHeader {
+                kind: RequestKind::Write,
+                offset: sector(number).start as u64,
+                length: 512,
+                fua: number % 5 == 0,
+            };
+            world.submit(header, wanted[sector(number)].to_vec())
+        })
+        .collect();
+    world.run_until(|| all_done(&writes));
+    assert!(world.read(0, wanted.len()).unwrap() == wanted);
+    let total = world.statistics().total();
+    assert_eq!(total.data.partial_writes, 64);
+    let mut world = reopen(world, &disk, 1);
+    assert!(world.read(0, wanted.len()).unwrap() == wanted);
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn the_255th_reference_goes_to_a_second_copy() {
+    let disk = disk(4);
+    let mut world = open(&disk, 1);
+    for lbn in 0..300 {
+        world.write(lbn * BLOCK, &data(1)).unwrap();
+        world.settle();
+    }
+    let total = world.statistics().total();
+    assert_eq!(
+        (total.data.new_blocks, total.data.deduplicated_blocks),
+        (2, 298)
+    );
+    assert_eq!(total.hash_lock.dedupe_advice_stale, 1);
+    let mut world = reopen(world, &disk, 2);
+    for lbn in 0..300 {
+        assert_eq!(world.read(lbn * BLOCK, 4096).unwrap(), data(1));
+    }
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn writes_of_one_block_at_once_roll_over_within_their_lock() {
+    for zones in [1, 2] {
+        let disk = disk(4);
+        let mut options = options(zones);
+        options.requests = 700;
+        let mut world = open_with(&disk, options);
+        world.write(0, &data(9)).unwrap();
+        let writes: Vec<_> = (0..600)
+            .map(|lbn| submit_write(&mut world, lbn, data(1), false))
+            .collect();
+        world.run_until(|| all_done(&writes));
+        world.settle();
+        let total = world.statistics().total();
+        assert_eq!(
+            total.data.new_blocks,
+            1 + 3,
+            "600 references take three blocks"
+        );
+        assert!(
+            total.hash_lock_paths.forked >= 1,
+            "{:?}",
+            total.hash_lock_paths
+        );
+        let mut world = reopen(world, &disk, zones);
+        assert_eq!(world.read(599 * BLOCK, 4096).unwrap(), data(1));
+        world.shut_down().0.unwrap();
+    }
+}
+
+#[test]
+fn two_writes_of_the_same_data_at_once_share_one_block() {
+    let disk = disk(4);
+    let mut world = open(&disk, 1);
+    let writes = [0, 1].map(|lbn| submit_write(&mut world, lbn, data(1), false));
+    world.run_until(|| all_done(&writes));
+    world.settle();
+    let total = world.statistics().total();
+    assert_eq!(
+        (total.data.new_blocks, total.data.deduplicated_blocks),
+        (1, 1)
+    );
+    assert_eq!(total.hash_lock.concurrent_data_matches, 1);
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn a_full_volume_refuses_new_data_keeps_the_old_and_still_deduplicates() {
+    for zones in [1, 2] {
+        let disk = disk(2);
+        let mut world = open(&disk, zones);
+        let mut written = 0;
+        let full = loop {
+            match world.write(written * BLOCK, &data(1 + written)) {
+                Ok(()) => written += 1,
+                Err(errno) => break errno,
+            }
+        };
+        assert_eq!(full, ENOSPC);
+        assert!(written > 500, "{written}");
+        world.settle();
+        // The old data stays where a write failed.
+        assert_eq!(world.write(0, &data(1_000_000)), Err(ENOSPC));
+        assert_eq!(world.read(0, 4096).unwrap(), data(1));
+        // What is there already needs no space: the leaf page of block 10 exists.
+        world.write(10 * BLOCK, &data(2)).unwrap();
+        assert_eq!(world.read(10 * BLOCK, 4096).unwrap(), data(2));
+        // That gave one block back.
+        world.settle();
+        world.write(0, &data(1_000_000)).unwrap();
+        world.settle();
+        unmap(&mut world, 0, written * BLOCK);
+        world.settle();
+        for lbn in 0..written {
+            world.write(lbn * BLOCK, &data(5_000 + lbn)).unwrap();
+        }
+        let mut world = reopen(world, &disk, 1);
+        for lbn in 0..written {
+            assert_eq!(world.read(lbn * BLOCK, 4096).unwrap(), data(5_000 + lbn));
+        }
+        world.shut_down().0.unwrap();
+    }
+}
+
+#[test]
+fn requests_beyond_the_slots_wait_and_all_are_served() {
+    let disk = disk(4);
+    let mut options = options(2);
+    options.requests = 4;
+    let mut world = open_with(&disk, options);
+    let writes: Vec<_> = (0..200)
+        .map(|n| submit_write(&mut world, (n % 50) * 100, data(1 + n), false))
+        .collect();
+    world.run_until(|| all_done(&writes));
+    assert!(writes.iter().all(|write| write.result() == Some(0)));
+    let statistics = world.statistics();
+    assert!(
+        statistics.figures.peak_vios <= 4,
+        "{}",
+        statistics.figures.peak_vios
+    );
+    for n in 150..200 {
+        assert_eq!(
+            world.read((n % 50) * 100 * BLOCK, 4096).unwrap(),
+            data(1 + n)
+        );
+    }
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn a_shutdown_serves_what_came_before_it_and_refuses_what_comes_after() {
+    for zones in [1, 2] {
+        let disk = disk(4);
+        let mut world = open(&disk, zones);
+        world.write(0, &data(1)).unwrap();
+        let before: Vec<_> = (0..3000)
+            .map(|n| match n % 3 {
+                0 => submit_write(&mut world, n % 2000, data(1 + n % 7), false),
+                _ => submit(
+                    &mut world,
+                    RequestKind::Read,
+                    (n % 2000) * BLOCK,
+                    BLOCK,
+                    false,
+                ),
+            })
+            .collect();
+        let volume = Arc::clone(&world.volume);
+        let after = std::cell::RefCell::new(None);
+        let shut = world.wait_for(|done| volume.shut_down(done));
+        shut.unwrap();
+        *after.borrow_mut() = Some(submit_write(&mut world, 1, data(5), false));
+        assert!(before.iter().all(|ticket| ticket.result() == Some(0)));
+        let after = after.into_inner().unwrap();
+        assert_eq!(after.result(), Some(ENODEV));
+        let flush = submit(&mut world, RequestKind::Flush, 0, 0, false);
+        assert_eq!(flush.result(), Some(ENODEV));
+        audit(&disk.blocks(), disk.size).unwrap();
+    }
+}
+
+#[test]
+fn an_index_that_is_offline_is_not_asked() {
+    let disk = disk(4);
+    let mut world = open(&disk, 2);
+    world.write(0, &data(1)).unwrap();
+    world.settle();
+    let asked = |world: &mut World| {
+        let index = world.statistics().total().index;
+        let posts = index.posts_found + index.posts_not_found;
+        posts + index.queries_found + index.queries_not_found
+    };
+    let before = asked(&mut world);
+    assert!(before > 0);
+    assert_eq!(world.index(IndexCommand::Offline), Ok(IndexWord::Offline));
+    world.write(BLOCK, &data(1)).unwrap();
+    world.settle();
+    assert_eq!(asked(&mut world), before);
+    assert_eq!(world.statistics().total().data.deduplicated_blocks, 0);
+    assert_eq!(world.index(IndexCommand::Online), Ok(IndexWord::Online));
+    world.write(2 * BLOCK, &data(1)).unwrap();
+    world.settle();
+    assert_eq!(asked(&mut world), before + 1);
+    assert_eq!(world.statistics().total().data.deduplicated_blocks, 1);
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn an_index_that_is_silent_is_given_up_on_and_its_late_answers_free_the_contexts() {
+    let disk = disk(4);
+    let mut world = open(&disk, 1);
+    world.write(0, &data(1)).unwrap();
+    world.settle();
+    world.volume.set_dedupe_timeouts(Some(1000), Some(2));
+    world.volume.set_index_answer_mode(AnswerMode::Never);
+    let writes: Vec<_> = (1..9)
+        .map(|lbn| submit_write(&mut world, lbn, data(lbn), false))
+        .collect();
+    let flush = submit(&mut world, RequestKind::Flush, 0, 0, false);
+    world.poll_without_io();
+    assert!(
+        all_done(&writes),
+        "a silent index does not hold up the acknowledgement"
+    );
+    world.settle();
+    assert_eq!(flush.result(), None, "the writes wait for the index");
+    world.run_until(|| flush.result().is_some());
+    let total = world.statistics().total();
+    assert_eq!(total.dedupe_advice_timeouts, 8);
+    assert_eq!(total.data.deduplicated_blocks, 0);
+    let contexts = world.dump().zones[0].contexts;
+    assert_eq!((contexts.pending, contexts.timed_out), (0, 8));
+    world.volume.set_index_answer_mode(AnswerMode::Prompt);
+    world.settle();
+    let contexts = world.dump().zones[0].contexts;
+    assert_eq!((contexts.timed_out, contexts.timed_out_complete), (0, 8));
+    // All contexts are of use again: as many questions at once as there are contexts.
+    let writes: Vec<_> = (0..64)
+        .map(|n| submit_write(&mut world, 100 + n, data(100 + n), false))
+        .collect();
+    world.run_until(|| all_done(&writes));
+    world.settle();
+    let total = world.statistics().total();
+    assert_eq!(total.hash_lock_paths.context_busy, 0);
+    assert_eq!(total.dedupe_advice_timeouts, 8);
+    world.shut_down().0.unwrap();
+}
+
+/// Makes the data of one logical block fail to be read, or everything fail to be written.
+fn break_data(disk: &SimDisk, op: BaseOp) {
+    let layout = volume_on(&disk.blocks(), disk.size).unwrap().layout;
+    let slabs = layout.slabs;
+    disk.state().fault = Some(Box::new(move |io: &BaseIo, pbn, _| {
+        io.op == op && slabs.is_data_block(Pbn(pbn))
+    }));
+}
+
+#[test]
+fn a_read_error_fails_the_read_and_nothing_else() {
+    let disk = disk(4);
+    let mut world = open(&disk, 1);
+    world.write(0, &data(1)).unwrap();
+    world.settle();
+    break_data(&disk, BaseOp::Read);
+    assert_eq!(world.read(0, 4096), Err(EIO));
+    // A part of the block cannot be changed without the rest.
+    assert_eq!(world.write(512, &[1; 512]), Err(EIO));
+    assert!(!world.volume.is_read_only());
+    disk.state().fault = None;
+    assert_eq!(world.read(0, 4096).unwrap(), data(1));
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn data_that_cannot_be_compared_is_written_anew() {
+    let disk = disk(4);
+    let mut world = open(&disk, 1);
+    world.write(0, &data(1)).unwrap();
+    world.settle();
+    break_data(&disk, BaseOp::Read);
+    world.write(BLOCK, &data(1)).unwrap();
+    world.settle();
+    disk.state().fault = None;
+    let total = world.statistics().total();
+    assert_eq!(
+        (total.data.new_blocks, total.data.deduplicated_blocks),
+        (2, 0)
+    );
+    assert_eq!(total.hash_lock.dedupe_advice_stale, 1);
+    assert!(!world.volume.is_read_only());
+    let mut world = reopen(world, &disk, 1);
+    assert_eq!(world.read(BLOCK, 4096).unwrap(), data(1));
+    world.shut_down().0.unwrap();
+}
+
+#[test]
+fn a_write_error_after_the_acknowledgement_turns_the_volume_read_only() {
+    let disk = disk(4);
+    let mut world = open(&disk, 1);
+    world.write(0, &data(1)).unwrap();
+    world.flush().unwrap();
+    break_data(&disk, BaseOp::Write);
+    world.write(BLOCK, &data(2)).unwrap();
+    world.settle();
+    assert!(world.volume.is_read_only());
+    assert!(
+        world
+            .volume
+            .read_only_reason()
+            .is_some_and(|why| why.contains("write"))
+    );
+    // Reads go on, writes of whole blocks or parts do not, nor do flushes.
+    assert_eq!(world.read(0, 4096).unwrap(), data(1));
+    assert_eq!(world.write(0, &data(3)), Err(EIO));
+    assert_eq!(world.write(512, &[3; 512]), Err(EIO));
+    assert_eq!(world.flush(), Err(EIO));
+    disk.state().fault = None;
+    assert!(world.shut_down().0.is_err());
+    let again = World::open(&disk, request(), options(1), ChaCha8Rng::seed_from_u64(1));
+    assert!(matches!(again.err(), Some(VolumeError::Open(_))));
+}
