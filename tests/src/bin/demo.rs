@@ -159,7 +159,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         return Err("vdo_tgt did not stop cleanly".into());
     }
     report(
-        &stats,
+        &stats[0],
         size,
         &[("first copy", one), ("second copy", two)],
         reading,
