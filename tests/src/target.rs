@@ -40,7 +40,8 @@ pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         if let Some(path) = std::env::var_os("VDO_TGT") {
-            return PathBuf::from(path);
+            // The target is started in a folder of its own.
+            return std::path::absolute(path).expect("VDO_TGT names a program");
         }
         // The test lies in target/PROFILE/deps.
         let test = std::env::current_exe().expect("a running program has a path");
