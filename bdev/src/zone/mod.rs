@@ -15,6 +15,7 @@ pub mod message;
 pub mod owner;
 pub mod pieces;
 pub mod post;
+pub mod remapping;
 pub mod service_desk;
 pub mod services;
 pub mod shared;
