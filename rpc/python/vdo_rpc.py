@@ -65,6 +65,10 @@ def _bdev_vdo_set_options(args):
           compression=args.compression)
 
 
+def _bdev_vdo_inject_index_answers(args):
+    _call(args, 'bdev_vdo_inject_index_answers', name=_name(args), answers=args.answers, delay_ms=args.delay_ms)
+
+
 def spdk_rpc_plugin_initialize(subparsers):
     """Called by the client with its table of commands."""
     switch = argparse.BooleanOptionalAction
@@ -115,5 +119,13 @@ def spdk_rpc_plugin_initialize(subparsers):
                    help='shortest interval between two looks for late answers, in milliseconds (1 to 1000)')
     p.add_argument('--compression', action=switch, help='compress what is written from now on')
     p.set_defaults(func=_bdev_vdo_set_options)
+
+    p = subparsers.add_parser('bdev_vdo_inject_index_answers',
+                              help='Make the index slow, silent or failing, to see what becomes of writes')
+    _add_name(p)
+    p.add_argument('-a', '--answers', choices=['prompt', 'delayed', 'never', 'fail'], required=True,
+                   help='how the index answers from now on')
+    p.add_argument('-d', '--delay-ms', type=int, help='how much later, with delayed answers (1 to 600000)')
+    p.set_defaults(func=_bdev_vdo_inject_index_answers)
 
     _one_name(subparsers, 'bdev_vdo_dump', 'Hash zones, live hash locks and dedupe contexts of a VDO bdev')

@@ -44,6 +44,8 @@ methods! {
     /// Changes what can be changed while the volume works: [`crate::params::SetOptions`].
     BDEV_VDO_SET_OPTIONS = "bdev_vdo_set_options" ("name")
         ["dedupe_timeout_ms", "dedupe_min_timer_ms", "compression"];
+    /// Makes the index slow, silent or failing, to see what becomes of writes: [`crate::params::InjectAnswers`].
+    BDEV_VDO_INJECT_INDEX_ANSWERS = "bdev_vdo_inject_index_answers" ("name", "answers") ["delay_ms"];
     /// Shows what is under way in the hash zones: [`crate::params::Name`], [`crate::results::Dump`].
     BDEV_VDO_DUMP = "bdev_vdo_dump" ("name") [];
 }

@@ -294,6 +294,56 @@ impl Parameters for SetOptions {
     }
 }
 
+/// How an index is to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answers {
+    /// As soon as it can; the default of every volume.
+    Prompt,
+    /// `delay_ms` later than it could.
+    Delayed,
+    /// Not at all.
+    Never,
+    /// With an error.
+    Fail,
+}
+
+/// Parameters of `bdev_vdo_inject_index_answers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InjectAnswers {
+    /// The volume's bdev name.
+    pub name: String,
+    /// How the index answers from now on.
+    pub answers: Answers,
+    /// How much later, in milliseconds; with `delayed` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+}
+
+impl Parameters for InjectAnswers {
+    fn check(&self) -> Result<(), RpcError> {
+        bdev_name("name", &self.name)?;
+        match (self.answers, self.delay_ms) {
+            (Answers::Delayed, Some(1..=600_000)) => Ok(()),
+            (Answers::Delayed, Some(delay)) => Err(RpcError::bad_value(
+                "delay_ms",
+                delay,
+                "choose from 1 to 600000",
+            )),
+            (Answers::Delayed, None) => Err(RpcError::invalid_params(
+                "delay_ms: it is missing, and delayed answers need it",
+            )),
+            (_, Some(delay)) => Err(RpcError::bad_value(
+                "delay_ms",
+                delay,
+                "it goes with delayed answers only",
+            )),
+            (_, None) => Ok(()),
+        }
+    }
+}
+
 /// Longest bdev name, in bytes.
 const LONGEST_NAME: usize = 255;
 
@@ -459,6 +509,7 @@ mod tests {
                 crate::methods::BDEV_VDO_CREATE => known::<Create>,
                 crate::methods::BDEV_VDO_GET_STATS => known::<GetStats>,
                 crate::methods::BDEV_VDO_SET_OPTIONS => known::<SetOptions>,
+                crate::methods::BDEV_VDO_INJECT_INDEX_ANSWERS => known::<InjectAnswers>,
                 _ => known::<Name>,
             };
             for parameter in method.required.iter().chain(method.optional) {

@@ -246,6 +246,51 @@ fn a_slow_device_is_only_slow() {
     rig.audit(test);
 }
 
+#[test]
+fn writes_whose_index_answers_too_late_go_on_without_it_and_are_counted() {
+    let test = "writes_whose_index_answers_too_late_go_on_without_it_and_are_counted";
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::on("0x3"));
+    let options = json!({"name": "vdo0", "dedupe_timeout_ms": 100, "dedupe_min_timer_ms": 20});
+    assert_eq!(target.rpc("bdev_vdo_set_options", options).unwrap(), true);
+    let answers = |params: Value| {
+        assert_eq!(
+            target.rpc("bdev_vdo_inject_index_answers", params).unwrap(),
+            true
+        );
+    };
+    let mut client = rig.connect();
+    fill(&mut client, 0..200, |lbn| lbn);
+    answers(json!({"name": "vdo0", "answers": "delayed", "delay_ms": 1000}));
+    fill(&mut client, 1000..1200, |lbn| lbn - 1000);
+    client.flush().unwrap();
+    let late = stats(&target);
+    assert!(
+        late["dedupe_advice_timeouts"].as_u64().unwrap() >= 200,
+        "{}",
+        late["dedupe_advice_timeouts"]
+    );
+    assert_eq!(late["data_blocks_used"], 400, "nothing was shared");
+    check(&mut client, 1000..1200, |lbn| lbn - 1000);
+    // The late answers come in time for nobody, and give their contexts back.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let dump = target
+        .rpc("bdev_vdo_dump", json!({"name": "vdo0"}))
+        .unwrap();
+    for zone in dump["hash_zones"].as_array().unwrap() {
+        assert_eq!(zone["contexts"]["pending"], 0, "{zone}");
+        assert_eq!(zone["contexts"]["timed_out"], 0, "{zone}");
+        assert_eq!(zone["hash_locks"].as_array().unwrap().len(), 0, "{zone}");
+    }
+    answers(json!({"name": "vdo0", "answers": "prompt"}));
+    fill(&mut client, 2000..2200, |lbn| lbn - 2000);
+    client.flush().unwrap();
+    assert_eq!(stats(&target)["data_blocks_used"], 400, "shared again");
+    drop(client);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
 fn verb(target: &Target, verb: &str) -> Value {
     let method = format!("bdev_vdo_index_{verb}");
     let answer = target.rpc(&method, json!({"name": "vdo0"}));

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use vdo::dedupe::IndexWord;
+use vdo::index::AnswerMode;
+use vdo::seam::Nanos;
 use vdo::volume::IndexCommand;
 use vdo_rpc::methods;
-use vdo_rpc::params::{Create, GetStats, Name, SetOptions};
+use vdo_rpc::params::{Answers, Create, GetStats, InjectAnswers, Name, SetOptions};
 use vdo_rpc::results::{ContextsDump, Dump, HashLockDump, HashZoneDump};
 use vdo_rpc::{ErrorCode, RpcError, stats};
 
@@ -66,6 +68,25 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
             if let Some(compression) = params.compression {
                 volume.set_compression(compression);
             }
+            Ok(true)
+        },
+    );
+    let shared = with(target);
+    dispatcher.method(
+        methods::BDEV_VDO_INJECT_INDEX_ANSWERS,
+        Allowed::Runtime,
+        move |params: InjectAnswers| {
+            let mode = match params.answers {
+                Answers::Prompt => AnswerMode::Prompt,
+                Answers::Delayed => {
+                    AnswerMode::Delayed(Nanos(params.delay_ms.unwrap_or(0) * 1_000_000))
+                }
+                Answers::Never => AnswerMode::Never,
+                Answers::Fail => AnswerMode::Fail,
+            };
+            find(&shared, &params.name)?
+                .volume()
+                .set_index_answer_mode(mode);
             Ok(true)
         },
     );
