@@ -6,7 +6,7 @@
 //! out, and the super block says *clean*. If the volume turns read-only meanwhile, or is, the
 //! super block says so instead, and nothing else is written.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -46,8 +46,6 @@ pub(crate) struct Admin {
     pub(crate) index_changed: WaitList,
     pub(crate) index_word: Arc<AtomicU8>,
     pub(crate) deduplication: bool,
-    /// Whether this start made the volume dirty on disk; a volume that never was is not marked.
-    pub(crate) dirty: Cell<bool>,
 }
 
 /// The index's state as it is kept in an atomic byte.
@@ -98,7 +96,6 @@ pub(super) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
             volume.super_block.slab_depot.zone_count = zones;
         })
         .await?;
-    admin.dirty.set(true);
     zone.scheduler.spawn(watch_read_only(Rc::clone(zone)));
 
     let step = admin.index.borrow_mut().start(admin.deduplication, created);

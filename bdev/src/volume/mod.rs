@@ -27,7 +27,7 @@ use thiserror::Error;
 pub(crate) use self::admin::Admin;
 pub use self::admin::IndexCommand;
 pub use self::opening::{FormatPolicy, OpenRequest, Opening};
-pub use self::reports::{VolumeDump, VolumeStatus, ZoneDump};
+pub use self::reports::{VolumeDump, ZoneDump};
 pub use self::seed::ZoneSeed;
 use crate::buffer::DmaMemory;
 use crate::dedupe::IndexWord;

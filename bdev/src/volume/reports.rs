@@ -39,31 +39,6 @@ pub struct VolumeDump {
     pub zones: Vec<ZoneDump>,
 }
 
-/// What a user first wants to know of a volume.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct VolumeStatus {
-    /// Blocks mapped.
-    pub logical_blocks_used: u64,
-    /// Blocks of data stored.
-    pub data_blocks_used: u64,
-    /// How much of what is mapped need not be stored, 0 to 100.
-    pub saving_percent: u64,
-}
-
-impl VolumeStatus {
-    /// From a volume's statistics.
-    pub fn of(statistics: &VolumeStatistics) -> VolumeStatus {
-        let total = statistics.total();
-        let (logical, data) = (total.logical_blocks_used, total.data_blocks_used);
-        let saved = logical.saturating_sub(data) * 100;
-        VolumeStatus {
-            logical_blocks_used: logical,
-            data_blocks_used: data,
-            saving_percent: saved.checked_div(logical).unwrap_or(0),
-        }
-    }
-}
-
 struct Gathering<T> {
     parts: Vec<Option<T>>,
     missing: usize,

@@ -1,6 +1,6 @@
 //! A zone thread before it is on its thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -227,7 +227,6 @@ impl<H: Host> ZoneSeed<H> {
             index_changed: WaitList::new(&zone.scheduler),
             index_word: Arc::clone(&self.index_word),
             deduplication: self.options.deduplication,
-            dirty: Cell::new(false),
         };
         zone.appoint(admin);
         Ok(())

@@ -4,7 +4,7 @@
 //! that needs its data's name puts it here; when the zone thread has nothing else ready to run, all
 //! that have gathered are hashed together.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -29,7 +29,6 @@ pub struct BatchHasher {
     scheduler: Rc<Scheduler>,
     waiting: RefCell<Vec<Waiting>>,
     names: RefCell<Vec<Option<RecordName>>>,
-    hashed: Cell<u64>,
 }
 
 impl BatchHasher {
@@ -39,7 +38,6 @@ impl BatchHasher {
             scheduler: Rc::clone(scheduler),
             waiting: RefCell::new(Vec::with_capacity(slots)),
             names: RefCell::new(vec![None; slots]),
-            hashed: Cell::new(0),
         }
     }
 
@@ -79,7 +77,6 @@ impl BatchHasher {
                 self.scheduler.wake(one.task);
             }
         }
-        self.hashed.set(self.hashed.get() + waiting.len() as u64);
         waiting.clear();
         true
     }

@@ -69,16 +69,7 @@ impl Generations {
             counts.push_back(0);
             closed
         };
-        self.leave_empty();
         self.left.wait_until(|| self.oldest.get() > closed).await;
-    }
-
-    fn leave_empty(&self) {
-        let mut counts = self.counts.borrow_mut();
-        while counts.len() > 1 && counts[0] == 0 {
-            counts.pop_front();
-            self.oldest.set(self.oldest.get() + 1);
-        }
     }
 }
 
