@@ -24,6 +24,8 @@ impl ErrorCode {
     pub const INTERNAL: ErrorCode = ErrorCode(-32603);
     /// Not at this stage of the program's life (SPDK's code for it; the same number as `-EPERM`).
     pub const INVALID_STATE: ErrorCode = ErrorCode(-1);
+    /// Somebody else has the device for writing.
+    pub const EPERM: ErrorCode = ErrorCode(-1);
     /// No such file.
     pub const ENOENT: ErrorCode = ErrorCode(-2);
     /// The device failed.
@@ -112,6 +114,39 @@ impl RpcError {
         RpcError::new(
             ErrorCode::EEXIST,
             format!("{parameter}: a bdev \"{name}\" exists already"),
+        )
+    }
+
+    /// `-EPERM`, as SPDK has it, for a base bdev that a module has claimed. `module` names it, if that is known.
+    pub fn base_claimed(base_bdev_name: &str, module: Option<&str>) -> RpcError {
+        let by = module.map(|module| format!(" by {module}"));
+        RpcError::new(
+            ErrorCode::EPERM,
+            format!(
+                "base_bdev_name: bdev \"{base_bdev_name}\" is already claimed{}",
+                by.unwrap_or_default()
+            ),
+        )
+    }
+
+    /// `-EPERM`, as SPDK has it, for a base bdev that somebody has open for writing without a claim. `user` names them, if
+    /// that is known.
+    pub fn base_in_use(base_bdev_name: &str, user: Option<&str>) -> RpcError {
+        let by = user.map(|user| format!(" by {user}"));
+        RpcError::new(
+            ErrorCode::EPERM,
+            format!(
+                "base_bdev_name: bdev \"{base_bdev_name}\" is open for writing{}; a volume must be its only writer",
+                by.unwrap_or_default()
+            ),
+        )
+    }
+
+    /// `-EINVAL` for a base bdev that no volume can be on: `flaw` goes on after its name.
+    pub fn unfit_base(base_bdev_name: &str, flaw: impl fmt::Display) -> RpcError {
+        RpcError::new(
+            ErrorCode::EINVAL,
+            format!("base_bdev_name: bdev \"{base_bdev_name}\" {flaw}"),
         )
     }
 

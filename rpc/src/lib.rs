@@ -10,16 +10,20 @@
 //! - [`methods`]: the names, and what each method takes
 //! - [`params`]: the parameter types
 //! - [`results`]: what `bdev_get_bdevs` shows of a volume, and `bdev_vdo_dump`
+//! - [`volume`]: what the parameters mean to the engine, and what the engine's answers are called
+//! - [`cpumask`]: core masks as SPDK writes them
 //! - [`spdk`]: the parameters of SPDK's own bdev methods the embedded target has
 //! - [`stats`]: statistics as JSON, and as YAML in the manner of `vdostats`
 //! - [`error`]: codes and messages
 
+pub mod cpumask;
 pub mod error;
 pub mod methods;
 pub mod params;
 pub mod results;
 pub mod spdk;
 pub mod stats;
+pub mod volume;
 
 pub use error::{ErrorCode, RpcError};
 pub use params::Parameters;

@@ -9,6 +9,9 @@ pub struct VdoInfo {
     pub base_bdev_name: String,
     /// `normal`, `recovering` or `read-only`.
     pub mode: String,
+    /// Why the mode is `read-only`; left out otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only_reason: Option<String>,
     /// The index's state: `closed`, `closing`, `error`, `offline`, `online`, `opening`, `suspended` or `unknown`.
     pub index_state: String,
     /// Whether new data is compressed.

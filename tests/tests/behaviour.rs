@@ -29,6 +29,7 @@ fn request() -> OpenRequest {
         format,
         nonce: 7,
         uuid: Uuid::from_u128(9),
+        slabs_wanted: 1,
     }
 }
 

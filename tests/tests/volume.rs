@@ -13,6 +13,7 @@ fn request() -> OpenRequest {
         format: FormatOptions::miniature(1024, 32, 64),
         nonce: 7,
         uuid: Uuid::from_u128(9),
+        slabs_wanted: 1,
     }
 }
 

@@ -295,6 +295,7 @@ fn open(
         },
         nonce: 1,
         uuid: Uuid::from_u128(1),
+        slabs_wanted: 1,
     };
     let mut opening = Opening::new(
         channel(&registry),

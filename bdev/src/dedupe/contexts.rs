@@ -33,6 +33,16 @@ const REPORT_BURST: u32 = 10;
 /// ... in this time.
 const REPORT_INTERVAL: u64 = 5_000_000_000;
 
+/// The time nearest to `milliseconds` that a request can be made to wait for the index: 2 to 120000.
+pub fn allowed_timeout_ms(milliseconds: u64) -> u64 {
+    milliseconds.clamp(LEAST_MS, MOST_TIMEOUT_MS)
+}
+
+/// The time nearest to `milliseconds` that can pass at least between two looks for late answers: 2 to 1000.
+pub fn allowed_timer_ms(milliseconds: u64) -> u64 {
+    milliseconds.clamp(LEAST_MS, MOST_TIMER_MS)
+}
+
 const NANOS_PER_MS: u64 = 1_000_000;
 const NONE: u32 = u32::MAX;
 
@@ -146,7 +156,7 @@ impl Contexts {
     /// Sets how long a request waits for the index: 2 to 120000 milliseconds, the nearest of which is taken
     /// and returned. Holds for deadlines set from now on, and for every request at the next look.
     pub fn set_timeout_ms(&mut self, milliseconds: u64) -> u64 {
-        let taken = milliseconds.clamp(LEAST_MS, MOST_TIMEOUT_MS);
+        let taken = allowed_timeout_ms(milliseconds);
         self.timeout = taken * NANOS_PER_MS;
         taken
     }
@@ -154,7 +164,7 @@ impl Contexts {
     /// Sets the least time between two looks for late answers: 2 to 1000 milliseconds, the nearest of
     /// which is taken and returned.
     pub fn set_minimum_timer_ms(&mut self, milliseconds: u64) -> u64 {
-        let taken = milliseconds.clamp(LEAST_MS, MOST_TIMER_MS);
+        let taken = allowed_timer_ms(milliseconds);
         self.minimum_timer = taken * NANOS_PER_MS;
         taken
     }

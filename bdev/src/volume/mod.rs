@@ -27,10 +27,10 @@ use thiserror::Error;
 pub(crate) use self::admin::Admin;
 pub use self::admin::IndexCommand;
 pub use self::opening::{FormatPolicy, OpenRequest, Opening};
-pub use self::reports::{VolumeDump, ZoneDump};
+pub use self::reports::{Usage, VolumeDump, ZoneDump};
 pub use self::seed::ZoneSeed;
 use crate::buffer::DmaMemory;
-use crate::dedupe::IndexWord;
+use crate::dedupe::{self, IndexWord};
 use crate::error::VdoError;
 use crate::format;
 use crate::index::AnswerMode;
@@ -71,6 +71,16 @@ pub enum VolumeError {
         /// What it was for.
         what: &'static str,
     },
+    /// There is not a slab for each zone thread.
+    #[error(
+        "{wanted} zones need a slab each, but the volume has {slabs}; use fewer cores, or format with smaller slabs"
+    )]
+    TooFewSlabs {
+        /// Slabs there are, or would be.
+        slabs: u64,
+        /// [`OpenRequest::slabs_wanted`].
+        wanted: u64,
+    },
     /// An option makes no sense.
     #[error("{0}")]
     Option(String),
@@ -81,7 +91,10 @@ impl VolumeError {
     pub fn errno(&self) -> i32 {
         match self {
             VolumeError::Open(format::OpenError::Blank) => 2,
-            VolumeError::Open(_) | VolumeError::Format(_) | VolumeError::Option(_) => 22,
+            VolumeError::Open(_)
+            | VolumeError::Format(_)
+            | VolumeError::TooFewSlabs { .. }
+            | VolumeError::Option(_) => 22,
             VolumeError::Failed(error) => error.errno(),
             VolumeError::NotBlank { .. } => 17,
             VolumeError::NoMemory { .. } => 12,
@@ -369,11 +382,21 @@ impl<H: Host> Volume<H> {
     /// How long a question to the index may take, and how rarely late ones are looked for; `None`
     /// leaves it.
     pub fn set_dedupe_timeouts(&self, timeout_ms: Option<u64>, minimum_timer_ms: Option<u64>) {
+        let timeout_ms = timeout_ms.map(dedupe::contexts::allowed_timeout_ms);
+        let minimum_timer_ms = minimum_timer_ms.map(dedupe::contexts::allowed_timer_ms);
+        self.shared
+            .set_dedupe_timeouts(timeout_ms, minimum_timer_ms);
         for zone in 0..self.shared.zones {
             let errand: Errand =
                 Box::new(move |zone| zone.hash.set_timeouts(timeout_ms, minimum_timer_ms));
             self.errand(zone, errand);
         }
+    }
+
+    /// What [`Volume::set_dedupe_timeouts`] set last, or the defaults: the timeout and the least time between two looks,
+    /// in milliseconds.
+    pub fn dedupe_timeouts(&self) -> (u64, u64) {
+        self.shared.dedupe_timeouts()
     }
 
     /// Switches compression of new data.
@@ -386,6 +409,11 @@ impl<H: Host> Volume<H> {
         for zone in 0..self.shared.zones {
             self.errand(zone, Box::new(move |zone| zone.hash.set_answer_mode(mode)));
         }
+    }
+
+    /// How much of the volume is in use. Asks no zone thread, and so waits for none.
+    pub fn usage(&self) -> Usage {
+        reports::usage(self)
     }
 
     /// Counts everything.

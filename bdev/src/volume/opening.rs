@@ -49,6 +49,9 @@ pub struct OpenRequest {
     pub nonce: u64,
     /// The name of a new volume.
     pub uuid: Uuid,
+    /// How many slabs it must have at least: one for each zone thread that is to work on it. With fewer, a volume
+    /// is not opened, and a device not formatted.
+    pub slabs_wanted: u64,
 }
 
 type Found = Result<format::Volume, VolumeError>;
@@ -122,14 +125,14 @@ async fn open(
         ));
     }
     match request.policy {
-        FormatPolicy::Never => load(base, device_blocks, memory).await,
+        FormatPolicy::Never => load(base, device_blocks, memory, request).await,
         FormatPolicy::Force => make(base, device_blocks, memory, request).await,
         FormatPolicy::IfBlank => {
             let (head, tail) = probe_extents(device_blocks);
             let head = read(base, memory, head.start, head.blocks as usize).await?;
             let tail = read(base, memory, tail.start, tail.blocks as usize).await?;
             match identify(&head, &tail, device_blocks) {
-                Contents::Volume => load(base, device_blocks, memory).await,
+                Contents::Volume => load(base, device_blocks, memory, request).await,
                 Contents::Blank => make(base, device_blocks, memory, request).await,
                 Contents::Foreign { what } => Err(VolumeError::NotBlank { found: what }),
                 Contents::Unknown { offset } => Err(VolumeError::NotBlank {
@@ -156,12 +159,29 @@ async fn read(
     Ok(buffer.to_vec())
 }
 
-async fn load(base: &BaseDevice, device_blocks: u64, memory: &Arc<dyn DmaMemory>) -> Found {
+fn require_slabs(layout: &format::VolumeLayout, request: &OpenRequest) -> Result<(), VolumeError> {
+    let slabs = u64::from(layout.slabs.slab_count);
+    match slabs < request.slabs_wanted {
+        false => Ok(()),
+        true => Err(VolumeError::TooFewSlabs {
+            slabs,
+            wanted: request.slabs_wanted,
+        }),
+    }
+}
+
+async fn load(
+    base: &BaseDevice,
+    device_blocks: u64,
+    memory: &Arc<dyn DmaMemory>,
+    request: &OpenRequest,
+) -> Found {
     let first = read(base, memory, Pbn(0), 1).await?;
     let geometry = read_geometry(&first, device_blocks)?;
     let super_block = read(base, memory, geometry.super_block(), 1).await?;
     let volume = read_volume(geometry, &super_block, device_blocks)?;
     volume.require_clean()?;
+    require_slabs(&volume.layout, request)?;
     Ok(volume)
 }
 
@@ -172,6 +192,7 @@ async fn make(
     request: &OpenRequest,
 ) -> Found {
     let plan = FormatPlan::new(&request.format, device_blocks, request.nonce, request.uuid)?;
+    require_slabs(&plan.layout, request)?;
     let what = "formatting the base device";
     let mut one = Buffer::new(memory, 1).ok_or(VolumeError::NoMemory { what })?;
     let mut zeroes = Buffer::new(memory, STRIDE).ok_or(VolumeError::NoMemory { what })?;

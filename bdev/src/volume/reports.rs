@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Done, Volume};
 use crate::dedupe::{ContextTally, LockReport, TransitionCounts};
+use crate::format::VolumeLayout;
 use crate::seam::Host;
 use crate::stats::{MemoryUsage, OperatingMode, VolumeFigures, VolumeStatistics, ZoneStatistics};
 use crate::types::BLOCK_SIZE;
 use crate::zone::counters::fill_io;
 use crate::zone::mailbox::Errand;
 use crate::zone::owner::Zone;
+use crate::zone::usage::{UsageCounts, ZoneUsage};
 
 /// One zone thread in a dump.
 #[derive(Clone, Debug)]
@@ -37,6 +39,24 @@ pub struct VolumeDump {
     pub name: String,
     /// Its zone threads, in order.
     pub zones: Vec<ZoneDump>,
+}
+
+/// How much of a volume is in use, and whether it can be written: known at any time without asking a zone thread.
+///
+/// While the volume works, the zone threads' counts are of slightly different moments. Once it is quiet they are
+/// exact, and those of the statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Whether it works normally or is read-only.
+    pub mode: OperatingMode,
+    /// Logical blocks that are mapped to data.
+    pub logical_blocks_used: u64,
+    /// Blocks of the base device that hold data.
+    pub data_blocks_used: u64,
+    /// Blocks of the base device that hold metadata.
+    pub overhead_blocks_used: u64,
+    /// Blocks of the base device that belong to the volume.
+    pub physical_blocks: u64,
 }
 
 struct Gathering<T> {
@@ -109,19 +129,41 @@ pub(super) fn zone_statistics(zone: &Rc<Zone>) -> ZonePart {
     }
 }
 
+pub(super) fn usage<H: Host>(volume: &Volume<H>) -> Usage {
+    let layout = volume.layout();
+    let counts: UsageCounts = volume.shared.usage.iter().map(ZoneUsage::read).sum();
+    // The journal's zone may be ahead of the zone that allocated a page.
+    let pages = counts.block_map.min(counts.allocated);
+    Usage {
+        mode: mode(volume),
+        logical_blocks_used: counts.logical,
+        data_blocks_used: counts.allocated - pages,
+        overhead_blocks_used: fixed_overhead(layout) + pages,
+        physical_blocks: layout.physical_blocks,
+    }
+}
+
+fn mode<H: Host>(volume: &Volume<H>) -> OperatingMode {
+    match volume.is_read_only() {
+        true => OperatingMode::ReadOnly,
+        false => OperatingMode::Normal,
+    }
+}
+
+/// Blocks outside of what slabs offer.
+fn fixed_overhead(layout: &VolumeLayout) -> u64 {
+    layout.physical_blocks - layout.slabs.data_blocks()
+}
+
 pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
     let layout = volume.layout();
-    let slabs_data = layout.slabs.data_blocks();
     let pages = u64::from(volume.options.block_map_cache_blocks);
     VolumeFigures {
-        overhead_blocks_used: layout.physical_blocks - slabs_data,
+        overhead_blocks_used: fixed_overhead(layout),
         physical_blocks: layout.physical_blocks,
         logical_blocks: layout.logical_blocks,
         block_map_cache_size: pages * BLOCK_SIZE as u64,
-        mode: match volume.is_read_only() {
-            true => OperatingMode::ReadOnly,
-            false => OperatingMode::Normal,
-        },
+        mode: mode(volume),
         max_vios: u64::from(volume.options.requests),
         memory_usage: MemoryUsage::default(),
         index_state: volume.index_word().as_str(),

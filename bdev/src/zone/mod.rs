@@ -23,3 +23,4 @@ pub mod task;
 #[cfg(test)]
 pub(crate) mod test_disk;
 pub mod thread;
+pub mod usage;

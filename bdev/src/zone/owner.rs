@@ -22,6 +22,7 @@ use super::remapping::{LateAdjustment, Remaps};
 use super::service_desk::ServiceDesk;
 use super::shared::Shared;
 use super::task::{Scheduler, TaskId, WaitList};
+use super::usage::UsageCounts;
 use crate::block_map::BlockMapZone;
 use crate::buffer::Buffer;
 use crate::dedupe::Action;
@@ -168,6 +169,22 @@ impl Zone {
     pub(crate) fn appoint(&self, admin: Admin) {
         let first = self.admin.set(admin).is_ok();
         assert!(first, "a volume's super block has one keeper");
+    }
+
+    /// Lets every thread know how much room is in use here.
+    pub(super) fn publish_usage(&self) {
+        let (logical, block_map) = match &self.journal {
+            Some(journal) => (
+                journal.logical_blocks_used(),
+                journal.block_map_data_blocks(),
+            ),
+            None => (0, 0),
+        };
+        self.shared.usage[self.index.index()].publish(UsageCounts {
+            allocated: self.physical.allocated_blocks(),
+            logical,
+            block_map,
+        });
     }
 
     /// Whether the volume is read-only.

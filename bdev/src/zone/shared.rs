@@ -2,8 +2,10 @@
 //! read-only.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::usage::ZoneUsage;
+use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
 use crate::format::slab::SlabGeometry;
 use crate::format::tree::TreeGeometry;
 use crate::types::{Pbn, ZoneIndex};
@@ -20,7 +22,11 @@ pub struct Shared {
     pub tree: TreeGeometry,
     /// Where the slabs are.
     pub slabs: SlabGeometry,
+    /// What each zone thread says of the room in use.
+    pub usage: Box<[ZoneUsage]>,
     compression: AtomicBool,
+    dedupe_timeout_ms: AtomicU64,
+    dedupe_minimum_timer_ms: AtomicU64,
     index_answers: AtomicBool,
     read_only: AtomicBool,
     read_only_reason: OnceLock<String>,
@@ -42,7 +48,10 @@ impl Shared {
             slots_per_zone,
             tree,
             slabs,
+            usage: (0..zones).map(|_| ZoneUsage::default()).collect(),
             compression: AtomicBool::new(false),
+            dedupe_timeout_ms: AtomicU64::new(DEFAULT_TIMEOUT_MS),
+            dedupe_minimum_timer_ms: AtomicU64::new(DEFAULT_MINIMUM_TIMER_MS),
             index_answers: AtomicBool::new(false),
             wake_everyone: OnceLock::new(),
             read_only: AtomicBool::new(false),
@@ -90,6 +99,25 @@ impl Shared {
     /// Switches compression of new data.
     pub fn set_compression(&self, on: bool) {
         self.compression.store(on, Ordering::Relaxed);
+    }
+
+    /// How long a request waits for the index, and the least time between two looks for late answers, in
+    /// milliseconds: as they were last set.
+    pub fn dedupe_timeouts(&self) -> (u64, u64) {
+        (
+            self.dedupe_timeout_ms.load(Ordering::Relaxed),
+            self.dedupe_minimum_timer_ms.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Remembers what the hash zones are told; `None` leaves it.
+    pub fn set_dedupe_timeouts(&self, timeout_ms: Option<u64>, minimum_timer_ms: Option<u64>) {
+        if let Some(timeout) = timeout_ms {
+            self.dedupe_timeout_ms.store(timeout, Ordering::Relaxed);
+        }
+        if let Some(timer) = minimum_timer_ms {
+            self.dedupe_minimum_timer_ms.store(timer, Ordering::Relaxed);
+        }
     }
 
     /// Whether hash zones may ask the index.

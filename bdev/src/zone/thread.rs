@@ -82,7 +82,11 @@ impl<H: Host> ZoneThread<H> {
             // until the completion of this I/O is given to it.
             unsafe { self.channel.submit(io) };
         }
-        busy | self.send_mail()
+        busy |= self.send_mail();
+        if busy {
+            self.zone.publish_usage();
+        }
+        busy
     }
 
     /// When the thread wants to be polled again even if nothing happens; `None` for never.

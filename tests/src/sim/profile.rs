@@ -165,6 +165,7 @@ impl Profile {
             format: self.format,
             nonce: NONCE,
             uuid: Uuid::from_u128(9),
+            slabs_wanted: 1,
         }
     }
 

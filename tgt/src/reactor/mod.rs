@@ -11,7 +11,6 @@
 
 mod clock;
 mod context;
-mod cpumask;
 mod readiness;
 mod thread;
 mod wake;
@@ -28,9 +27,9 @@ use thiserror::Error;
 
 pub use clock::{clock, now, poll_by};
 pub use context::{Activity, Poller, PollerId, PollerInfo, ReactorCtx};
-pub use cpumask::{CpuMask, CpuMaskError};
 pub use readiness::{SleepFd, Watched};
 pub use thread::is_reactor;
+pub use vdo_rpc::cpumask::{CpuMask, CpuMaskError};
 pub use wake::Waker;
 
 use readiness::FdSet;

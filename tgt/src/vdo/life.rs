@@ -1,26 +1,21 @@
 //! How a vdo bdev comes up and goes down.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use thiserror::Error;
-use uuid::Uuid;
 use vdo::buffer::{DmaMemory, HeapMemory};
-use vdo::format::index_region::{IndexConfig, IndexMemory};
-use vdo::format::{self, FormatOptions};
+use vdo::format;
 use vdo::types::BLOCK_SIZE;
-use vdo::volume::{
-    Done, FormatPolicy, MAXIMUM_ZONES, OpenRequest, Opening, Volume, VolumeError, VolumeOptions,
-};
-use vdo_rpc::params::{Create, Format};
-use vdo_rpc::{ErrorCode, RpcError};
+use vdo::volume::{Done, Opening, Volume};
+use vdo_rpc::params::Create;
+use vdo_rpc::{ErrorCode, RpcError, volume};
 
 use super::{EmbeddedHost, MODULE, ReactorWaker, VdoBdev, lock};
-use crate::bdev::{BdevDesc, BdevError, BdevInfo, IoKinds, OpenOptions};
-use crate::reactor::{self, Activity, CpuMask, PollerId, ReactorCtx, ReactorError, ReactorHandle};
+use crate::bdev::{BdevDesc, BdevError, BdevInfo, IoKind, IoKinds, OpenOptions};
+use crate::reactor::{self, Activity, PollerId, ReactorCtx, ReactorError, ReactorHandle};
 use crate::target::{Stage, Target};
 
 /// How long a volume may take to answer a question.
@@ -29,28 +24,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why a vdo bdev could not be made or unmade.
 #[derive(Debug, Error)]
 pub enum VdoError {
+    /// What both hosts refuse alike.
+    #[error("{}", .0.message)]
+    Refused(#[from] RpcError),
     /// The base bdev, or the registry, refused.
     #[error(transparent)]
     Bdev(#[from] BdevError),
-    /// The engine refused.
-    #[error("base bdev {base:?}: {source}")]
-    Volume {
-        /// The base bdev.
-        base: String,
-        /// Why.
-        source: VolumeError,
-    },
     /// A reactor could not be reached.
     #[error(transparent)]
     Reactor(#[from] ReactorError),
-    /// A parameter makes no sense here.
-    #[error("{parameter}: {reason}")]
-    Parameter {
-        /// Which.
-        parameter: &'static str,
-        /// Why.
-        reason: String,
-    },
     /// A zone thread ended without an answer.
     #[error("the volume ended before it answered")]
     NoAnswer,
@@ -58,13 +40,40 @@ pub enum VdoError {
 
 impl From<VdoError> for RpcError {
     fn from(error: VdoError) -> RpcError {
-        let text = error.to_string();
         match error {
+            VdoError::Refused(error) => error,
             VdoError::Bdev(error) => error.into(),
-            VdoError::Volume { source, .. } => RpcError::errno(source.errno(), text),
-            VdoError::Parameter { .. } => RpcError::new(ErrorCode::EINVAL, text),
-            VdoError::Reactor(_) | VdoError::NoAnswer => RpcError::new(ErrorCode::EIO, text),
+            VdoError::Reactor(_) | VdoError::NoAnswer => {
+                RpcError::new(ErrorCode::EIO, error.to_string())
+            }
         }
+    }
+}
+
+/// What is answered when a bdev's name cannot be given to a volume.
+fn name_refused(error: BdevError) -> VdoError {
+    match error {
+        BdevError::Exists(name) => RpcError::name_taken("name", &name).into(),
+        error => error.into(),
+    }
+}
+
+/// What is answered when the base bdev cannot be had.
+fn base_refused(base: &str, error: BdevError) -> VdoError {
+    match error {
+        BdevError::NotFound(_) => RpcError::no_bdev("base_bdev_name", base).into(),
+        BdevError::Claimed { module, .. } => RpcError::base_claimed(base, Some(&module)).into(),
+        BdevError::Busy { user, .. } => RpcError::base_in_use(base, Some(&user)).into(),
+        error => error.into(),
+    }
+}
+
+/// What is answered when `name` is not that of a volume.
+pub(super) fn no_volume(name: &str, error: BdevError) -> VdoError {
+    match error {
+        BdevError::NotFound(_) => RpcError::no_bdev("name", name).into(),
+        BdevError::WrongKind { .. } => RpcError::wrong_kind("name", name, MODULE).into(),
+        error => error.into(),
     }
 }
 
@@ -99,10 +108,16 @@ impl VdoBdev {
     /// Why it cannot be made; nothing is left behind then.
     pub fn bring_up(target: &Arc<Target>, params: Create) -> Result<(), VdoError> {
         // Before anything is formatted; whoever takes the name meanwhile is noticed below.
-        target.bdevs.check_name(&params.name)?;
-        let reactors = reactors_of(target, &params)?;
+        let (name, base_name) = (params.name.clone(), params.base_bdev_name.clone());
+        target.bdevs.check_name(&name).map_err(name_refused)?;
+        let have: Vec<u32> = target
+            .reactors
+            .all()
+            .iter()
+            .map(|one| one.core() as u32)
+            .collect();
+        let cores = volume::zone_cores(params.cpumask.as_deref(), &have)?;
         let remover = Arc::downgrade(target);
-        let name = params.name.clone();
         let options =
             OpenOptions::claimed(format!("{MODULE} {:?}", params.name)).on_remove(move || {
                 let (remover, name) = (remover.clone(), name.clone());
@@ -114,13 +129,22 @@ impl VdoBdev {
                     }
                 });
             });
-        let base = target.bdevs.open(&params.base_bdev_name, options)?;
-        let found = open_base(&reactors[0], &base, &params)?;
+        let base = target
+            .bdevs
+            .open(&base_name, options)
+            .map_err(|error| base_refused(&base_name, error))?;
+        let info = base.info();
+        let writable = info.supports.contains(IoKind::Write);
+        volume::check_base(&base_name, info.block_size, 0, writable)?;
+        let found = open_base(&reactors_of(target, &cores)[0], &base, &params)?;
+        let slabs = u64::from(found.layout.slabs.slab_count);
+        let cores = volume::zones_that_fit(&params, cores, slabs)?;
+        let reactors = reactors_of(target, &cores);
         let bdev = Arc::new(start(&reactors, &base, found, params)?);
         drop(base);
         if let Err(error) = target.bdevs.add(Arc::clone(&bdev)) {
             let _ = bdev.stop();
-            return Err(error.into());
+            return Err(name_refused(error));
         }
         let last = Arc::downgrade(&bdev);
         target.on_shutdown(Stage::Volumes, move |target| {
@@ -141,8 +165,12 @@ impl VdoBdev {
     pub fn take_down(target: &Target, name: &str) -> Result<(), VdoError> {
         let bdev = target
             .bdevs
-            .with(name, MODULE, |bdev: &Arc<VdoBdev>| Arc::clone(bdev))?;
-        target.bdevs.remove(name, MODULE)?;
+            .with(name, MODULE, |bdev: &Arc<VdoBdev>| Arc::clone(bdev))
+            .map_err(|error| no_volume(name, error))?;
+        target
+            .bdevs
+            .remove(name, MODULE)
+            .map_err(|error| no_volume(name, error))?;
         bdev.stop()
     }
 
@@ -157,86 +185,16 @@ impl VdoBdev {
             zone.reactor
                 .call(move |reactor| reactor.remove_poller(zone.poller))?;
         }
-        result?.map_err(|error| self.failed(error.into()))
-    }
-
-    fn failed(&self, source: VolumeError) -> VdoError {
-        VdoError::Volume {
-            base: self.params.base_bdev_name.clone(),
-            source,
-        }
+        result?.map_err(|error| volume::engine_error(&self.params.name, &error).into())
     }
 }
 
-/// The reactors of the bdev's core mask, one for each zone thread.
-fn reactors_of(target: &Target, params: &Create) -> Result<Vec<ReactorHandle>, VdoError> {
-    let all = target.reactors.all();
-    let Some(mask) = &params.cpumask else {
-        return Ok(all
-            .iter()
-            .take(usize::from(MAXIMUM_ZONES))
-            .cloned()
-            .collect());
-    };
-    let refused = |reason: String| VdoError::Parameter {
-        parameter: "cpumask",
-        reason,
-    };
-    let mask: CpuMask = mask.parse().map_err(|error| refused(format!("{error}")))?;
-    let chosen: Vec<_> = all
-        .iter()
-        .filter(|one| mask.contains(one.core()))
+/// The reactors of the volume's zone threads, in order.
+fn reactors_of(target: &Target, cores: &[u32]) -> Vec<ReactorHandle> {
+    let all = target.reactors.all().iter();
+    all.filter(|one| cores.contains(&(one.core() as u32)))
         .cloned()
-        .collect();
-    if chosen.len() != mask.cores().len() {
-        let cores: Vec<_> = all.iter().map(ReactorHandle::core).collect();
-        let reason =
-            format!("mask 0x{mask} names cores the target has no reactor on; it has {cores:?}");
-        return Err(refused(reason));
-    }
-    if chosen.len() > usize::from(MAXIMUM_ZONES) {
-        let reason = format!(
-            "mask 0x{mask} has {} cores; at most {MAXIMUM_ZONES} can share one volume",
-            chosen.len()
-        );
-        return Err(refused(reason));
-    }
-    Ok(chosen)
-}
-
-fn request_of(params: &Create) -> Result<OpenRequest, VdoError> {
-    let invalid = |parameter| {
-        move |error: format::index_region::IndexError| VdoError::Parameter {
-            parameter,
-            reason: error.to_string(),
-        }
-    };
-    let memory =
-        IndexMemory::from_gb(params.index_memory_gb).map_err(invalid("index_memory_gb"))?;
-    let blocks_per_mib = (1 << 20) / BLOCK_SIZE as u64;
-    // Microseconds, as dm-vdo's own tool takes them, and a count, for two volumes made at once.
-    static MADE: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Ok(OpenRequest {
-        policy: match params.format {
-            Format::IfBlank => FormatPolicy::IfBlank,
-            Format::Never => FormatPolicy::Never,
-            Format::Force => FormatPolicy::Force,
-        },
-        format: FormatOptions {
-            logical_blocks: params.logical_size_mib.map(|mib| mib * blocks_per_mib),
-            slab_blocks: params.slab_size_mib * blocks_per_mib,
-            index: IndexConfig {
-                memory,
-                sparse: params.index_sparse,
-            },
-            ..FormatOptions::default()
-        },
-        nonce: now.as_micros() as u64 + MADE.fetch_add(1, Ordering::Relaxed),
-        uuid: Uuid::new_v4(),
-    })
+        .collect()
 }
 
 /// Opens or formats the base bdev, on a reactor.
@@ -245,7 +203,7 @@ fn open_base(
     base: &BdevDesc,
     params: &Create,
 ) -> Result<format::Volume, VdoError> {
-    let request = request_of(params)?;
+    let request = volume::open_request(params)?;
     let blocks = base.info().bytes() / BLOCK_SIZE as u64;
     let (answer, answered) = mpsc::sync_channel(1);
     let base_desc = base.clone();
@@ -265,10 +223,7 @@ fn open_base(
         Ok(())
     })??;
     let found = answered.recv().map_err(|_| VdoError::NoAnswer)?;
-    found.map_err(|source| VdoError::Volume {
-        base: params.base_bdev_name.clone(),
-        source,
-    })
+    found.map_err(|error| volume::volume_error(&params.base_bdev_name, error).into())
 }
 
 /// Grows the zone threads and starts the volume.
@@ -278,26 +233,8 @@ fn start(
     found: format::Volume,
     params: Create,
 ) -> Result<VdoBdev, VdoError> {
-    let failed = |source| VdoError::Volume {
-        base: params.base_bdev_name.clone(),
-        source,
-    };
-    let wanted = match &params.cpumask {
-        Some(_) => reactors.len(),
-        // Nobody asked for so many: a small volume has fewer slabs than the target has cores.
-        None => reactors.len().min(found.layout.slabs.slab_count as usize),
-    };
-    let reactors = &reactors[..wanted.max(1)];
-    let blocks_per_mib = (1 << 20) / BLOCK_SIZE as u64;
-    let options = VolumeOptions {
-        name: params.name.clone(),
-        zones: reactors.len() as u8,
-        block_map_cache_blocks: u32::try_from(params.block_map_cache_mib * blocks_per_mib)
-            .unwrap_or(u32::MAX),
-        deduplication: params.deduplication,
-        compression: params.compression,
-        ..VolumeOptions::default()
-    };
+    let failed = |error| VdoError::from(volume::volume_error(&params.base_bdev_name, error));
+    let options = volume::volume_options(&params, reactors.len() as u8);
     let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
     let uuid = found.layout.uuid;
     let wakers = reactors
@@ -327,10 +264,9 @@ fn start(
         let base_name = params.base_bdev_name.clone();
         let grown = reactor.call(move |ctx: &mut ReactorCtx| {
             let channel = base.open_channel(ctx.handle())?;
-            let mut thread = seed.grow(channel).map_err(|source| VdoError::Volume {
-                base: base_name,
-                source,
-            })?;
+            let mut thread = seed
+                .grow(channel)
+                .map_err(|error| volume::volume_error(&base_name, error))?;
             Ok(ctx.add_poller(label, move |_: &mut ReactorCtx| {
                 let mut busy = thread.poll(reactor::now());
                 if !busy {

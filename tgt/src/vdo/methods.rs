@@ -3,14 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use vdo::dedupe::IndexWord;
-use vdo::index::AnswerMode;
-use vdo::seam::Nanos;
 use vdo::volume::IndexCommand;
-use vdo_rpc::methods;
-use vdo_rpc::params::{Answers, Create, GetStats, InjectAnswers, Name, SetOptions};
-use vdo_rpc::results::{ContextsDump, Dump, HashLockDump, HashZoneDump};
-use vdo_rpc::{ErrorCode, RpcError, stats};
+use vdo_rpc::params::{Create, GetStats, InjectAnswers, Name, SetOptions};
+use vdo_rpc::results::Dump;
+use vdo_rpc::volume::no_answer;
+use vdo_rpc::{RpcError, methods, stats, volume};
 
 use super::{MODULE, VdoBdev, life};
 use crate::rpc::{Allowed, Dispatcher};
@@ -44,14 +41,7 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
         Allowed::Runtime,
         move |params: GetStats| get_stats(&shared, &params),
     );
-    let verbs = [
-        (methods::BDEV_VDO_INDEX_ONLINE, IndexCommand::Online),
-        (methods::BDEV_VDO_INDEX_OFFLINE, IndexCommand::Offline),
-        (methods::BDEV_VDO_INDEX_OPEN, IndexCommand::Open),
-        (methods::BDEV_VDO_INDEX_CLOSE, IndexCommand::Close),
-        (methods::BDEV_VDO_INDEX_CREATE, IndexCommand::Create),
-    ];
-    for (method, command) in verbs {
+    for (method, command) in volume::INDEX_VERBS {
         let shared = with(target);
         dispatcher.method(method, Allowed::Runtime, move |params: Name| {
             index(&shared, &params.name, command)
@@ -63,11 +53,7 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
         Allowed::Runtime,
         move |params: SetOptions| {
             let bdev = find(&shared, &params.name)?;
-            let volume = bdev.volume();
-            volume.set_dedupe_timeouts(params.dedupe_timeout_ms, params.dedupe_min_timer_ms);
-            if let Some(compression) = params.compression {
-                volume.set_compression(compression);
-            }
+            volume::apply_options(bdev.volume(), &params);
             Ok(true)
         },
     );
@@ -76,17 +62,9 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
         methods::BDEV_VDO_INJECT_INDEX_ANSWERS,
         Allowed::Runtime,
         move |params: InjectAnswers| {
-            let mode = match params.answers {
-                Answers::Prompt => AnswerMode::Prompt,
-                Answers::Delayed => {
-                    AnswerMode::Delayed(Nanos(params.delay_ms.unwrap_or(0) * 1_000_000))
-                }
-                Answers::Never => AnswerMode::Never,
-                Answers::Fail => AnswerMode::Fail,
-            };
             find(&shared, &params.name)?
                 .volume()
-                .set_index_answer_mode(mode);
+                .set_index_answer_mode(volume::answer_mode(&params));
             Ok(true)
         },
     );
@@ -99,16 +77,9 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
 }
 
 fn find(target: &Target, name: &str) -> Result<Arc<VdoBdev>, RpcError> {
-    Ok(target
-        .bdevs
-        .with(name, MODULE, |bdev: &Arc<VdoBdev>| Arc::clone(bdev))?)
-}
-
-fn no_answer(name: &str) -> RpcError {
-    RpcError::new(
-        ErrorCode::ETIMEDOUT,
-        format!("name: volume {name:?} did not answer in time"),
-    )
+    let find = |bdev: &Arc<VdoBdev>| Arc::clone(bdev);
+    let found = target.bdevs.with(name, MODULE, find);
+    Ok(found.map_err(|error| life::no_volume(name, error))?)
 }
 
 fn get_stats(target: &Target, params: &GetStats) -> Result<Value, RpcError> {
@@ -132,55 +103,12 @@ fn get_stats(target: &Target, params: &GetStats) -> Result<Value, RpcError> {
 
 fn index(target: &Target, name: &str, command: IndexCommand) -> Result<bool, RpcError> {
     let bdev = find(target, name)?;
-    let word = life::ask(|done| bdev.volume().index(command, done))
-        .ok_or_else(|| no_answer(name))?
-        .map_err(|error| {
-            RpcError::errno(error.errno(), format!("name: volume {name:?}: {error}"))
-        })?;
-    match word {
-        IndexWord::Error => Err(RpcError::new(
-            ErrorCode::EIO,
-            format!("name: the index of volume {name:?} failed; the log says why"),
-        )),
-        _ => Ok(true),
-    }
+    let answer = life::ask(|done| bdev.volume().index(command, done));
+    volume::index_answer(name, answer.ok_or_else(|| no_answer(name))?)
 }
 
 fn dump(target: &Target, name: &str) -> Result<Dump, RpcError> {
     let bdev = find(target, name)?;
     let dump = life::ask(|done| bdev.volume().dump(done)).ok_or_else(|| no_answer(name))?;
-    let hash_zones = dump
-        .zones
-        .iter()
-        .zip(0..)
-        .map(|(zone, number)| HashZoneDump {
-            zone: number,
-            hash_locks: zone
-                .locks
-                .iter()
-                .map(|lock| HashLockDump {
-                    record_name: lock
-                        .name
-                        .0
-                        .iter()
-                        .map(|byte| format!("{byte:02x}"))
-                        .collect(),
-                    state: lock.state.name().to_owned(),
-                    references: u64::from(lock.references),
-                    waiters: u64::from(lock.waiters),
-                    duplicate: lock.locked.then_some(lock.at.pbn.get()),
-                    verified: lock.verified,
-                })
-                .collect(),
-            contexts: ContextsDump {
-                idle: zone.contexts.idle,
-                pending: zone.contexts.pending,
-                timed_out: zone.contexts.timed_out,
-                timed_out_complete: zone.contexts.timed_out_complete,
-            },
-        });
-    Ok(Dump {
-        name: name.to_owned(),
-        hash_zones: hash_zones.collect(),
-    })
+    Ok(volume::dump(dump))
 }

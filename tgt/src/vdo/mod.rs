@@ -18,7 +18,7 @@ use vdo::seam::{Host, ZoneWaker};
 use vdo::stats::VolumeStatistics;
 use vdo::volume::Volume;
 use vdo_rpc::params::Create;
-use vdo_rpc::results::{VdoInfo, saving_percent, used_percent};
+use vdo_rpc::volume;
 
 pub use device::{VdoDevice, VdoRequest};
 pub use life::VdoError;
@@ -85,30 +85,11 @@ impl Bdev for Arc<VdoBdev> {
     }
 
     fn driver_specific(&self) -> Value {
-        let statistics = self.statistics().unwrap_or_default();
-        let (total, figures) = (statistics.total(), statistics.figures);
-        let (data, overhead) = (total.data_blocks_used, figures.overhead_blocks_used);
-        let info = VdoInfo {
-            base_bdev_name: self.params.base_bdev_name.clone(),
-            mode: figures.mode.name().to_owned(),
-            index_state: self.volume.index_word().as_str().to_owned(),
-            compression: self.volume.compression(),
-            zones: u64::from(self.volume.options().zones),
-            logical_blocks: self.volume.layout().logical_blocks,
-            logical_blocks_used: total.logical_blocks_used,
-            physical_blocks: figures.physical_blocks,
-            data_blocks_used: data,
-            overhead_blocks_used: overhead,
-            used_percent: used_percent(data, overhead, figures.physical_blocks),
-            saving_percent: saving_percent(total.logical_blocks_used, data),
-        };
-        json!({ MODULE: info })
+        json!({ MODULE: volume::info(&self.volume, &self.params.base_bdev_name) })
     }
 
     fn config(&self) -> Vec<Value> {
-        let mut params = self.params.clone();
-        params.compression = self.volume.compression();
-        vec![json!({ "method": vdo_rpc::methods::BDEV_VDO_CREATE, "params": params })]
+        volume::config(&self.params, &self.volume)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -1,4 +1,4 @@
-//! Which cores a target runs on, as a person writes it: `0x3`, `3`, `[0,1]` or `[0-2,5]`.
+//! Which cores a target or a volume runs on, as a person writes it: `0x3`, `3`, `[0,1]` or `[0-2,5]`.
 
 use std::fmt;
 use std::str::FromStr;

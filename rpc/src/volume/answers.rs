@@ -1,0 +1,175 @@
+//! What a volume that works is told and what it answers, in the words of the methods. (For its statistics see
+//! [`crate::stats`].)
+
+use vdo::VdoError;
+use vdo::dedupe::{IndexWord, LockReport};
+use vdo::index::AnswerMode;
+use vdo::seam::{Host, Nanos};
+use vdo::volume::{IndexCommand, Volume, VolumeDump};
+
+use crate::methods;
+use crate::params::{Answers, InjectAnswers, SetOptions};
+use crate::results::{
+    ContextsDump, Dump, HashLockDump, HashZoneDump, VdoInfo, saving_percent, used_percent,
+};
+use crate::{ErrorCode, RpcError};
+
+/// The methods that do something to the index, and what.
+pub const INDEX_VERBS: [(&str, IndexCommand); 5] = [
+    (methods::BDEV_VDO_INDEX_ONLINE, IndexCommand::Online),
+    (methods::BDEV_VDO_INDEX_OFFLINE, IndexCommand::Offline),
+    (methods::BDEV_VDO_INDEX_OPEN, IndexCommand::Open),
+    (methods::BDEV_VDO_INDEX_CLOSE, IndexCommand::Close),
+    (methods::BDEV_VDO_INDEX_CREATE, IndexCommand::Create),
+];
+
+/// `driver_specific.vdo` of a volume. Waits for nothing, and may be asked from any thread.
+pub fn info<H: Host>(volume: &Volume<H>, base_bdev_name: &str) -> VdoInfo {
+    let usage = volume.usage();
+    let (data, overhead) = (usage.data_blocks_used, usage.overhead_blocks_used);
+    VdoInfo {
+        base_bdev_name: base_bdev_name.to_owned(),
+        mode: usage.mode.name().to_owned(),
+        read_only_reason: volume.read_only_reason().map(str::to_owned),
+        index_state: volume.index_word().as_str().to_owned(),
+        compression: volume.compression(),
+        zones: u64::from(volume.options().zones),
+        logical_blocks: volume.layout().logical_blocks,
+        logical_blocks_used: usage.logical_blocks_used,
+        physical_blocks: usage.physical_blocks,
+        data_blocks_used: data,
+        overhead_blocks_used: overhead,
+        used_percent: used_percent(data, overhead, usage.physical_blocks),
+        saving_percent: saving_percent(usage.logical_blocks_used, data),
+    }
+}
+
+/// Does what `bdev_vdo_set_options` asks.
+pub fn apply_options<H: Host>(volume: &Volume<H>, options: &SetOptions) {
+    volume.set_dedupe_timeouts(options.dedupe_timeout_ms, options.dedupe_min_timer_ms);
+    if let Some(compression) = options.compression {
+        volume.set_compression(compression);
+    }
+}
+
+/// How the index is to answer.
+pub fn answer_mode(params: &InjectAnswers) -> AnswerMode {
+    match params.answers {
+        Answers::Prompt => AnswerMode::Prompt,
+        Answers::Delayed => AnswerMode::Delayed(Nanos(params.delay_ms.unwrap_or(0) * 1_000_000)),
+        Answers::Never => AnswerMode::Never,
+        Answers::Fail => AnswerMode::Fail,
+    }
+}
+
+/// The answer of a method of [`INDEX_VERBS`]: what `Volume::index` said of the volume called `name`.
+///
+/// # Errors
+/// When the index could not be told, or failed.
+pub fn index_answer(name: &str, result: Result<IndexWord, VdoError>) -> Result<bool, RpcError> {
+    match result {
+        Ok(IndexWord::Error) => Err(RpcError::new(
+            ErrorCode::EIO,
+            format!("name: the index of volume \"{name}\" failed; the log says why"),
+        )),
+        Ok(_) => Ok(true),
+        Err(error) => Err(engine_error(name, &error)),
+    }
+}
+
+/// What is answered when the engine refuses or fails something about a volume that was up: to stop it, to change
+/// its index.
+pub fn engine_error(name: &str, error: &VdoError) -> RpcError {
+    RpcError::errno(error.errno(), format!("name: volume \"{name}\": {error}"))
+}
+
+/// `-ETIMEDOUT` for a volume that was asked and does not answer.
+pub fn no_answer(name: &str) -> RpcError {
+    RpcError::new(
+        ErrorCode::ETIMEDOUT,
+        format!("name: volume \"{name}\" did not answer in time"),
+    )
+}
+
+/// The answer of `bdev_vdo_dump`.
+pub fn dump(dump: VolumeDump) -> Dump {
+    let hash_zones = dump.zones.iter().zip(0..).map(|(zone, number)| {
+        let contexts = zone.contexts;
+        HashZoneDump {
+            zone: number,
+            hash_locks: zone.locks.iter().map(hash_lock).collect(),
+            contexts: ContextsDump {
+                idle: contexts.idle,
+                pending: contexts.pending,
+                timed_out: contexts.timed_out,
+                timed_out_complete: contexts.timed_out_complete,
+            },
+        }
+    });
+    Dump {
+        hash_zones: hash_zones.collect(),
+        name: dump.name,
+    }
+}
+
+fn hash_lock(lock: &LockReport) -> HashLockDump {
+    let digits = lock.name.0.iter().map(|byte| format!("{byte:02x}"));
+    HashLockDump {
+        record_name: digits.collect(),
+        state: lock.state.name().to_owned(),
+        references: u64::from(lock.references),
+        waiters: u64::from(lock.waiters),
+        duplicate: lock.locked.then_some(lock.at.pbn.get()),
+        verified: lock.verified,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_failed_is_an_error_and_any_other_state_is_not() {
+        assert_eq!(index_answer("v", Ok(IndexWord::Online)), Ok(true));
+        assert_eq!(index_answer("v", Ok(IndexWord::Closed)), Ok(true));
+        let error = index_answer("v", Ok(IndexWord::Error)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::EIO);
+        assert!(
+            error.message.contains("\"v\"") && error.message.contains("log"),
+            "{error}"
+        );
+        let refused = Err(VdoError::Invalid("close it first".into()));
+        let error = index_answer("v", refused).unwrap_err();
+        assert_eq!(error.code, ErrorCode::EINVAL);
+        assert!(error.message.ends_with("close it first"), "{error}");
+    }
+
+    #[test]
+    fn delays_are_milliseconds() {
+        let params = |answers, delay_ms| InjectAnswers {
+            name: "v".into(),
+            answers,
+            delay_ms,
+        };
+        assert_eq!(
+            answer_mode(&params(Answers::Delayed, Some(20))),
+            AnswerMode::Delayed(Nanos(20_000_000))
+        );
+        assert_eq!(
+            answer_mode(&params(Answers::Prompt, None)),
+            AnswerMode::Prompt
+        );
+        assert_eq!(
+            answer_mode(&params(Answers::Never, None)),
+            AnswerMode::Never
+        );
+        assert_eq!(answer_mode(&params(Answers::Fail, None)), AnswerMode::Fail);
+    }
+
+    #[test]
+    fn the_verbs_of_the_index_are_methods_of_the_contract() {
+        for (method, _) in INDEX_VERBS {
+            assert!(methods::ALL.iter().any(|known| known.name == method));
+        }
+    }
+}
