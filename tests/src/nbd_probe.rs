@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::probe::{Answer, Probe};
+
 /// How long an answer may take; longer than any timeout a test provokes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -37,9 +39,6 @@ pub mod errno {
     /// The device is full.
     pub const ENOSPC: u32 = 28;
 }
-
-/// What a request came to: nothing, or the error's number.
-pub type Answer = Result<(), u32>;
 
 /// A connection to an export.
 #[derive(Debug)]
@@ -210,6 +209,31 @@ impl NbdProbe {
             0 => (cookie, Ok(())),
             error => (cookie, Err(error)),
         }
+    }
+}
+
+impl Probe for NbdProbe {
+    fn size(&self) -> u64 {
+        NbdProbe::size(self)
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8]) -> Answer {
+        NbdProbe::read(self, offset, data)
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Answer {
+        NbdProbe::write(self, offset, data)
+    }
+
+    fn write_all<D: AsRef<[u8]>>(
+        &mut self,
+        writes: impl IntoIterator<Item = (u64, D)>,
+    ) -> Vec<Answer> {
+        NbdProbe::write_all(self, writes)
+    }
+
+    fn flush(&mut self) -> Answer {
+        NbdProbe::flush(self)
     }
 }
 

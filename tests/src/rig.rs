@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::dm_vdo::{lacking, text};
 use crate::nbd_probe::NbdProbe;
+use crate::probe::Probe;
 use crate::target::{Options, Target};
 
 /// Bytes of a block.
@@ -139,8 +140,8 @@ impl Rig {
         self.folder.path().join(name)
     }
 
-    /// How to start a target with the volume `vdo0` on the file, served over NBD.
-    pub fn options(&self, setup: &Setup) -> Options {
+    /// The calls that make the volume `vdo0` on the file.
+    pub fn bdev_calls(&self, setup: &Setup) -> Vec<Value> {
         let mut calls = vec![json!({"method": "bdev_uring_create", "params":
             {"name": "base", "filename": self.file(), "block_size": BLOCK}})];
         let below = match setup.between {
@@ -160,10 +161,16 @@ impl Rig {
         create["name"] = json!("vdo0");
         create["base_bdev_name"] = json!(below);
         calls.push(json!({"method": "bdev_vdo_create", "params": create}));
+        calls
+    }
+
+    /// How to start a target with the volume `vdo0` on the file, served over NBD.
+    pub fn options(&self, setup: &Setup) -> Options {
         let serve = json!({"method": "nbd_start_disk", "params":
             {"bdev_name": "vdo0", "nbd_device": self.socket()}});
         let config = json!({"subsystems": [
-            {"subsystem": "bdev", "config": calls}, {"subsystem": "nbd", "config": [serve]}]});
+            {"subsystem": "bdev", "config": self.bdev_calls(setup)},
+            {"subsystem": "nbd", "config": [serve]}]});
         Options {
             config: Some(config),
             cpumask: setup.cpumask.to_owned(),
@@ -279,7 +286,7 @@ pub fn block(tag: u64) -> Vec<u8> {
 ///
 /// # Panics
 /// When a write fails.
-pub fn fill(client: &mut NbdProbe, lbns: std::ops::Range<u64>, tag: impl Fn(u64) -> u64) {
+pub fn fill(client: &mut impl Probe, lbns: std::ops::Range<u64>, tag: impl Fn(u64) -> u64) {
     let answers = client.write_all(lbns.map(|lbn| (lbn * BLOCK, block(tag(lbn)))));
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     assert_eq!(client.flush(), Ok(()));
@@ -289,7 +296,7 @@ pub fn fill(client: &mut NbdProbe, lbns: std::ops::Range<u64>, tag: impl Fn(u64)
 ///
 /// # Panics
 /// When one does not.
-pub fn check(client: &mut NbdProbe, lbns: std::ops::Range<u64>, tag: impl Fn(u64) -> u64) {
+pub fn check(client: &mut impl Probe, lbns: std::ops::Range<u64>, tag: impl Fn(u64) -> u64) {
     let mut data = vec![0; 64 * BLOCK as usize];
     let mut lbn = lbns.start;
     while lbn < lbns.end {

@@ -1,4 +1,5 @@
-//! A running `vdo_tgt` for end-to-end tests: the real program, its real socket, a folder of its own.
+//! A running target for end-to-end tests: the real program, its real socket, a folder of its own. The
+//! program is `vdo_tgt`, or one built on SPDK ([`crate::spdk`]), whose flags and protocol are the same.
 //!
 //! ```no_run
 //! use serde_json::json;
@@ -38,43 +39,76 @@ const STOP_PATIENCE: Duration = Duration::from_secs(120);
 /// When it cannot be built.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        if let Some(path) = std::env::var_os("VDO_TGT") {
-            // The target is started in a folder of its own.
-            return std::path::absolute(path).expect("VDO_TGT names a program");
+    PROGRAM.get_or_init(|| built("VDO_TGT", "vdo-tgt", "vdo_tgt"))
+}
+
+/// The program an environment variable names, or else the one built from this workspace in the profile
+/// of the running test.
+///
+/// # Panics
+/// When it cannot be built.
+pub(crate) fn built(variable: &str, package: &str, program: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        // The target is started in a folder of its own.
+        return std::path::absolute(path).expect("the variable names a program");
+    }
+    // The test lies in target/PROFILE/deps.
+    let test = std::env::current_exe().expect("a running program has a path");
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .expect("tests are built into target/PROFILE/deps");
+    let mut build = Command::new(env!("CARGO"));
+    build
+        .args(["build", "--quiet", "--package", package, "--bin", program])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => {}
+        Some(profile) => {
+            build.args(["--profile", profile]);
         }
-        // The test lies in target/PROFILE/deps.
-        let test = std::env::current_exe().expect("a running program has a path");
-        let folder = test
-            .ancestors()
-            .nth(2)
-            .expect("tests are built into target/PROFILE/deps");
-        let mut build = Command::new(env!("CARGO"));
-        build
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "vdo-tgt",
-                "--bin",
-                "vdo_tgt",
-            ])
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
-        match folder.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => {}
-            Some(profile) => {
-                build.args(["--profile", profile]);
-            }
+    }
+    let status = build.status().expect("cargo, which built this test, runs");
+    assert!(status.success(), "{program} cannot be built");
+    folder.join(program)
+}
+
+/// Which program a target runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Program {
+    /// `vdo_tgt`.
+    #[default]
+    Embedded,
+    /// Another that takes the same flags, and arguments it always needs.
+    Other {
+        /// Where it is.
+        path: PathBuf,
+        /// What it needs beside the options.
+        arguments: Vec<String>,
+    },
+}
+
+impl Program {
+    fn path(&self) -> &Path {
+        match self {
+            Program::Embedded => program(),
+            Program::Other { path, .. } => path,
         }
-        let status = build.status().expect("cargo, which built this test, runs");
-        assert!(status.success(), "vdo_tgt cannot be built");
-        folder.join("vdo_tgt")
-    })
+    }
+
+    fn arguments(&self) -> &[String] {
+        match self {
+            Program::Embedded => &[],
+            Program::Other { arguments, .. } => arguments,
+        }
+    }
 }
 
 /// How to start a target.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The program.
+    pub program: Program,
     /// The configuration file's content; `None` for no file.
     pub config: Option<Value>,
     /// The core mask.
@@ -90,6 +124,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            program: Program::Embedded,
             config: None,
             cpumask: "0x1".to_owned(),
             wait_for_rpc: false,
@@ -154,7 +189,7 @@ impl Target {
             .append(true)
             .open(path("log"))
             .expect("a log file can be made in one's own folder");
-        let mut command = Command::new(program());
+        let mut command = Command::new(options.program.path());
         command.arg("-r").arg(path("rpc.sock"));
         command.args(["-m", &options.cpumask]);
         if let Some(config) = &options.config {
@@ -165,6 +200,7 @@ impl Target {
             command.arg("--wait-for-rpc");
         }
         command
+            .args(options.program.arguments())
             .args(&options.arguments)
             .env("RUST_LOG", &options.log)
             .current_dir(folder.path());
@@ -172,9 +208,12 @@ impl Target {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be opened twice"));
         command.stderr(log);
-        let child = command
-            .spawn()
-            .map_err(|error| format!("{} cannot be started: {error}", program().display()))?;
+        let child = command.spawn().map_err(|error| {
+            format!(
+                "{} cannot be started: {error}",
+                options.program.path().display()
+            )
+        })?;
         let mut target = Target {
             folder,
             options,
@@ -195,15 +234,21 @@ impl Target {
                 return Err(format!("the target ended with {status}:\n{}", self.log()));
             }
             if let Ok(mut client) = RpcClient::connect(&socket) {
-                if !self.options.wait_for_rpc {
-                    client
-                        .call("framework_wait_init", &Value::Null)
-                        .map_err(|error| {
-                            format!("the target did not start: {error}\n{}", self.log())
-                        })?;
+                let up = match self.options.wait_for_rpc {
+                    true => Ok(Value::Null),
+                    false => client.call("framework_wait_init", &Value::Null),
+                };
+                if up.is_ok() {
+                    self.client = Mutex::new(Some(client));
+                    return Ok(());
                 }
-                self.client = Mutex::new(Some(client));
-                return Ok(());
+                // It is about to end, and says why.
+                let ended = self.wait(Duration::from_secs(20));
+                let (error, log) = (up.expect_err("it is not up"), self.log());
+                return Err(match ended {
+                    Some(status) => format!("the target ended with {status}:\n{log}"),
+                    None => format!("the target did not start: {error}\n{log}"),
+                });
             }
             if begun.elapsed() > START_PATIENCE {
                 return Err(format!("the target did not come up:\n{}", self.log()));
@@ -269,6 +314,22 @@ impl Target {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    /// Waits for the target to end by itself; `None` if it does not in that time.
+    pub fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let child = self.child.as_mut()?;
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().expect("the child is ours to wait for") {
+                self.child = None;
+                return Some(status);
+            }
+            if begun.elapsed() > patience {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Ends the target as an administrator would (SIGTERM), and waits for it.
     ///
     /// # Panics
@@ -323,25 +384,17 @@ impl Target {
             .client
             .lock()
             .unwrap_or_else(|poison| poison.into_inner()) = None;
-        let mut child = self.child.take().expect("a target is ended once");
+        let pid = self.pid().expect("a target is ended once");
         let sent = Command::new("kill")
-            .args(["-s", signal, &child.id().to_string()])
+            .args(["-s", signal, &pid.to_string()])
             .status();
         assert!(
             sent.is_ok_and(|status| status.success()),
             "kill works on one's own child"
         );
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = child.try_wait().expect("the child is ours to wait for") {
-                return status;
-            }
-            if begun.elapsed() > STOP_PATIENCE {
-                let log = self.log();
-                self.child = Some(child);
-                panic!("the target does not end after SIG{signal}:\n{log}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        match self.wait(STOP_PATIENCE) {
+            Some(status) => status,
+            None => panic!("the target does not end after SIG{signal}:\n{}", self.log()),
         }
     }
 }
