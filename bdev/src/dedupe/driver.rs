@@ -192,8 +192,7 @@ impl HashZone {
         self.carry_out(zone, state);
     }
 
-    /// Takes answers of the index, and gives up on those that take too long; says whether there was
-    /// anything to do.
+    /// Takes answers of the index; says whether there were any.
     pub fn poll(&self, zone: &Zone, now: Nanos) -> bool {
         let state = &mut *self.state.borrow_mut();
         let State {
@@ -208,7 +207,7 @@ impl HashZone {
         } = state;
         let mut verb = None;
         let mut host = Host { members, locks };
-        let mut busy = index.poll(now, &mut |event| match event {
+        let busy = index.poll(now, &mut |event| match event {
             IndexEvent::Done(_, result) => verb = Some(result),
             IndexEvent::Answer(answer) => {
                 let Reply::Deliver(request) = contexts.answer(ContextId(answer.token)) else {
@@ -222,6 +221,28 @@ impl HashZone {
                 machine.answer(request, reply, &mut host, actions);
             }
         });
+        if verb.is_some() {
+            state.verb_result = verb;
+            self.verb_done.wake_all();
+        }
+        if !state.actions.is_empty() {
+            self.carry_out(zone, state);
+        }
+        busy
+    }
+
+    /// Gives up on answers of the index that take too long, if the time to look for them has come; says whether
+    /// there were any.
+    pub fn expire(&self, zone: &Zone, now: Nanos) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        let State {
+            machine,
+            contexts,
+            members,
+            locks,
+            actions,
+            ..
+        } = state;
         let mut host = Host { members, locks };
         let expired = contexts.expire(now, |request| {
             // Whichever it was, the request goes on without the index.
@@ -235,7 +256,6 @@ impl HashZone {
             };
             machine.answer(request, reply, &mut host, actions);
         });
-        busy |= expired.count > 0;
         if let Some(count) = expired.report {
             log::warn!(
                 "volume {}: hash zone {}: {count} index requests took too long; the writes go on \
@@ -244,14 +264,10 @@ impl HashZone {
                 zone.index,
             );
         }
-        if verb.is_some() {
-            state.verb_result = verb;
-            self.verb_done.wake_all();
-        }
         if !state.actions.is_empty() {
             self.carry_out(zone, state);
         }
-        busy
+        expired.count > 0
     }
 
     fn advice(&self, zone: &Zone, advice: Result<Option<Mapping>, IndexError>) -> Answer {

@@ -286,6 +286,15 @@ impl<H: Host> Volume<H> {
         self.shared.is_read_only()
     }
 
+    /// Turns the volume read-only, as an error of its own would: for a host that sees what the volume cannot, as a base
+    /// device that has lost its end. Writes fail from now on, also those under way; the super block is marked if the
+    /// device still takes it. The first `reason` is kept. Does nothing to a volume that is down.
+    pub fn enter_read_only(&self, reason: &str) {
+        if self.phase() != Phase::Down {
+            self.shared.set_read_only(|| reason.to_owned());
+        }
+    }
+
     /// Whether new data is compressed.
     pub fn compression(&self) -> bool {
         self.shared.compression()

@@ -55,7 +55,8 @@ impl<H: Host> ZoneThread<H> {
         }
     }
 
-    /// Does what there is to do, without waiting for anything; says whether there was something.
+    /// Does what there is to do, without waiting for anything; says whether there was something. Late answers of the
+    /// index are not looked for: see [`ZoneThread::expire_contexts`].
     pub fn poll(&mut self, now: Nanos) -> bool {
         self.zone.scheduler.set_now(now);
         let mut busy = self.take_mail();
@@ -89,7 +90,17 @@ impl<H: Host> ZoneThread<H> {
         busy
     }
 
-    /// When the thread wants to be polled again even if nothing happens; `None` for never.
+    /// Sends the writes on that have waited too long for the index, without deduplication; says whether there were any.
+    /// To be called, by a timer of the host, when [`ZoneThread::next_deadline`] has come; the next
+    /// [`poll`](ZoneThread::poll) lets the writes run. Before the deadline it does nothing.
+    pub fn expire_contexts(&mut self, now: Nanos) -> bool {
+        self.zone.scheduler.set_now(now);
+        self.zone.hash.expire(&self.zone, now)
+    }
+
+    /// When the thread wants [`expire_contexts`](ZoneThread::expire_contexts) and [`poll`](ZoneThread::poll) to be called
+    /// even if nothing happens; `None` for never. Changes only in these two, and is not taken back when an answer comes
+    /// in time, so that a host sets its timer rarely.
     pub fn next_deadline(&self) -> Option<Nanos> {
         self.zone.hash.next_deadline()
     }

@@ -48,6 +48,8 @@ pub struct World {
     pub random: ChaCha8Rng,
     /// At most so many nanoseconds pass with each poll.
     pub pace: u64,
+    /// Whether the host's timers run.
+    pub timers: bool,
     now: Nanos,
 }
 
@@ -84,6 +86,7 @@ impl World {
             threads,
             random,
             pace: 20_000,
+            timers: true,
             now: Nanos(0),
         };
         let volume = Arc::clone(&world.volume);
@@ -101,7 +104,7 @@ impl World {
             return true;
         }
         self.now.0 += self.random.random_range(0..self.pace);
-        if self.threads[thread].poll(self.now) {
+        if poll(&mut self.threads[thread], self.now, self.timers) {
             return true;
         }
         if ios > 0 {
@@ -111,7 +114,7 @@ impl World {
         }
         let mut any = false;
         for thread in &mut self.threads {
-            any |= thread.poll(self.now);
+            any |= poll(thread, self.now, self.timers);
         }
         any || self.disk.under_way() > 0
     }
@@ -121,7 +124,7 @@ impl World {
         loop {
             let mut any = false;
             for thread in &mut self.threads {
-                any |= thread.poll(self.now);
+                any |= poll(thread, self.now, self.timers);
             }
             if !any {
                 return;
@@ -303,4 +306,11 @@ impl World {
             assert_eq!(zone.base.in_flight(), 0, "I/Os are left");
         }
     }
+}
+
+/// What a host's pollers do: the busy one, and the timed one that looks for late answers when it is time.
+fn poll(thread: &mut ZoneThread<SimHost>, now: Nanos, timers: bool) -> bool {
+    let busy = thread.poll(now);
+    let due = thread.next_deadline().is_some_and(|due| due <= now);
+    (due && timers && thread.expire_contexts(now)) | busy
 }

@@ -268,7 +268,9 @@ fn start(
                 .grow(channel)
                 .map_err(|error| volume::volume_error(&base_name, error))?;
             Ok(ctx.add_poller(label, move |_: &mut ReactorCtx| {
-                let mut busy = thread.poll(reactor::now());
+                let now = reactor::now();
+                let mut busy = thread.poll(now);
+                busy |= thread.expire_contexts(now);
                 if !busy {
                     busy = !thread.prepare_to_sleep();
                     if let Some(deadline) = thread.next_deadline() {
