@@ -1,6 +1,7 @@
-# What a person types. Every command works on a machine with Rust and nothing else.
+# What a person types. Every command works on a machine with Rust and nothing else, but for those of
+# SPDK at the end.
 SHELL := /bin/bash
-.PHONY: all demo test bench lint sim
+.PHONY: all demo test bench lint sim spdk test-spdk lint-spdk
 
 all:
 	cargo build --release
@@ -15,7 +16,7 @@ test:
 	@mkdir -p target
 	@set -o pipefail; \
 	cargo build -p vdo-tgt --bin vdo_tgt && \
-	cargo test --workspace --no-fail-fast 2>&1 | tee target/test.log; result=$$?; \
+	cargo test --no-fail-fast 2>&1 | tee target/test.log; result=$$?; \
 	grep -ho 'skipped: .*' target/test.log | sort -u; \
 	awk -v skipped=$$(grep -ho 'skipped: .*' target/test.log | sort -u | wc -l) \
 	  '/^test result:/ { passed += $$4; failed += $$6 } \
@@ -35,4 +36,12 @@ sim:
 
 lint:
 	cargo fmt --all -- --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --all-targets -- -D warnings
+
+# With an installed SPDK (SPDK_PREFIX says where it is; see docs/operations.md): spdk_vdo_tgt, which is
+# spdk_tgt with the vdo bdev module in it.
+spdk:
+	cargo build --release -p spdk --bin spdk_vdo_tgt
+
+lint-spdk:
+	cargo clippy -p spdk-sys -p spdk --all-targets -- -D warnings

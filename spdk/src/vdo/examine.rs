@@ -1,0 +1,103 @@
+//! How volumes are found on new bdevs.
+//!
+//! SPDK shows every new bdev to every module. One that begins with a VDO geometry block is brought up as it is,
+//! under the name of its base bdev with `_vdo` behind it. `bdev_vdo_create` on the same base bdev takes such a volume
+//! over, so a configuration that names its volumes means the same whether they were found first or not.
+//!
+//! It can be switched off for the module (`bdev_vdo_set_examine`) or, for all modules, by SPDK
+//! (`bdev_set_options --disable-auto-examine`; then `bdev_examine` shows single bdevs).
+
+use std::sync::Arc;
+
+use spdk_sys as sys;
+use vdo::buffer::DmaMemory;
+use vdo::format::OpenError;
+use vdo::volume::VolumeError;
+use vdo_rpc::params::{Create, Format};
+use vdo_rpc::volume;
+
+use super::life::{self, Origin};
+use super::{bdev, state};
+use crate::desc::{self, Desc};
+use crate::dma::SpdkMemory;
+use crate::task;
+
+/// What a volume that was found is called.
+pub fn name_for(base_name: &str) -> String {
+    format!("{base_name}_vdo")
+}
+
+/// The module's `examine_disk`.
+///
+/// # Safety
+/// `new` is a bdev that SPDK shows to the module.
+pub unsafe extern "C" fn examine_disk(new: *mut sys::spdk_bdev) {
+    // A volume is not looked for on another volume. SAFETY: the bdev is there as long as the examination is
+    // not done.
+    let (name, is_ours) = unsafe {
+        let name = desc::text(sys::spdk_bdev_get_name(new));
+        (name, bdev::of(new).is_some())
+    };
+    task::spawn(async move {
+        if state().examines.get() && !state().is_ending.get() && !is_ours {
+            examine(&name).await;
+        }
+        // SAFETY: said once for each call.
+        unsafe { sys::spdk_bdev_module_examine_done(super::module()) }
+    });
+}
+
+async fn examine(base_name: &str) {
+    if !holds_a_volume(base_name).await {
+        return;
+    }
+    let params = Create {
+        format: Format::Never,
+        ..Create::new(name_for(base_name), base_name)
+    };
+    let name = params.name.clone();
+    match life::bring_up(params, Origin::Found).await {
+        Ok(()) => log::info!("vdo {name:?}: found on bdev {base_name:?}"),
+        Err(error) => {
+            log::warn!("bdev {base_name:?} holds a volume that is not brought up: {error}");
+        }
+    }
+}
+
+/// Whether there is a volume on a bdev. Only reads it. Other modules look at it at the same time.
+async fn holds_a_volume(base_name: &str) -> bool {
+    let _turn = state().turn(base_name).await;
+    let Ok(base) = Desc::open(base_name, false, |_| {}) else {
+        return false;
+    };
+    let unfit = volume::check_base(base_name, base.block_bytes(), base.metadata_bytes(), true);
+    if unfit.is_err() || is_claimed(&base) {
+        return false;
+    }
+    let request = Create {
+        format: Format::Never,
+        ..Create::new("found", base_name)
+    };
+    let Ok(request) = volume::open_request(&request) else {
+        return false;
+    };
+    let memory: Arc<dyn DmaMemory> = Arc::new(SpdkMemory::default());
+    match life::look(&base, request, &memory).await {
+        Ok(_) => true,
+        Err(VolumeError::Open(OpenError::Blank | OpenError::Foreign { .. })) => false,
+        Err(VolumeError::Open(error)) => {
+            log::warn!("bdev {base_name:?} holds a volume that cannot be opened: {error}");
+            false
+        }
+        Err(error) => {
+            log::warn!("bdev {base_name:?} cannot be examined: {error}");
+            false
+        }
+    }
+}
+
+/// Whether another module has taken the bdev meanwhile.
+fn is_claimed(base: &Desc) -> bool {
+    // SAFETY: open; the field is read on the app thread, where claims are made. There is no function for it.
+    unsafe { (*base.bdev()).internal.claim_type != sys::SPDK_BDEV_CLAIM_NONE }
+}

@@ -1,0 +1,346 @@
+//! How a volume comes up on a base bdev, and goes down.
+//!
+//! Up: the base bdev is opened and claimed; the volume on it is found, or made, from the app thread; each zone
+//! thread grows on an SPDK thread of its own; the volume starts; its bdev is entered. Whatever fails undoes what was
+//! done. Down is the opposite, and begins when the last user of the bdev has closed it.
+
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use vdo::buffer::DmaMemory;
+use vdo::error::VdoError;
+use vdo::format;
+use vdo::types::BLOCK_SIZE;
+use vdo::volume::{Done, OpenRequest, Opening, Volume, VolumeError};
+use vdo_rpc::params::{Create, Format};
+use vdo_rpc::volume;
+use vdo_rpc::{ErrorCode, RpcError};
+
+use super::base::SpdkChannel;
+use super::bdev::{self, VdoBdev};
+use super::zone::{self, RunningZone, SpdkWaker};
+use super::{SpdkHost, state};
+use crate::desc::{Desc, Event};
+use crate::dma::SpdkMemory;
+use crate::poller::{Activity, Poller};
+use crate::thread;
+
+/// How a vdo bdev came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// By `bdev_vdo_create`.
+    Asked,
+    /// Its volume was found on a new bdev.
+    Found,
+}
+
+/// What a volume that is up is made of, beside its handle.
+pub struct Parts {
+    /// The base bdev.
+    pub base: Desc,
+    /// Its zone threads.
+    pub zones: Vec<RunningZone>,
+    watch: Rc<Watch>,
+}
+
+/// What the base bdev's events reach.
+#[derive(Default)]
+struct Watch {
+    is_leaving: Cell<bool>,
+    bdev: Cell<Option<NonNull<VdoBdev>>>,
+}
+
+impl Watch {
+    fn told(&self, event: Event) {
+        // SAFETY: the bdev clears this before it goes, on the app thread, where this runs.
+        let bdev = self.bdev.get().map(|bdev| unsafe { bdev.as_ref() });
+        match event {
+            Event::Remove => {
+                self.is_leaving.set(true);
+                if let Some(bdev) = bdev {
+                    log::warn!(
+                        "vdo {:?}: base bdev {:?} is being removed; the volume is shut down",
+                        bdev.name(),
+                        bdev.base_name().unwrap_or_default()
+                    );
+                    bdev.unregister_soon();
+                }
+            }
+            Event::Resize => {
+                if let Some(bdev) = bdev {
+                    base_resized(bdev);
+                }
+            }
+        }
+    }
+}
+
+/// The base bdev has another size.
+fn base_resized(bdev: &VdoBdev) {
+    let Some(found) = bdev.base_bytes() else {
+        return;
+    };
+    let name = bdev.name();
+    let needed = bdev.volume().usage().physical_blocks * BLOCK_SIZE as u64;
+    if found >= needed {
+        log::info!(
+            "vdo {name:?}: its base bdev has {found} bytes now; the volume keeps its {needed}"
+        );
+        return;
+    }
+    let reason = format!(
+        "the base bdev shrank to {found} bytes, and the volume needs {needed}; give it its size back"
+    );
+    log::error!("vdo {name:?}: {reason}");
+    bdev.volume().enter_read_only(&reason);
+}
+
+/// Makes a vdo bdev as `params` say.
+///
+/// # Errors
+/// Why it cannot be made; nothing is left behind then.
+pub async fn bring_up(params: Create, origin: Origin) -> Result<(), RpcError> {
+    let known_base = bdev::canonical(&params.base_bdev_name);
+    if let Some(taken) = bdev::lookup(&params.name)
+        && !(origin == Origin::Asked && is_found_on(taken, known_base.as_deref()))
+    {
+        return Err(RpcError::name_taken("name", &params.name));
+    }
+    let cores = volume::zone_cores(params.cpumask.as_deref(), &thread::cores())?;
+    let request = volume::open_request(&params)?;
+    let no_base = || RpcError::no_bdev("base_bdev_name", &params.base_bdev_name);
+    let base_name = known_base.ok_or_else(no_base)?;
+    let _name = state()
+        .reserve(&params.name)
+        .ok_or_else(|| RpcError::name_taken("name", &params.name))?;
+    let _turn = state().turn(&base_name).await;
+    if origin == Origin::Asked && take_over(&params, &base_name).await? {
+        return Ok(());
+    }
+    let watch = Rc::new(Watch::default());
+    let base = open_base(&params, &watch)?;
+    let memory: Arc<dyn DmaMemory> = Arc::new(SpdkMemory::default());
+    let failed = |error| volume::volume_error(&params.base_bdev_name, error);
+    let found = look(&base, request, &memory).await.map_err(failed)?;
+    let cores = volume::zones_that_fit(&params, cores, found.layout.slabs.slab_count.into())?;
+    let (volume, zones) = start(&params, found, &cores, &base, &memory)
+        .await
+        .map_err(failed)?;
+    let parts = Parts {
+        base,
+        zones,
+        watch: Rc::clone(&watch),
+    };
+    if watch.is_leaving.get() || state().is_ending.get() {
+        let _ = stop(&volume, parts).await;
+        return Err(no_base());
+    }
+    let name = params.name.clone();
+    match VdoBdev::new(volume, params, origin, parts).register() {
+        Ok(bdev) => {
+            watch.bdev.set(Some(bdev));
+            Ok(())
+        }
+        Err((errno, bdev)) => {
+            let uuid = bdev.volume().layout().uuid;
+            let _ = take_down(&bdev).await;
+            Err(match errno {
+                libc::EEXIST => RpcError::new(
+                    ErrorCode::EEXIST,
+                    format!("name: a bdev \"{name}\", or one with the UUID {uuid}, exists already"),
+                ),
+                errno => {
+                    RpcError::errno(errno, format!("name: SPDK does not take bdev \"{name}\""))
+                }
+            })
+        }
+    }
+}
+
+/// Whether a bdev is a volume that was found on the bdev called `base`.
+fn is_found_on(raw: *mut spdk_sys::spdk_bdev, base: Option<&str>) -> bool {
+    // SAFETY: there, on the app thread; not kept.
+    unsafe {
+        bdev::of(raw).is_some_and(|bdev| {
+            let bdev = bdev.as_ref();
+            bdev.origin() == Origin::Found && base.is_some() && bdev.base_name().as_deref() == base
+        })
+    }
+}
+
+/// A volume that was found on the base bdev gives way to one that is asked for: it becomes that one if it is
+/// just as asked (true), or is shut down.
+async fn take_over(params: &Create, base_name: &str) -> Result<bool, RpcError> {
+    let on_base = bdev::all()
+        .into_iter()
+        // SAFETY: on the app thread; not kept across an await unless registered.
+        .find(|bdev| is_found_on(unsafe { bdev.as_ref().raw() }, Some(base_name)));
+    let Some(bdev) = on_base else {
+        return Ok(false);
+    };
+    // SAFETY: as above.
+    let (found, is_open) = unsafe { (bdev.as_ref().params(), bdev.as_ref().is_open()) };
+    let as_found = Create {
+        format: found.format,
+        base_bdev_name: found.base_bdev_name.clone(),
+        ..params.clone()
+    };
+    if as_found == found && params.format != Format::Force {
+        // SAFETY: as above.
+        unsafe { bdev.as_ref() }.adopt(params.clone());
+        return Ok(true);
+    }
+    if is_open {
+        return Err(RpcError::new(
+            ErrorCode::EBUSY,
+            format!(
+                "base_bdev_name: the volume on bdev \"{}\" was found and is in use as \"{}\"; use it, or have its users \
+                 close it first",
+                params.base_bdev_name, found.name
+            ),
+        ));
+    }
+    VdoBdev::unregister(bdev).await?;
+    Ok(false)
+}
+
+/// Opens and claims the base bdev.
+fn open_base(params: &Create, watch: &Rc<Watch>) -> Result<Desc, RpcError> {
+    let name = &params.base_bdev_name;
+    let refused = |errno| match errno {
+        libc::ENODEV => RpcError::no_bdev("base_bdev_name", name),
+        libc::EPERM => RpcError::base_claimed(name, None),
+        errno => RpcError::errno(
+            errno,
+            format!("base_bdev_name: bdev \"{name}\" cannot be opened"),
+        ),
+    };
+    let listener = Rc::clone(watch);
+    let base = Desc::open(name, true, move |event| listener.told(event)).map_err(refused)?;
+    volume::check_base(name, base.block_bytes(), base.metadata_bytes(), true)?;
+    // SAFETY: the module is registered.
+    unsafe { base.claim(super::module()) }.map_err(|errno| match errno {
+        libc::EPERM => RpcError::base_in_use(name, None),
+        errno => refused(errno),
+    })?;
+    Ok(base)
+}
+
+/// Finds the volume on an open bdev, or makes one, as `request` says.
+///
+/// # Errors
+/// Why there is none.
+pub async fn look(
+    base: &Desc,
+    request: OpenRequest,
+    memory: &Arc<dyn DmaMemory>,
+) -> Result<format::Volume, VolumeError> {
+    let no_memory = |what| VolumeError::NoMemory { what };
+    let channel = base
+        .channel()
+        .map_err(|_| no_memory("a channel to the base bdev"))?;
+    let blocks = base.bytes() / BLOCK_SIZE as u64;
+    let channel = SpdkChannel::new(channel);
+    let mut opening = Opening::new(channel, blocks, Arc::clone(memory), request);
+    let (answer, answered) = oneshot::channel();
+    let mut answer = Some(answer);
+    let poller = Poller::register("vdo_opening", Duration::ZERO, move || {
+        match opening.poll(zone::now()) {
+            Poll::Pending => Activity::Idle,
+            Poll::Ready(found) => {
+                if let Some(answer) = answer.take() {
+                    let _ = answer.send(found);
+                }
+                Activity::Busy
+            }
+        }
+    })
+    .ok_or(no_memory("a poller"))?;
+    let found = answered.await;
+    drop(poller);
+    found.unwrap_or(Err(no_memory("opening the base bdev")))
+}
+
+/// Waits for the volume to answer.
+pub async fn ask<T: Send + 'static>(question: impl FnOnce(Done<T>)) -> Option<T> {
+    let (answer, answered) = oneshot::channel();
+    question(Box::new(move |value| drop(answer.send(value))));
+    answered.await.ok()
+}
+
+type Started = (Arc<Volume<SpdkHost>>, Vec<RunningZone>);
+
+/// Grows the zone threads and starts the volume.
+async fn start(
+    params: &Create,
+    found: format::Volume,
+    cores: &[u32],
+    base: &Desc,
+    memory: &Arc<dyn DmaMemory>,
+) -> Result<Started, VolumeError> {
+    let wakers: Vec<_> = cores.iter().map(|_| SpdkWaker::new()).collect();
+    let options = volume::volume_options(params, cores.len() as u8);
+    let (volume, seeds) = Volume::<SpdkHost>::assemble(found, options, wakers.clone(), memory)?;
+    let mut zones = Vec::new();
+    let mut result = Ok(());
+    for ((seed, waker), &core) in seeds.into_iter().zip(wakers).zip(cores) {
+        let name = format!("vdo_{}_{}", params.name, seed.index().get());
+        match zone::run(seed, waker, base.clone(), &name, core).await {
+            Ok(zone) => zones.push(zone),
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        }
+    }
+    if result.is_ok() {
+        result = match ask(|done| volume.start(done)).await {
+            Some(started) => started.map_err(VolumeError::from),
+            None => Err(VolumeError::NoMemory {
+                what: "starting the volume",
+            }),
+        };
+    }
+    match result {
+        Ok(()) => Ok((volume, zones)),
+        Err(error) => {
+            end_all(zones).await;
+            Err(error)
+        }
+    }
+}
+
+async fn end_all(zones: Vec<RunningZone>) {
+    for zone in zones {
+        zone.end().await;
+    }
+}
+
+/// Shuts a volume down and lets go of its base bdev.
+async fn stop(volume: &Arc<Volume<SpdkHost>>, parts: Parts) -> Result<(), VdoError> {
+    let result = ask(|done| volume.shut_down(done)).await;
+    end_all(parts.zones).await;
+    parts.watch.bdev.set(None);
+    drop(parts.base);
+    result.unwrap_or(Err(VdoError::ShuttingDown))
+}
+
+/// Takes down the volume of a bdev that nobody uses any more.
+///
+/// # Errors
+/// When it could not be shut down cleanly. It is down all the same.
+pub async fn take_down(bdev: &VdoBdev) -> Result<(), RpcError> {
+    let Some(parts) = bdev.take_parts() else {
+        return Ok(());
+    };
+    let name = bdev.name();
+    stop(bdev.volume(), parts).await.map_err(|error| {
+        log::error!("vdo {name:?} was not shut down cleanly: {error}");
+        volume::engine_error(&name, &error)
+    })
+}

@@ -1,0 +1,175 @@
+//! The `bdev_vdo_*` methods.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use vdo::volume::IndexCommand;
+use vdo_rpc::params::{Create, GetStats, InjectAnswers, Name, SetOptions};
+use vdo_rpc::{Parameters, RpcError, methods, stats, volume};
+
+use super::bdev::{self, VdoBdev};
+use super::life::{self, Origin};
+use super::{SpdkHost, state};
+use crate::rpc::{self, Method};
+
+use std::sync::Arc;
+use vdo::volume::Volume;
+
+/// Enters every method.
+pub(super) fn register() {
+    rpc::register::<CreateMethod>();
+    rpc::register::<Delete>();
+    rpc::register::<GetStatistics>();
+    rpc::register::<Online>();
+    rpc::register::<Offline>();
+    rpc::register::<Open>();
+    rpc::register::<Close>();
+    rpc::register::<CreateIndex>();
+    rpc::register::<Options>();
+    rpc::register::<Inject>();
+    rpc::register::<DumpMethod>();
+    rpc::register::<SetExamine>();
+}
+
+fn volume_called(name: &str) -> Result<Arc<Volume<SpdkHost>>, RpcError> {
+    // SAFETY: on the app thread; the bdev is there, and not kept.
+    bdev::find(name).map(|bdev| Arc::clone(unsafe { bdev.as_ref() }.volume()))
+}
+
+struct CreateMethod;
+impl Method for CreateMethod {
+    const NAME: &'static str = methods::BDEV_VDO_CREATE;
+    type Parameters = Create;
+
+    async fn call(params: Create) -> Result<Value, RpcError> {
+        let name = params.name.clone();
+        life::bring_up(params, Origin::Asked).await?;
+        Ok(json!(name))
+    }
+}
+
+struct Delete;
+impl Method for Delete {
+    const NAME: &'static str = methods::BDEV_VDO_DELETE;
+    type Parameters = Name;
+
+    async fn call(params: Name) -> Result<Value, RpcError> {
+        VdoBdev::unregister(bdev::find(&params.name)?).await?;
+        Ok(json!(true))
+    }
+}
+
+struct GetStatistics;
+impl Method for GetStatistics {
+    const NAME: &'static str = methods::BDEV_VDO_GET_STATS;
+    type Parameters = GetStats;
+
+    async fn call(params: GetStats) -> Result<Value, RpcError> {
+        let volumes = match &params.name {
+            Some(name) => vec![volume_called(name)?],
+            None => bdev::all()
+                .into_iter()
+                // SAFETY: on the app thread; not kept.
+                .map(|bdev| Arc::clone(unsafe { bdev.as_ref() }.volume()))
+                .collect(),
+        };
+        let mut all = Vec::new();
+        for volume in volumes {
+            let name = volume.name().to_owned();
+            let statistics = life::ask(|done| volume.statistics(done)).await;
+            let statistics = statistics.ok_or_else(|| volume::no_answer(&name))?;
+            all.push(stats::to_json(&name, &statistics, params.per_zone));
+        }
+        Ok(json!(all))
+    }
+}
+
+async fn index(name: String, command: IndexCommand) -> Result<Value, RpcError> {
+    let volume = volume_called(&name)?;
+    let result = life::ask(|done| volume.index(command, done)).await;
+    let result = result.ok_or_else(|| volume::no_answer(&name))?;
+    volume::index_answer(&name, result).map(|done| json!(done))
+}
+
+macro_rules! index_methods {
+    ($($kind:ident: $name:ident, $command:ident;)*) => {$(
+        struct $kind;
+        impl Method for $kind {
+            const NAME: &'static str = methods::$name;
+            type Parameters = Name;
+
+            async fn call(params: Name) -> Result<Value, RpcError> {
+                index(params.name, IndexCommand::$command).await
+            }
+        }
+    )*};
+}
+
+index_methods! {
+    Online: BDEV_VDO_INDEX_ONLINE, Online;
+    Offline: BDEV_VDO_INDEX_OFFLINE, Offline;
+    Open: BDEV_VDO_INDEX_OPEN, Open;
+    Close: BDEV_VDO_INDEX_CLOSE, Close;
+    CreateIndex: BDEV_VDO_INDEX_CREATE, Create;
+}
+
+struct Options;
+impl Method for Options {
+    const NAME: &'static str = methods::BDEV_VDO_SET_OPTIONS;
+    type Parameters = SetOptions;
+
+    async fn call(params: SetOptions) -> Result<Value, RpcError> {
+        let volume = volume_called(&params.name)?;
+        volume::apply_options(&volume, &params);
+        Ok(json!(true))
+    }
+}
+
+struct Inject;
+impl Method for Inject {
+    const NAME: &'static str = methods::BDEV_VDO_INJECT_INDEX_ANSWERS;
+    type Parameters = InjectAnswers;
+
+    async fn call(params: InjectAnswers) -> Result<Value, RpcError> {
+        let volume = volume_called(&params.name)?;
+        volume.set_index_answer_mode(volume::answer_mode(&params));
+        Ok(json!(true))
+    }
+}
+
+struct DumpMethod;
+impl Method for DumpMethod {
+    const NAME: &'static str = methods::BDEV_VDO_DUMP;
+    type Parameters = Name;
+
+    async fn call(params: Name) -> Result<Value, RpcError> {
+        let volume = volume_called(&params.name)?;
+        let dump = life::ask(|done| volume.dump(done)).await;
+        let dump = dump.ok_or_else(|| volume::no_answer(&params.name))?;
+        Ok(json!(volume::dump(dump)))
+    }
+}
+
+/// SPDK's alone: the embedded target looks at no bdev unasked.
+pub const SET_EXAMINE: &str = "bdev_vdo_set_examine";
+
+/// Parameters of `bdev_vdo_set_examine`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Examine {
+    /// Whether volumes on new bdevs are brought up.
+    pub enable: bool,
+}
+
+impl Parameters for Examine {}
+
+struct SetExamine;
+impl Method for SetExamine {
+    const NAME: &'static str = SET_EXAMINE;
+    const EARLY: bool = true;
+    type Parameters = Examine;
+
+    async fn call(params: Examine) -> Result<Value, RpcError> {
+        state().examines.set(params.enable);
+        Ok(json!(true))
+    }
+}

@@ -1,0 +1,292 @@
+//! A user's I/O as the engine sees it.
+//!
+//! The engine's handle is the address of SPDK's `spdk_bdev_io`; what the module keeps of it lies in the I/O's
+//! own `driver_ctx`, so nothing is allocated. Zone threads complete it piece by piece. The last piece puts it on
+//! the list of ended I/Os of its channel, whose poller answers the user on the user's thread.
+//!
+//! Where reactors sleep there is no such poller: then the last piece is a message to the user's thread.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
+
+use spdk_sys as sys;
+use vdo::seam::{HostRequest, RequestHeader, RequestKind};
+use vdo::types::BLOCK_SIZE;
+
+use crate::thread::{self, Thread};
+
+/// What the module keeps in each I/O.
+pub struct IoState {
+    /// Bytes not completed yet; one for what has none.
+    left: AtomicU64,
+    errno: AtomicI32,
+    /// The next ended I/O.
+    next: AtomicPtr<sys::spdk_bdev_io>,
+    ended: *const Ended,
+    /// What memory must be a multiple of for the base bdev to read to it.
+    alignment: usize,
+    is_empty: bool,
+}
+
+const _: () = assert!(
+    std::mem::offset_of!(sys::spdk_bdev_io, driver_ctx) % align_of::<IoState>() == 0,
+    "the module's memory in an I/O is aligned"
+);
+
+/// Bit 30 of an NVMe write's command dword 12: force unit access.
+const FORCE_UNIT_ACCESS: u32 = 1 << 30;
+
+/// The I/Os of one channel that have ended: a stack that zone threads push to and the channel's thread empties.
+pub struct Ended {
+    head: AtomicPtr<sys::spdk_bdev_io>,
+    owner: Thread,
+    sleeps: bool,
+}
+
+impl Ended {
+    /// An empty list for a channel of the thread this runs on.
+    pub fn new(owner: Thread) -> Ended {
+        Ended {
+            head: AtomicPtr::new(std::ptr::null_mut()),
+            owner,
+            sleeps: thread::interrupts(),
+        }
+    }
+
+    fn push(&self, io: NonNull<sys::spdk_bdev_io>) {
+        if self.sleeps {
+            // SAFETY: the user's thread lives, since it has this I/O in flight; the I/O is handed over.
+            let sent = unsafe { self.owner.send_raw(answer_here, io.as_ptr().cast()) };
+            if let Err(error) = sent {
+                log::error!("an I/O cannot be answered: {error}");
+            }
+            return;
+        }
+        // SAFETY: the I/O is ours until it is on the list.
+        let state = unsafe { state(io) };
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            state.next.store(head, Ordering::Relaxed);
+            // Nothing here may be touched after this succeeds: the channel's thread may answer the I/O, and the
+            // user then close the channel.
+            match self.head.compare_exchange_weak(
+                head,
+                io.as_ptr(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Answers every I/O on the list, oldest first; how many there were. On the channel's thread.
+    pub fn answer_all(&self) -> usize {
+        if self.head.load(Ordering::Relaxed).is_null() {
+            return 0;
+        }
+        let mut newest = NonNull::new(self.head.swap(std::ptr::null_mut(), Ordering::Acquire));
+        let mut oldest = None;
+        while let Some(io) = newest {
+            // SAFETY: on the list, hence ours alone.
+            let next = &unsafe { state(io) }.next;
+            newest = NonNull::new(next.load(Ordering::Relaxed));
+            next.store(
+                oldest.map_or(std::ptr::null_mut(), NonNull::as_ptr),
+                Ordering::Relaxed,
+            );
+            oldest = Some(io);
+        }
+        let mut answered = 0;
+        while let Some(io) = oldest {
+            // SAFETY: as above; its successor is read before it is answered.
+            unsafe {
+                oldest = NonNull::new(state(io).next.load(Ordering::Relaxed));
+                answer(io);
+            }
+            answered += 1;
+        }
+        answered
+    }
+}
+
+/// # Safety
+/// `io` was prepared by [`VdoRequest::prepare`] and has not been answered.
+unsafe fn state<'a>(io: NonNull<sys::spdk_bdev_io>) -> &'a IoState {
+    // SAFETY: `driver_ctx` is as large as the module asked for, and was initialised by `prepare`.
+    unsafe { &*sys::spdk_bdev_io_driver_ctx(io.as_ptr()).cast::<IoState>() }
+}
+
+/// # Safety
+/// As [`state`]; on the thread of the I/O's channel; the I/O belongs to SPDK again after.
+unsafe fn answer(io: NonNull<sys::spdk_bdev_io>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match state(io).errno.load(Ordering::Acquire) {
+            0 => sys::spdk_bdev_io_complete(io.as_ptr(), sys::SPDK_BDEV_IO_STATUS_SUCCESS),
+            errno => sys::spdk_bdev_io_complete_aio_status(io.as_ptr(), -errno),
+        }
+    }
+}
+
+unsafe extern "C" fn answer_here(io: *mut c_void) {
+    let io = NonNull::new(io.cast()).expect("an I/O's address");
+    // SAFETY: sent by `push`, which owned the I/O, to the thread of its channel.
+    unsafe {
+        count_answered(io);
+        answer(io);
+    }
+}
+
+/// A channel that has no poller counts its answers here.
+unsafe fn count_answered(io: NonNull<sys::spdk_bdev_io>) {
+    // SAFETY: this is the channel's thread, and the channel lives, since it has this I/O in flight.
+    unsafe { super::channel::answered_by_message(state(io).ended) }
+}
+
+/// The engine's handle to an I/O.
+#[derive(Clone)]
+pub struct VdoRequest(NonNull<sys::spdk_bdev_io>);
+
+// SAFETY: until the I/O is answered its iovecs do not change and its state is atomic; the engine uses
+// disjoint parts of the data, and no handle after its completion.
+unsafe impl Send for VdoRequest {}
+
+impl VdoRequest {
+    /// How many bytes of each I/O the module needs.
+    pub const STATE_BYTES: usize = size_of::<IoState>();
+
+    /// Makes an I/O ready for the engine. `None` for a type that is not the engine's.
+    ///
+    /// # Safety
+    /// `io` was submitted to the module on the thread of `ended`, and `ended` stays until it is answered.
+    pub unsafe fn prepare(
+        io: NonNull<sys::spdk_bdev_io>,
+        ended: &Ended,
+        alignment: usize,
+    ) -> Option<(RequestHeader, VdoRequest)> {
+        // SAFETY: the I/O is ours, and for these types the bdev layer filled in the block parameters.
+        let (header, is_empty) = unsafe {
+            let bdev_io = io.as_ref();
+            let blocks = &bdev_io.u.bdev;
+            let kind = match u32::from(bdev_io.type_) {
+                sys::SPDK_BDEV_IO_TYPE_READ => RequestKind::Read,
+                sys::SPDK_BDEV_IO_TYPE_WRITE => RequestKind::Write,
+                sys::SPDK_BDEV_IO_TYPE_WRITE_ZEROES => RequestKind::WriteZeroes,
+                sys::SPDK_BDEV_IO_TYPE_UNMAP => RequestKind::Unmap,
+                sys::SPDK_BDEV_IO_TYPE_FLUSH => RequestKind::Flush,
+                _ => return None,
+            };
+            let fua = kind == RequestKind::Write && blocks.nvme_cdw12.raw & FORCE_UNIT_ACCESS != 0;
+            let header = RequestHeader {
+                kind,
+                offset: blocks.offset_blocks * BLOCK_SIZE as u64,
+                length: blocks.num_blocks * BLOCK_SIZE as u64,
+                fua,
+            };
+            (header, kind == RequestKind::Flush || header.length == 0)
+        };
+        let fresh = IoState {
+            left: AtomicU64::new(if is_empty { 1 } else { header.length }),
+            errno: AtomicI32::new(0),
+            next: AtomicPtr::new(std::ptr::null_mut()),
+            ended,
+            alignment,
+            is_empty,
+        };
+        // SAFETY: `driver_ctx` is large enough and aligned.
+        unsafe {
+            sys::spdk_bdev_io_driver_ctx(io.as_ptr())
+                .cast::<IoState>()
+                .write(fresh);
+        }
+        Some((header, VdoRequest(io)))
+    }
+
+    fn state(&self) -> &IoState {
+        // SAFETY: a handle is used only before its completion, hence before the I/O is answered.
+        unsafe { state(self.0) }
+    }
+
+    fn iovecs(&self) -> &[sys::iovec] {
+        // SAFETY: as above; the bdev layer does not change the vector while the module has the I/O.
+        unsafe {
+            let blocks = &self.0.as_ref().u.bdev;
+            if blocks.iovs.is_null() || blocks.iovcnt <= 0 {
+                return &[];
+            }
+            std::slice::from_raw_parts(blocks.iovs, blocks.iovcnt as usize)
+        }
+    }
+
+    /// Calls `part` with each stretch of the caller's memory that holds the bytes from `start` on, and with where
+    /// in those bytes it lies.
+    fn stretches(&self, start: usize, length: usize, mut part: impl FnMut(*mut u8, usize, usize)) {
+        let mut skip = start;
+        let mut done = 0;
+        for iovec in self.iovecs() {
+            if done == length {
+                return;
+            }
+            if skip >= iovec.iov_len {
+                skip -= iovec.iov_len;
+                continue;
+            }
+            let bytes = (iovec.iov_len - skip).min(length - done);
+            // SAFETY: within the element.
+            let address = unsafe { iovec.iov_base.cast::<u8>().add(skip) };
+            part(address, done, bytes);
+            done += bytes;
+            skip = 0;
+        }
+        debug_assert_eq!(done, length, "the vector holds the whole request");
+    }
+}
+
+impl HostRequest for VdoRequest {
+    fn copy_in(&self, start: usize, block: &mut [u8]) {
+        let to = block.as_mut_ptr();
+        // SAFETY: the user's memory is valid until the I/O is answered, and nobody writes it meanwhile.
+        self.stretches(start, block.len(), |from, at, bytes| unsafe {
+            std::ptr::copy_nonoverlapping(from, to.add(at), bytes);
+        });
+    }
+
+    fn copy_out(&self, start: usize, data: &[u8]) {
+        let from = data.as_ptr();
+        // SAFETY: as in `copy_in`; pieces do not overlap.
+        self.stretches(start, data.len(), |to, at, bytes| unsafe {
+            std::ptr::copy_nonoverlapping(from.add(at), to, bytes);
+        });
+    }
+
+    fn direct(&self, start: usize, length: usize) -> Option<NonNull<u8>> {
+        let mut found = None;
+        self.stretches(start, length, |address, at, bytes| {
+            if at == 0
+                && bytes == length
+                && (address as usize).is_multiple_of(self.state().alignment)
+            {
+                found = NonNull::new(address);
+            }
+        });
+        found
+    }
+
+    fn complete(self, bytes: u64, errno: i32) {
+        let state = self.state();
+        if errno != 0 {
+            // The first error is the one that is told.
+            let _ = state
+                .errno
+                .compare_exchange(0, errno, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        let done = if state.is_empty { 1 } else { bytes };
+        if state.left.fetch_sub(done, Ordering::AcqRel) == done {
+            // SAFETY: the channel stays until the I/O is answered.
+            unsafe { (*state.ended).push(self.0) }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A zone thread of the engine on an SPDK thread of its own.
+//!
+//! The SPDK thread stays on one core. There one poller polls the zone thread all the time, and a timed poller
+//! looks for index answers that are overdue; it is armed only while the engine has a deadline.
+//!
+//! Where reactors may sleep (interrupt mode) there is no busy poller: mail from other threads, completions of
+//! the base bdev and deadlines each call for a poll, and a poll that did something calls for the next.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use spdk_sys as sys;
+use vdo::seam::{Nanos, ZoneWaker};
+use vdo::volume::{VolumeError, ZoneSeed};
+use vdo::zone::thread::ZoneThread;
+
+use super::SpdkHost;
+use super::base::SpdkChannel;
+use crate::desc::Desc;
+use crate::poller::{Activity, Poller};
+use crate::task;
+use crate::thread::{self, OnThread, Thread, ThreadError};
+
+/// The shortest time the timed poller is armed for.
+const SHORTEST_TIMER: Duration = Duration::from_millis(1);
+
+/// How often a zone thread that ends looks for I/Os in flight.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(1);
+
+/// SPDK's clock.
+pub fn now() -> Nanos {
+    static HERTZ: OnceLock<u64> = OnceLock::new();
+    // SAFETY: both read a clock.
+    let hertz = *HERTZ.get_or_init(|| unsafe { sys::spdk_get_ticks_hz() }.max(1));
+    // SAFETY: as above.
+    let ticks = unsafe { sys::spdk_get_ticks() };
+    let (seconds, rest) = (ticks / hertz, ticks % hertz);
+    Nanos(seconds * 1_000_000_000 + rest * 1_000_000_000 / hertz)
+}
+
+/// Calls for a poll of a zone thread, from anywhere.
+#[derive(Clone)]
+pub struct SpdkWaker(Arc<Call>);
+
+struct Call {
+    sleeps: bool,
+    thread: OnceLock<Thread>,
+    /// Whether a message is on its way.
+    called: AtomicBool,
+    /// The runner; set, read and cleared on its thread only.
+    runner: AtomicPtr<Runner>,
+}
+
+impl SpdkWaker {
+    /// A waker of a zone thread that will get its SPDK thread later.
+    pub fn new() -> SpdkWaker {
+        SpdkWaker(Arc::new(Call {
+            sleeps: thread::interrupts(),
+            thread: OnceLock::new(),
+            called: AtomicBool::new(false),
+            runner: AtomicPtr::new(std::ptr::null_mut()),
+        }))
+    }
+}
+
+impl Default for SpdkWaker {
+    fn default() -> SpdkWaker {
+        SpdkWaker::new()
+    }
+}
+
+impl ZoneWaker for SpdkWaker {
+    fn wake(&self) {
+        unsafe extern "C" fn poll(call: *mut c_void) {
+            // SAFETY: one count came with the message.
+            let call = unsafe { Arc::from_raw(call.cast_const().cast::<Call>()) };
+            call.called.store(false, Ordering::Release);
+            let runner = call.runner.load(Ordering::Relaxed);
+            if !runner.is_null() {
+                // SAFETY: the runner clears this on its thread, which this is, before it goes. The count
+                // keeps it while it is polled.
+                let runner = unsafe {
+                    Rc::increment_strong_count(runner.cast_const());
+                    Rc::from_raw(runner.cast_const())
+                };
+                runner.poll_and_call_again();
+            }
+        }
+        let Some(&thread) = self.0.thread.get() else {
+            return;
+        };
+        if !self.0.sleeps || self.0.called.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let call = Arc::into_raw(Arc::clone(&self.0));
+        // SAFETY: the message takes the count; the thread exits after the last one who wakes it is gone.
+        let sent = unsafe { thread.send_raw(poll, call.cast_mut().cast()) };
+        if sent.is_err() {
+            // SAFETY: the message was refused, so the count is still ours.
+            drop(unsafe { Arc::from_raw(call) });
+        }
+    }
+}
+
+/// A zone thread and its pollers.
+struct Runner {
+    zone: RefCell<ZoneThread<SpdkHost>>,
+    waker: SpdkWaker,
+    busy: RefCell<Option<Poller>>,
+    timer: RefCell<Option<Poller>>,
+    is_armed: Cell<bool>,
+    /// I/Os the base bdev has.
+    in_flight: Rc<Cell<usize>>,
+    itself: Weak<Runner>,
+}
+
+impl Runner {
+    /// Polls the zone thread once; whether it did something.
+    fn poll(&self) -> bool {
+        let now = now();
+        let mut zone = self.zone.borrow_mut();
+        let busy = zone.poll(now);
+        if !self.is_armed.get()
+            && let Some(deadline) = zone.next_deadline()
+        {
+            self.arm(now, deadline);
+        }
+        busy
+    }
+
+    /// For threads that sleep: polls, and sees to it that there will be another poll if there is more to do.
+    fn poll_and_call_again(&self) {
+        let busy = self.poll();
+        if busy || !self.zone.borrow().prepare_to_sleep() {
+            self.waker.wake();
+        }
+    }
+
+    /// Sets the timed poller to go off at `deadline`.
+    fn arm(&self, now: Nanos, deadline: Nanos) {
+        let time = Duration::from_nanos(deadline.0.saturating_sub(now.0)).max(SHORTEST_TIMER);
+        let runner = self.itself.clone();
+        let timer = Poller::register("vdo_dedupe_timeouts", time, move || {
+            if let Some(runner) = runner.upgrade() {
+                runner.expire();
+            }
+            Activity::Busy
+        });
+        self.is_armed.set(timer.is_some());
+        *self.timer.borrow_mut() = timer;
+    }
+
+    /// The timed poller went off.
+    fn expire(&self) {
+        let last = self.timer.borrow_mut().take();
+        self.is_armed.set(false);
+        self.zone.borrow_mut().expire_contexts(now());
+        if thread::interrupts() {
+            self.poll_and_call_again();
+        } else {
+            self.poll();
+        }
+        drop(last);
+    }
+}
+
+/// A zone thread in operation, as the app thread holds it.
+pub struct RunningZone(OnThread<Rc<Runner>>);
+
+/// Grows `seed` on a new SPDK thread on `core`.
+///
+/// # Errors
+/// When there is no thread, no channel to the base bdev or no memory to be had.
+pub async fn run(
+    seed: ZoneSeed<SpdkHost>,
+    waker: SpdkWaker,
+    base: Desc,
+    name: &str,
+    core: u32,
+) -> Result<RunningZone, VolumeError> {
+    let refused = |error: ThreadError| VolumeError::Option(error.to_string());
+    let thread = Thread::create(name, core).map_err(refused)?;
+    let (answer, answered) = oneshot::channel();
+    thread
+        .send(move || {
+            let grown = grow(seed, waker, base);
+            if grown.is_err() {
+                Thread::exit_current();
+            }
+            let _ = answer.send(grown.map(|runner| RunningZone(OnThread::here(runner))));
+        })
+        .map_err(refused)?;
+    answered.await.unwrap_or(Err(VolumeError::NoMemory {
+        what: "a zone thread",
+    }))
+}
+
+fn grow(seed: ZoneSeed<SpdkHost>, waker: SpdkWaker, base: Desc) -> Result<Rc<Runner>, VolumeError> {
+    let no_memory = |what| VolumeError::NoMemory { what };
+    let channel = base
+        .channel()
+        .map_err(|_| no_memory("a channel to the base bdev"))?;
+    drop(base);
+    let mut channel = SpdkChannel::new(channel);
+    let thread = Thread::current().ok_or(no_memory("a zone thread"))?;
+    // Set once, here; the waker was made for this thread.
+    let _ = waker.0.thread.set(thread);
+    if waker.0.sleeps {
+        let call = waker.clone();
+        channel = channel.announcing(Box::new(move || call.wake()));
+    }
+    let in_flight = channel.in_flight();
+    let zone = seed.grow(channel)?;
+    let runner = Rc::new_cyclic(|itself| Runner {
+        zone: RefCell::new(zone),
+        waker: waker.clone(),
+        busy: RefCell::new(None),
+        timer: RefCell::new(None),
+        is_armed: Cell::new(false),
+        in_flight,
+        itself: itself.clone(),
+    });
+    if waker.0.sleeps {
+        let address = Rc::as_ptr(&runner).cast_mut();
+        waker.0.runner.store(address, Ordering::Relaxed);
+        waker.wake();
+    } else {
+        let polled = Rc::downgrade(&runner);
+        let busy = Poller::register("vdo_zone", Duration::ZERO, move || {
+            polled
+                .upgrade()
+                .map_or(Activity::Idle, |runner| Activity::from(runner.poll()))
+        })
+        .ok_or(no_memory("a poller"))?;
+        *runner.busy.borrow_mut() = Some(busy);
+    }
+    Ok(runner)
+}
+
+impl RunningZone {
+    /// Drops the zone thread once the base bdev has none of its I/Os any more, and ends its SPDK thread. The volume
+    /// is shut down, or failed to start.
+    pub async fn end(self) {
+        let (done, ended) = oneshot::channel();
+        let sent = self.0.end(move |runner| {
+            task::spawn(async move {
+                while runner.in_flight.get() > 0 {
+                    task::sleep(DRAIN_INTERVAL).await;
+                }
+                let call = &runner.waker.0;
+                call.runner.store(std::ptr::null_mut(), Ordering::Relaxed);
+                runner.busy.borrow_mut().take();
+                runner.timer.borrow_mut().take();
+                drop(runner);
+                Thread::exit_current();
+                let _ = done.send(());
+            });
+        });
+        match sent {
+            Ok(()) => drop(ended.await),
+            Err(error) => log::error!("a zone thread cannot be ended: {error}"),
+        }
+    }
+}
