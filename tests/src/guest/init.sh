@@ -24,6 +24,12 @@ if [ -e /sys/class/net/eth0 ]; then
     ip route add default via 10.0.2.2
 fi
 
+# Who this machine is as an NVMe host: what installing nvme-cli would have written.
+id=$(cat /proc/sys/kernel/random/uuid)
+mkdir -p /etc/nvme
+echo "$id" >/etc/nvme/hostid
+echo "nqn.2014-08.org.nvmexpress:uuid:$id" >/etc/nvme/hostnqn
+
 cd /tmp || exit
 exec 3<>/dev/vport0p1
 echo ready >&3

@@ -52,14 +52,14 @@ impl Recipe {
     /// An NVMe/TCP host with ext4.
     pub fn nvme_host() -> Recipe {
         Recipe::plain()
-            .modules(&["nvme-tcp", "ext4", "crc32c"])
+            .modules(&["nvme-tcp", "ext4"])
             .programs(&["nvme", "mkfs.ext4", "e2fsck"])
     }
 
     /// A machine that makes dm-vdo devices with `dmsetup`.
     pub fn dm_vdo() -> Recipe {
         Recipe::plain()
-            .modules(&["dm-vdo", "ext4", "crc32c"])
+            .modules(&["dm-vdo", "ext4"])
             .programs(&["dmsetup", "vdoformat"])
     }
 

@@ -10,8 +10,9 @@
 //!     Err(why) => return skipped("the test's name", why),
 //! };
 //! let mut guest = Guest::boot(&kit, Machine::default()).unwrap();
-//! let answer = guest.run("nvme list", Duration::from_secs(10)).unwrap();
-//! assert_eq!(answer.status, 0, "{}", answer.output);
+//! let devices = guest.tell("nvme list");
+//! let answer = guest.run("test -e /dev/nvme0", Duration::from_secs(10)).unwrap();
+//! assert_eq!(answer.status, 1, "{}", answer.output);
 //! guest.power_off().unwrap();
 //! ```
 //!
@@ -20,6 +21,7 @@
 //! (so that a test can look at the other side in between), and is gone with [`Guest::power_off`], or killed when it
 //! is dropped. Every step has a time limit, and the error says what the console said last. What the guest prints to
 //! its console is in [`Guest::console`]; with `VDO_GUEST_CONSOLE=1` it is also copied to standard error as it comes.
+//! An [`NvmeHost`] is a guest that uses what is served over NVMe/TCP.
 //!
 //! The guest has no disk but those it is given (`/dev/vda` and so on, in their order), and finds
 //! the loopback interface of this machine at 10.0.2.2. It is emulated, not virtualised, unless
@@ -32,6 +34,7 @@
 mod cpio;
 mod kit;
 mod modules;
+mod nvme_host;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -43,12 +46,16 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub use kit::{Kit, Lacking, Recipe};
+pub use nvme_host::NvmeHost;
 
 /// How this machine is called in a guest.
 pub const HOST: &str = "10.0.2.2";
 
 /// How long a guest may take to boot: many times what it takes when it has a core.
 const BOOT_PATIENCE: Duration = Duration::from_secs(180);
+
+/// How long a guest may take to do what it is told, if nothing else is said.
+const TELL_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a guest may take to switch itself off.
 const OFF_PATIENCE: Duration = Duration::from_secs(30);
@@ -190,7 +197,14 @@ impl Guest {
     /// # Errors
     /// The guest hangs or ended. After that it can only be dropped.
     pub fn run(&mut self, script: &str, limit: Duration) -> Result<Answer, GuestError> {
-        let what = script.trim().lines().next().unwrap_or_default().to_owned();
+        let what = script
+            .trim()
+            .trim_start_matches("set -e")
+            .trim()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         let request = format!("{nonce} {}\n{script}", script.len());
         self.send(&what, request.as_bytes())?;
@@ -207,6 +221,24 @@ impl Guest {
             status,
             output: String::from_utf8_lossy(&output).into_owned(),
         })
+    }
+
+    /// Runs a shell script that has to end well, every command of it, within a minute or two; what it wrote.
+    ///
+    /// # Panics
+    /// When it fails or hangs; what it wrote, or the end of the console, is in the message.
+    pub fn tell(&mut self, script: &str) -> String {
+        let careful = format!("set -e\n{script}");
+        let answer = match self.run(&careful, TELL_PATIENCE) {
+            Ok(answer) => answer,
+            Err(error) => panic!("{script}\n{error}"),
+        };
+        let Answer { status, output } = answer;
+        assert_eq!(
+            status, 0,
+            "the guest was told:\n{script}\nand said:\n{output}"
+        );
+        output
     }
 
     /// Switches the guest off and waits for that.
