@@ -10,5 +10,6 @@ pub mod rig;
 pub mod rpc_client;
 pub mod sim;
 pub mod spdk;
+pub mod stock_client;
 pub mod target;
 pub mod tools;
