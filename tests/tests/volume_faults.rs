@@ -39,6 +39,9 @@ fn is_read_only(rig: &Rig, setup: &Setup, target: Target) {
         patience -= 1;
     }
     assert_eq!(mode(&target), "read-only", "{}", target.log());
+    let reason = info(&target)["read_only_reason"].clone();
+    let reason = reason.as_str().expect("it says why");
+    assert!(target.log().contains(reason), "{reason}");
     let mut client = rig.connect();
     check(&mut client, 20..100, |lbn| lbn);
     assert_eq!(client.write(500 * BLOCK, &block(500)), Err(EIO));

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::json;
 use vdo_tests::nbd_probe::errno::ENOSPC;
 use vdo_tests::rig::{BLOCK, ROOMY, Rig, Setup, TIGHT, block, check, fill, info, stats};
+use vdo_tests::target::Target;
 
 #[test]
 fn data_and_figures_survive_restarts_on_other_numbers_of_zone_threads() {
@@ -267,4 +268,53 @@ fn a_volume_whose_base_bdev_is_deleted_is_shut_down_first() {
     let target = rig.start(&Setup::default().with("format", "never"));
     check(&mut rig.connect(), 0..100, |lbn| lbn);
     assert!(target.stop().success());
+}
+
+#[test]
+fn a_saved_configuration_brings_a_volume_back_as_it_was_set_and_formats_nothing() {
+    let test = "a_saved_configuration_brings_a_volume_back_as_it_was_set_and_formats_nothing";
+    let rig = Rig::new(ROOMY);
+    let setup = Setup::on("0x3")
+        .with("format", "force")
+        .with("cpumask", "0x2")
+        .with("block_map_cache_mib", 16);
+    let target = rig.start(&setup);
+    fill(&mut rig.connect(), 0..100, |lbn| lbn);
+    let set = json!({"name": "vdo0", "dedupe_timeout_ms": 1, "compression": true});
+    target.rpc("bdev_vdo_set_options", set).unwrap();
+    let saved = |target: &Target| {
+        let config = target.rpc("framework_get_config", json!({"name": "bdev"}));
+        config.unwrap()
+    };
+    let config = saved(&target);
+    let calls = config.as_array().unwrap();
+    let of = |method: &str| {
+        let call = calls.iter().find(|call| call["method"] == method);
+        call.unwrap_or_else(|| panic!("no {method} in {config}"))["params"].clone()
+    };
+    let create = of("bdev_vdo_create");
+    for (name, value) in [
+        ("format", json!("if_blank")),
+        ("cpumask", json!("0x2")),
+        ("block_map_cache_mib", json!(16)),
+        ("compression", json!(true)),
+    ] {
+        assert_eq!(create[name], value, "{name} in {create}");
+    }
+    // The least the engine does.
+    assert_eq!(
+        of("bdev_vdo_set_options"),
+        json!({"name": "vdo0", "dedupe_timeout_ms": 2})
+    );
+    assert!(target.stop().success());
+
+    let mut options = rig.options(&setup);
+    let loaded = options.config.as_mut().unwrap();
+    loaded["subsystems"][0]["config"] = config.clone();
+    let target = Target::start_with(options);
+    assert_eq!(saved(&target), config);
+    assert_eq!(info(&target)["compression"], true);
+    check(&mut rig.connect(), 0..100, |lbn| lbn);
+    assert!(target.stop().success());
+    rig.audit(test);
 }

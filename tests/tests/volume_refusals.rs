@@ -181,10 +181,16 @@ fn a_volume_of_one_slab_is_not_cut_in_two() {
             .with("slab_size_mib", 16)
             .with("cpumask", cpumask)
     };
+    let refused = || {
+        let said = rig.refused(&setup("0x3"));
+        says(&said, &["cpumask", "2 cores", "2 zones", "1 slab"]);
+    };
+    // Before it is formatted, and after.
+    refused();
     let target = rig.start(&setup("0x1"));
     fill(&mut rig.connect(), 0..10, |lbn| lbn);
     assert!(target.stop().success());
-    says(&rig.refused(&setup("0x3")), &["1 slab", "2 zones"]);
+    refused();
     // Unless somebody insists, it takes as many as it can use.
     let target = rig.start(&Setup::on("0x3"));
     assert_eq!(info(&target)["zones"], 1);
@@ -222,19 +228,32 @@ fn names_are_taken_once_and_bases_are_used_once() {
     let error = refused("small", "m");
     assert_eq!(error.code.0, -22, "{error}");
     says(&error.message, &["\"m\"", "1024"]);
-    let error = target
-        .rpc("bdev_vdo_delete", json!({"name": "m"}))
-        .unwrap_err();
-    says(&error.message, &["\"m\""]);
+    let served = json!({"bdev_name": "m", "nbd_device": rig.path("m.sock")});
+    target.rpc("nbd_start_disk", served).unwrap();
+    let error = refused("other", "m");
+    assert_eq!(error.code.0, -1, "{error}");
+    says(
+        &error.message,
+        &["base_bdev_name", "\"m\"", "open for writing"],
+    );
+    let file = rig.path("readable");
+    std::fs::write(&file, vec![0; 8192]).unwrap();
+    let aio = json!({"name": "ro", "filename": file, "block_size": 512, "readonly": true});
+    target.rpc("bdev_aio_create", aio).unwrap();
+    let error = refused("other", "ro");
+    assert_eq!(error.code.0, -22, "{error}");
+    says(&error.message, &["base_bdev_name", "\"ro\"", "read-only"]);
     for method in [
         "bdev_vdo_get_stats",
         "bdev_vdo_dump",
         "bdev_vdo_index_offline",
         "bdev_vdo_delete",
     ] {
-        let error = target.rpc(method, json!({"name": "nobody"})).unwrap_err();
-        assert_eq!(error.code.0, -19, "{method}: {error}");
-        says(&error.message, &["nobody"]);
+        for (name, words) in [("nobody", "no bdev"), ("m", "not a vdo bdev")] {
+            let error = target.rpc(method, json!({ "name": name })).unwrap_err();
+            assert_eq!(error.code.0, -19, "{method}: {error}");
+            says(&error.message, &["name: ", name, words]);
+        }
     }
     // None of it did the volume any harm.
     fill(&mut rig.connect(), 0..10, |lbn| lbn);
