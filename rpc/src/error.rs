@@ -117,6 +117,14 @@ impl RpcError {
         )
     }
 
+    /// `-EEXIST` for a volume that cannot be entered among the bdevs: a copy of it is there, perhaps, with the same UUID.
+    pub fn identity_taken(name: &str, uuid: &uuid::Uuid) -> RpcError {
+        RpcError::new(
+            ErrorCode::EEXIST,
+            format!("name: a bdev \"{name}\", or one with the UUID {uuid}, exists already"),
+        )
+    }
+
     /// `-EPERM`, as SPDK has it, for a base bdev that a module has claimed. `module` names it, if that is known.
     pub fn base_claimed(base_bdev_name: &str, module: Option<&str>) -> RpcError {
         let by = module.map(|module| format!(" by {module}"));

@@ -263,6 +263,28 @@ fn names_are_taken_once_and_bases_are_used_once() {
 }
 
 #[test]
+fn a_volume_whose_uuid_is_taken_is_refused_and_left_clean() {
+    let test = "a_volume_whose_uuid_is_taken_is_refused_and_left_clean";
+    let rig = made();
+    let target = rig.start(&Setup::default());
+    let bdevs = target.rpc("bdev_get_bdevs", json!({"name": "vdo0"}));
+    let uuid = bdevs.unwrap()[0]["uuid"].clone();
+    let gone = target.rpc("bdev_vdo_delete", json!({"name": "vdo0"}));
+    assert_eq!(gone.unwrap(), true);
+    let malloc = json!({"name": "m", "num_blocks": 1024, "block_size": 4096, "uuid": uuid});
+    target.rpc("bdev_malloc_create", malloc).unwrap();
+    let create = json!({"name": "v", "base_bdev_name": "base", "format": "never"});
+    let error = target.rpc("bdev_vdo_create", create.clone()).unwrap_err();
+    assert_eq!(error.code.0, -17, "{error}");
+    says(&error.message, &["name: ", "\"v\"", uuid.as_str().unwrap()]);
+    rig.audit(test);
+    let gone = target.rpc("bdev_malloc_delete", json!({"name": "m"}));
+    assert_eq!(gone.unwrap(), true);
+    assert_eq!(target.rpc("bdev_vdo_create", create).unwrap(), "v");
+    assert!(target.stop().success());
+}
+
+#[test]
 fn a_file_is_used_by_one_target_at_a_time() {
     let test = "a_file_is_used_by_one_target_at_a_time";
     let rig = Rig::new(ROOMY);

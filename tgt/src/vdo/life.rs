@@ -144,7 +144,12 @@ impl VdoBdev {
         drop(base);
         if let Err(error) = target.bdevs.add(Arc::clone(&bdev)) {
             let _ = bdev.stop();
-            return Err(name_refused(error));
+            return Err(match error {
+                BdevError::Exists(_) => {
+                    RpcError::identity_taken(&bdev.info.name, &bdev.info.uuid).into()
+                }
+                error => error.into(),
+            });
         }
         let last = Arc::downgrade(&bdev);
         target.on_shutdown(Stage::Volumes, move |target| {
@@ -210,15 +215,18 @@ fn open_base(
     reactor.call(move |ctx: &mut ReactorCtx| -> Result<(), BdevError> {
         let channel = base_desc.open_channel(ctx.handle())?;
         let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
-        let mut opening = Opening::new(channel, blocks, memory, request);
+        let mut opening = Some(Opening::new(channel, blocks, memory, request));
         ctx.add_poller("vdo opening", move |_: &mut ReactorCtx| {
-            match opening.poll(reactor::now()) {
-                Poll::Pending => Activity::Busy,
-                Poll::Ready(found) => {
-                    let _ = answer.send(found);
-                    Activity::Finished
-                }
-            }
+            let Some(looking) = &mut opening else {
+                return Activity::Finished;
+            };
+            let Poll::Ready(found) = looking.poll(reactor::now()) else {
+                return Activity::Busy;
+            };
+            // The base bdev must be let go of before anybody hears that the volume was refused.
+            opening = None;
+            let _ = answer.send(found);
+            Activity::Finished
         });
         Ok(())
     })??;
