@@ -24,7 +24,9 @@ fn main() {
         return;
     }
     let Some(folder) = std::env::var_os("SPDK_DIR").map(PathBuf::from) else {
-        eprintln!("\nspdk: SPDK_DIR must name the source tree of SPDK, built with its tests and examples\n");
+        eprintln!(
+            "\nspdk: SPDK_DIR must name the source tree of SPDK, built with its tests and examples\n"
+        );
         std::process::exit(1);
     };
     for (program, object, arguments) in PROGRAMS {

@@ -150,10 +150,7 @@ pub async fn bring_up(params: Create, origin: Origin) -> Result<(), RpcError> {
             let uuid = bdev.volume().layout().uuid;
             let _ = take_down(&bdev).await;
             Err(match errno {
-                libc::EEXIST => RpcError::new(
-                    ErrorCode::EEXIST,
-                    format!("name: a bdev \"{name}\", or one with the UUID {uuid}, exists already"),
-                ),
+                libc::EEXIST => RpcError::identity_taken(&name, &uuid),
                 errno => {
                     RpcError::errno(errno, format!("name: SPDK does not take bdev \"{name}\""))
                 }
@@ -222,7 +219,8 @@ fn open_base(params: &Create, watch: &Rc<Watch>) -> Result<Desc, RpcError> {
     };
     let listener = Rc::clone(watch);
     let base = Desc::open(name, true, move |event| listener.told(event)).map_err(refused)?;
-    volume::check_base(name, base.block_bytes(), base.metadata_bytes(), true)?;
+    let writable = base.supports(spdk_sys::SPDK_BDEV_IO_TYPE_WRITE);
+    volume::check_base(name, base.block_bytes(), base.metadata_bytes(), writable)?;
     // SAFETY: the module is registered.
     unsafe { base.claim(super::module()) }.map_err(|errno| match errno {
         libc::EPERM => RpcError::base_in_use(name, None),
