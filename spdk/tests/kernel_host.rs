@@ -66,7 +66,7 @@ fn a_linux_host_keeps_its_files_on_a_volume_and_copies_take_no_room() {
     host.tell("cd /mnt; sha256sum original copy1 copy2 >/tmp/sums; rm copy3; sync; fstrim /mnt");
     let trimmed = stats(&target);
     let freed = count(&copied, "/logical_blocks_used") - count(&trimmed, "/logical_blocks_used");
-    assert!(freed >= 8 * MIB, "{copied}\n{trimmed}");
+    assert!(freed > 7 * MIB, "{copied}\n{trimmed}");
     host.tell("umount /mnt");
     host.tell(CHECK_FILE_SYSTEM);
 
