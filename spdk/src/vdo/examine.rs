@@ -7,8 +7,11 @@
 //! It can be switched off for the module (`bdev_vdo_set_examine`) or, for all modules, by SPDK
 //! (`bdev_set_options --disable-auto-examine`; then `bdev_examine` shows single bdevs).
 
+use std::ffi::c_void;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_channel::oneshot;
 use spdk_sys as sys;
 use vdo::buffer::DmaMemory;
 use vdo::format::OpenError;
@@ -45,6 +48,25 @@ pub unsafe extern "C" fn examine_disk(new: *mut sys::spdk_bdev) {
         // SAFETY: said once for each call.
         unsafe { sys::spdk_bdev_module_examine_done(super::module()) }
     });
+}
+
+/// Waits until every module has seen every bdev there is, and SPDK has let go of them.
+pub async fn finished() {
+    unsafe extern "C" fn finished(context: *mut c_void) {
+        // SAFETY: the box that was given to `spdk_bdev_wait_for_examine`; SPDK calls once.
+        let done = unsafe { Box::from_raw(context.cast::<oneshot::Sender<()>>()) };
+        let _ = done.send(());
+    }
+    let (done, wait) = oneshot::channel::<()>();
+    let context = Box::into_raw(Box::new(done)).cast();
+    // SAFETY: on the app thread.
+    if unsafe { sys::spdk_bdev_wait_for_examine(Some(finished), context) } != 0 {
+        // SAFETY: SPDK did not take it.
+        drop(unsafe { Box::from_raw(context.cast::<oneshot::Sender<()>>()) });
+    }
+    let _ = wait.await;
+    // SPDK waits in the same way before it lets go, and may be told after us, in the same round of pollers.
+    task::sleep(Duration::from_millis(1)).await;
 }
 
 async fn examine(base_name: &str) {

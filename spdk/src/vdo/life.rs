@@ -24,7 +24,7 @@ use vdo_rpc::{ErrorCode, RpcError};
 use super::base::SpdkChannel;
 use super::bdev::{self, VdoBdev};
 use super::zone::{self, RunningZone, SpdkWaker};
-use super::{SpdkHost, state};
+use super::{SpdkHost, examine, state};
 use crate::desc::{Desc, Event};
 use crate::dma::SpdkMemory;
 use crate::poller::{Activity, Poller};
@@ -118,9 +118,18 @@ pub async fn bring_up(params: Create, origin: Origin) -> Result<(), RpcError> {
     let _name = state()
         .reserve(&params.name)
         .ok_or_else(|| RpcError::name_taken("name", &params.name))?;
-    let _turn = state().turn(&base_name).await;
-    if origin == Origin::Asked && take_over(&params, &base_name).await? {
-        return Ok(());
+    let mut _turn = state().turn(&base_name).await;
+    if origin == Origin::Asked {
+        if found_on(&base_name).is_some_and(is_open) {
+            // Nobody need be using it: SPDK keeps a new bdev open until every module has seen it. The turn is
+            // given up meanwhile, because a module that looks may be this one.
+            drop(_turn);
+            examine::finished().await;
+            _turn = state().turn(&base_name).await;
+        }
+        if take_over(&params, &base_name).await? {
+            return Ok(());
+        }
     }
     let watch = Rc::new(Watch::default());
     let base = open_base(&params, &watch)?;
@@ -170,18 +179,27 @@ fn is_found_on(raw: *mut spdk_sys::spdk_bdev, base: Option<&str>) -> bool {
     }
 }
 
+/// The volume that was found on the bdev called `base_name`, if there is one.
+fn found_on(base_name: &str) -> Option<NonNull<VdoBdev>> {
+    bdev::all()
+        .into_iter()
+        // SAFETY: on the app thread; not kept across an await unless registered.
+        .find(|bdev| is_found_on(unsafe { bdev.as_ref().raw() }, Some(base_name)))
+}
+
+fn is_open(bdev: NonNull<VdoBdev>) -> bool {
+    // SAFETY: it was just found, on the app thread.
+    unsafe { bdev.as_ref().is_open() }
+}
+
 /// A volume that was found on the base bdev gives way to one that is asked for: it becomes that one if it is
 /// just as asked (true), or is shut down.
 async fn take_over(params: &Create, base_name: &str) -> Result<bool, RpcError> {
-    let on_base = bdev::all()
-        .into_iter()
-        // SAFETY: on the app thread; not kept across an await unless registered.
-        .find(|bdev| is_found_on(unsafe { bdev.as_ref().raw() }, Some(base_name)));
-    let Some(bdev) = on_base else {
+    let Some(bdev) = found_on(base_name) else {
         return Ok(false);
     };
-    // SAFETY: as above.
-    let (found, is_open) = unsafe { (bdev.as_ref().params(), bdev.as_ref().is_open()) };
+    // SAFETY: as in `found_on`.
+    let found = unsafe { bdev.as_ref().params() };
     let as_found = Create {
         format: found.format,
         base_bdev_name: found.base_bdev_name.clone(),
@@ -192,7 +210,7 @@ async fn take_over(params: &Create, base_name: &str) -> Result<bool, RpcError> {
         unsafe { bdev.as_ref() }.adopt(params.clone());
         return Ok(true);
     }
-    if is_open {
+    if is_open(bdev) {
         return Err(RpcError::new(
             ErrorCode::EBUSY,
             format!(
