@@ -69,6 +69,10 @@ def _bdev_vdo_inject_index_answers(args):
     _call(args, 'bdev_vdo_inject_index_answers', name=_name(args), answers=args.answers, delay_ms=args.delay_ms)
 
 
+def _bdev_vdo_set_examine(args):
+    _call(args, 'bdev_vdo_set_examine', enable=args.enable)
+
+
 def spdk_rpc_plugin_initialize(subparsers):
     """Called by the client with its table of commands."""
     switch = argparse.BooleanOptionalAction
@@ -129,3 +133,10 @@ def spdk_rpc_plugin_initialize(subparsers):
     p.set_defaults(func=_bdev_vdo_inject_index_answers)
 
     _one_name(subparsers, 'bdev_vdo_dump', 'Hash zones, live hash locks and dedupe contexts of a VDO bdev')
+
+    p = subparsers.add_parser('bdev_vdo_set_examine',
+                              help='Whether volumes on new bdevs are brought up unasked (SPDK targets only)')
+    group = p.add_mutually_exclusive_group(required=True)
+    group.add_argument('-e', '--enable', dest='enable', action='store_true', default=None, help='bring them up')
+    group.add_argument('-d', '--disable', dest='enable', action='store_false', help='leave them alone')
+    p.set_defaults(func=_bdev_vdo_set_examine)

@@ -32,6 +32,9 @@ const LONGEST_UNMAP: u32 = 8192;
 /// I/O that does not cross a multiple of this many blocks (1 MiB) is preferred.
 const PREFERRED_BOUNDARY: u32 = 256;
 
+/// Modules with bdevs that no call of a configuration makes: they come back when what they are on is examined.
+const FOUND_AGAIN: [&str; 3] = ["gpt", "lvol", "raid"];
+
 /// Why a volume could not be shut down, for whoever asked for it.
 pub type Outcome = Rc<RefCell<Option<RpcError>>>;
 
@@ -178,6 +181,15 @@ impl VdoBdev {
     /// The size of the bdev it is on, in bytes.
     pub fn base_bytes(&self) -> Option<u64> {
         self.parts.borrow().as_ref().map(|parts| parts.base.bytes())
+    }
+
+    /// Whether the bdev it is on comes back by examination, so that a configuration has to wait for it.
+    fn base_is_found_again(&self) -> bool {
+        self.parts.borrow().as_ref().is_some_and(|parts| {
+            // SAFETY: the base bdev is open, and its module's name stays.
+            let module = unsafe { desc::text(sys::spdk_bdev_get_module_name(parts.base.bdev())) };
+            FOUND_AGAIN.contains(&module.as_str())
+        })
     }
 
     /// Whether anybody has it open.
@@ -410,6 +422,9 @@ unsafe extern "C" fn write_config_json(
 ) {
     // SAFETY: SPDK is writing a list of calls, for a bdev of the module.
     let (bdev, mut writer) = unsafe { (bdev((*raw).ctxt), Writer::new(writer)) };
+    if bdev.base_is_found_again() {
+        writer.value(&json!({"method": "bdev_wait_for_examine"}));
+    }
     for call in volume::config(&bdev.params.borrow(), &bdev.volume) {
         writer.value(&call);
     }
