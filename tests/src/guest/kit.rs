@@ -60,7 +60,7 @@ impl Recipe {
     pub fn dm_vdo() -> Recipe {
         Recipe::plain()
             .modules(&["dm-vdo", "ext4"])
-            .programs(&["dmsetup", "vdoformat"])
+            .programs(&["dmsetup"])
     }
 
     /// Adds programs of this machine, by name.
