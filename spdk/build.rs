@@ -13,7 +13,7 @@ const PROGRAMS: &[(&str, &str, &[&str])] = &[
     (
         "spdk_vdo_bdevperf",
         "examples/bdev/bdevperf/bdevperf.o",
-        &[],
+        &["-Wl,--wrap=spdk_zmalloc"],
     ),
 ];
 
