@@ -1,7 +1,7 @@
 # What a person types. Every command works on a machine with Rust and nothing else, but for those of
 # SPDK at the end.
 SHELL := /bin/bash
-.PHONY: all demo test bench lint sim spdk test-spdk lint-spdk
+.PHONY: all demo test bench lint sim spdk test-spdk bench-spdk lint-spdk
 
 all:
 	cargo build --release
@@ -11,17 +11,22 @@ demo:
 	cargo build --release -p vdo-tgt --bin vdo_tgt -p vdo-tests --bin demo
 	VDO_TGT=target/release/vdo_tgt target/release/demo
 
-# Every test that can run here. Those that need a tool that is missing are named at the end.
-test:
+# Runs a test command, then names what was skipped and counts.
+define counted
 	@mkdir -p target
 	@set -o pipefail; \
-	cargo build -p vdo-tgt --bin vdo_tgt && \
-	cargo test --no-fail-fast 2>&1 | tee target/test.log; result=$$?; \
-	grep -ho 'skipped: .*' target/test.log | sort -u; \
-	awk -v skipped=$$(grep -ho 'skipped: .*' target/test.log | sort -u | wc -l) \
+	$(1) 2>&1 | tee target/$(2); result=$$?; \
+	grep -ho 'skipped: .*' target/$(2) | sort -u; \
+	awk -v skipped=$$(grep -ho 'skipped: .*' target/$(2) | sort -u | wc -l) \
 	  '/^test result:/ { passed += $$4; failed += $$6 } \
-	   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' target/test.log; \
+	   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' target/$(2); \
 	exit $$result
+endef
+
+# Every test that can run here. Those that need a tool that is missing are named at the end.
+test:
+	@cargo build -p vdo-tgt --bin vdo_tgt
+	$(call counted,cargo test --no-fail-fast,test.log)
 
 # Figures, in one run: instructions and I/O per second of the engine on memory, and of its parts.
 bench:
@@ -43,5 +48,23 @@ lint:
 spdk:
 	cargo build --release -p spdk --bin spdk_vdo_tgt
 
+# SPDK's source tree, built, for its programs that are not installed; without it their tests are skipped.
+SPDK_DIR ?= $(wildcard $(or $(SPDK_PREFIX),/opt/spdk)/src)
+SPDK_PROGRAMS = $(if $(wildcard $(SPDK_DIR)/test/bdev/bdevio/bdevio.o),--features spdk-programs)
+
+# Every test that needs SPDK. Its programs poll, so one test at a time has the machine.
+test-spdk: export SPDK_DIR := $(SPDK_DIR)
+test-spdk:
+	@cargo build -p vdo-tgt --bin vdo_tgt
+	@cargo build -p spdk $(SPDK_PROGRAMS)
+	$(call counted,cargo test -p spdk-sys -p spdk $(SPDK_PROGRAMS) --no-fail-fast,test-spdk.log)
+
+# Figures under SPDK's bdevperf, the volume beside a passthru bdev, on memory and over NVMe/TCP.
+bench-spdk: export SPDK_DIR := $(SPDK_DIR)
+bench-spdk:
+	cargo build --release -p spdk --bin spdk_vdo_tgt
+	cargo bench -p spdk --features spdk-programs --bench bdevperf
+
+lint-spdk: export SPDK_DIR := $(SPDK_DIR)
 lint-spdk:
-	cargo clippy -p spdk-sys -p spdk --all-targets -- -D warnings
+	cargo clippy -p spdk-sys -p spdk $(SPDK_PROGRAMS) --all-targets -- -D warnings
