@@ -220,6 +220,24 @@ impl std::fmt::Debug for Desc {
     }
 }
 
+/// The module that has claimed a bdev, or one of those that have.
+///
+/// # Safety
+/// On the app thread, where claims are made and bdevs stay while nobody awaits anything.
+pub unsafe fn claiming_module(bdev: *mut sys::spdk_bdev) -> Option<String> {
+    // SAFETY: the caller vouches for the bdev; its claims are of the kind that their type says, and there is no
+    // function that shows them.
+    unsafe {
+        let internal = &(*bdev).internal;
+        let module = match internal.claim_type {
+            sys::SPDK_BDEV_CLAIM_NONE => return None,
+            sys::SPDK_BDEV_CLAIM_EXCL_WRITE => internal.claim.v1.module,
+            _ => internal.claim.v2.claims.tqh_first.as_ref()?.module,
+        };
+        Some(text((*module).name))
+    }
+}
+
 /// A thread's channel to an open bdev. It stays on its thread, and is put back when dropped.
 pub struct Channel {
     raw: NonNull<sys::spdk_io_channel>,

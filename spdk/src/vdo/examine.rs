@@ -17,7 +17,7 @@ use vdo::buffer::DmaMemory;
 use vdo::format::OpenError;
 use vdo::volume::VolumeError;
 use vdo_rpc::params::{Create, Format};
-use vdo_rpc::volume;
+use vdo_rpc::{ErrorCode, volume};
 
 use super::life::{self, Origin};
 use super::{bdev, state};
@@ -80,6 +80,10 @@ async fn examine(base_name: &str) {
     let name = params.name.clone();
     match life::bring_up(params, Origin::Found).await {
         Ok(()) => log::info!("vdo {name:?}: found on bdev {base_name:?}"),
+        Err(error) if error.code == ErrorCode::EPERM => {
+            // Whoever asked for the volume by name came first.
+            log::debug!("bdev {base_name:?} was taken before it was brought up: {error}");
+        }
         Err(error) => {
             log::warn!("bdev {base_name:?} holds a volume that is not brought up: {error}");
         }

@@ -24,8 +24,8 @@ use vdo_rpc::{ErrorCode, RpcError};
 use super::base::SpdkChannel;
 use super::bdev::{self, VdoBdev};
 use super::zone::{self, RunningZone, SpdkWaker};
-use super::{SpdkHost, examine, state};
-use crate::desc::{Desc, Event};
+use super::{NAME, SpdkHost, examine, state};
+use crate::desc::{self, Desc, Event};
 use crate::dma::SpdkMemory;
 use crate::poller::{Activity, Poller};
 use crate::thread;
@@ -224,12 +224,26 @@ async fn take_over(params: &Create, base_name: &str) -> Result<bool, RpcError> {
     Ok(false)
 }
 
+/// Who has claimed the bdev called `name`, as far as can be said: a volume, or the module.
+fn claimant(name: &str) -> Option<String> {
+    let known = bdev::canonical(name)?;
+    let on_it = |bdev: NonNull<VdoBdev>| {
+        // SAFETY: on the app thread; not kept.
+        let bdev = unsafe { bdev.as_ref() };
+        let is_on_it = bdev.base_name().as_ref() == Some(&known);
+        is_on_it.then(|| format!("{NAME} {:?}", bdev.name()))
+    };
+    let volume = bdev::all().into_iter().find_map(on_it);
+    // SAFETY: the bdev is there, on the app thread.
+    volume.or_else(|| unsafe { desc::claiming_module(bdev::lookup(name)?) })
+}
+
 /// Opens and claims the base bdev.
 fn open_base(params: &Create, watch: &Rc<Watch>) -> Result<Desc, RpcError> {
     let name = &params.base_bdev_name;
     let refused = |errno| match errno {
         libc::ENODEV => RpcError::no_bdev("base_bdev_name", name),
-        libc::EPERM => RpcError::base_claimed(name, None),
+        libc::EPERM => RpcError::base_claimed(name, claimant(name).as_deref()),
         errno => RpcError::errno(
             errno,
             format!("base_bdev_name: bdev \"{name}\" cannot be opened"),

@@ -150,7 +150,7 @@ impl ErrorBdev {
         base: &str,
         uuid: Option<Uuid>,
     ) -> Result<ErrorBdev, BdevError> {
-        let base = registry.open(base, OpenOptions::claimed("Error Injection Module"))?;
+        let base = registry.open(base, OpenOptions::claimed("error"))?;
         let below = base.info().clone();
         let info = BdevInfo {
             name: ErrorBdev::name_over(&below.name),
