@@ -1,8 +1,9 @@
 //! A volume beside SPDK's passthru bdev, both on a malloc bdev, under SPDK's own `bdevperf`: in its process on one
 //! core, and over NVMe/TCP on loopback with the target on one core and `bdevperf` on another.
 //!
-//! Each row compares what ran one after the other in one run; on a machine that does something else meanwhile, the
-//! figures mean little. Every process begins with a fresh volume of 256 MiB:
+//! Each row compares what ran one after the other in one run. On one core a reactor never rests, so its figures are
+//! I/Os per second of processor time, which others on the machine take away from less. Every process begins with a
+//! fresh volume of 256 MiB:
 //! - unique writes: random, every block written is a new one;
 //! - duplicate writes: random, the same 64 blocks over and over;
 //! - random reads: of blocks that are mapped, each to data of its own.
@@ -151,7 +152,28 @@ impl Process {
         }
     }
 
-    /// I/Os per second of a workload.
+    /// I/Os of a workload per second of processor time.
+    fn measure_alone(&mut self, workload: &str) -> Result<f64, String> {
+        let (begun, used) = (Instant::now(), self.processor_time()?);
+        let rate = self.measure(workload)?;
+        let used = (self.processor_time()? - used).as_secs_f64();
+        Ok(rate * begun.elapsed().as_secs_f64() / used)
+    }
+
+    /// What its threads have used so far.
+    fn processor_time(&self) -> Result<Duration, String> {
+        let path = format!("/proc/{}/schedstat", self.child.id());
+        let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        let nanos = text
+            .split_whitespace()
+            .next()
+            .and_then(|word| word.parse().ok());
+        nanos
+            .map(Duration::from_nanos)
+            .ok_or(format!("{path}: {text:?} is not understood"))
+    }
+
+    /// I/Os of a workload per second.
     fn measure(&mut self, workload: &str) -> Result<f64, String> {
         let params = json!({"workload_type": workload, "time_in_sec": SECONDS});
         let result = self.rpc.call("perform_tests", &params);
@@ -193,11 +215,18 @@ fn in_process(kind: Kind) -> Result<Figures, String> {
     let program = Path::new(env!("CARGO_BIN_EXE_spdk_vdo_bdevperf"));
     let config = json!({"subsystems": [{"subsystem": "bdev", "config": kind.calls()}]});
     let mut unique = Process::start(program, "0x1", kind.memory(), &config, Some(Data::Unique))?;
-    let (written, read) = (unique.measure("randwrite")?, unique.measure("randread")?);
+    let (written, read) = (
+        unique.measure_alone("randwrite")?,
+        unique.measure_alone("randread")?,
+    );
     drop(unique);
     let mut repeated =
         Process::start(program, "0x1", kind.memory(), &config, Some(Data::Repeated))?;
-    Ok(Figures([written, repeated.measure("randwrite")?, read]))
+    Ok(Figures([
+        written,
+        repeated.measure_alone("randwrite")?,
+        read,
+    ]))
 }
 
 fn over_tcp(kind: Kind) -> Result<Figures, String> {
