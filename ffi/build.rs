@@ -47,7 +47,7 @@ const FUNCTIONS: &[&str] = &[
     "spdk_interrupt_mode_is_enabled",
     "spdk_io_channel_(from_ctx|get_thread|iter_get_.*)",
     "spdk_io_device_(register|unregister)",
-    "spdk_json_write_.*",
+    "spdk_json_(parse|write_.*)",
     "spdk_jsonrpc_(begin_result|end_result|send_error_response)",
     "spdk_log(|_register_flag)",
     "spdk_poller_(register_named|register_interrupt|unregister)",

@@ -8,8 +8,8 @@ use std::ffi::CString;
 use serde_json::{Map, Number, Value};
 use spdk_sys as sys;
 
-/// Deepest nesting that is read; SPDK's own parser stops at the same depth.
-const DEEPEST: usize = 64;
+/// Deepest nesting that is read. No method takes as much; SPDK's own parser stops at 64.
+const DEEPEST: usize = 32;
 
 /// The value that begins at `token`; `None` if it makes no sense.
 ///
@@ -107,5 +107,52 @@ impl Writer {
         // SAFETY: the context is within an object, and copies the name.
         unsafe { sys::spdk_json_write_name(self.0, name.as_ptr()) };
         self.value(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What SPDK's parser and [`value`] make of a text.
+    fn parsed(text: &str) -> Option<Value> {
+        let mut text = text.as_bytes().to_vec();
+        let mut tokens = vec![sys::spdk_json_val::default(); 4096];
+        // SAFETY: the parser decodes in place, and fills no more tokens than there are.
+        unsafe {
+            let count = sys::spdk_json_parse(
+                text.as_mut_ptr().cast(),
+                text.len(),
+                tokens.as_mut_ptr(),
+                tokens.len(),
+                std::ptr::null_mut(),
+                1,
+            );
+            assert!(count > 0, "SPDK parses {count}");
+            value(tokens.as_ptr())
+        }
+    }
+
+    #[test]
+    fn what_spdk_parsed_is_what_was_sent() {
+        let sent = json!({
+            "name": "vdo\n\"0\" \u{e9}", "empty": {}, "none": [], "null": null, "yes": true, "no": false,
+            "numbers": [0, -1, 4294967297u64, 0.25, 1e3],
+            "nested": [{"a": [1, [2, {"b": []}]]}, {}],
+        });
+        assert_eq!(parsed(&sent.to_string()), Some(sent));
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused() {
+        assert!(parsed(&format!("{}{}", "[".repeat(32), "]".repeat(32))).is_some());
+        assert_eq!(
+            parsed(&format!("{}{}", "[".repeat(33), "]".repeat(33))),
+            None
+        );
+        // SAFETY: null stands for no parameters.
+        assert_eq!(unsafe { value(std::ptr::null()) }, None);
     }
 }

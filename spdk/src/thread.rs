@@ -53,6 +53,12 @@ impl Thread {
         Thread(NonNull::new(thread).expect("bdev modules are called while there is an app thread"))
     }
 
+    /// A name of no thread, for tests that send nothing.
+    #[cfg(test)]
+    pub(crate) fn nobody() -> Thread {
+        Thread(NonNull::dangling())
+    }
+
     /// Whether this runs on the app thread.
     pub fn is_app() -> bool {
         // SAFETY: null stands for the current thread.

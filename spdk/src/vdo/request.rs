@@ -290,3 +290,139 @@ impl HostRequest for VdoRequest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An I/O as the bdev layer would hand it over, on memory of the test.
+    struct Io {
+        memory: Vec<u64>,
+        iovecs: Vec<sys::iovec>,
+        ended: Ended,
+        alignment: usize,
+    }
+
+    impl Io {
+        /// `data` in pieces of these lengths.
+        fn new(data: &mut [u8], lengths: &[usize]) -> Io {
+            let words = (size_of::<sys::spdk_bdev_io>() + VdoRequest::STATE_BYTES).div_ceil(8);
+            let mut rest = data;
+            let mut iovecs = Vec::new();
+            for &length in lengths {
+                let (piece, after) = rest.split_at_mut(length);
+                rest = after;
+                iovecs.push(sys::iovec {
+                    iov_base: piece.as_mut_ptr().cast(),
+                    iov_len: length,
+                });
+            }
+            Io {
+                memory: vec![0; words],
+                iovecs,
+                ended: Ended::new(Thread::nobody()),
+                alignment: 1,
+            }
+        }
+
+        fn prepare(&mut self, kind: u32, blocks: u64, cdw12: u32) -> (RequestHeader, VdoRequest) {
+            let io = NonNull::new(self.memory.as_mut_ptr().cast::<sys::spdk_bdev_io>()).unwrap();
+            // SAFETY: the memory is as large as such an I/O, and zeroed.
+            unsafe {
+                let bdev_io = &mut *io.as_ptr();
+                bdev_io.type_ = kind as u8;
+                bdev_io.u.bdev.iovs = self.iovecs.as_mut_ptr();
+                bdev_io.u.bdev.iovcnt = self.iovecs.len() as i32;
+                bdev_io.u.bdev.num_blocks = blocks;
+                bdev_io.u.bdev.offset_blocks = 7;
+                bdev_io.u.bdev.nvme_cdw12.raw = cdw12;
+                VdoRequest::prepare(io, &self.ended, self.alignment).unwrap()
+            }
+        }
+    }
+
+    /// Lengths of pieces, many of them odd, some empty, that add up to two blocks.
+    fn shapes() -> impl Strategy<Value = Vec<usize>> {
+        let total = 2 * BLOCK_SIZE;
+        proptest::collection::vec(0..=total, 0..12).prop_map(move |mut cuts| {
+            cuts.extend([0, total]);
+            cuts.sort_unstable();
+            cuts.windows(2).map(|pair| pair[1] - pair[0]).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn data_goes_in_and_out_of_vectors_of_any_shape(lengths in shapes(), start in 0..BLOCK_SIZE, length in 1..=BLOCK_SIZE) {
+            let mut data: Vec<u8> = (0..2 * BLOCK_SIZE).map(|at| (at * 7 + at / 251) as u8).collect();
+            let expected = data[start..start + length].to_vec();
+            let mut io = Io::new(&mut data, &lengths);
+            let (_, request) = io.prepare(sys::SPDK_BDEV_IO_TYPE_WRITE, 2, 0);
+            let mut block = vec![0; length];
+            request.copy_in(start, &mut block);
+            prop_assert_eq!(&block, &expected);
+            block.iter_mut().for_each(|byte| *byte = !*byte);
+            request.copy_out(start, &block);
+            drop(io);
+            prop_assert_eq!(&data[start..start + length], &block[..]);
+            let untouched = |at: &usize| !(start..start + length).contains(at);
+            prop_assert!((0..data.len()).filter(untouched).all(|at| data[at] == (at * 7 + at / 251) as u8));
+        }
+
+        #[test]
+        fn only_memory_in_one_aligned_piece_is_read_into_directly(lengths in shapes(), start in 0..BLOCK_SIZE, alignment in prop_oneof![Just(1_usize), Just(8)]) {
+            let mut data = vec![0_u8; 2 * BLOCK_SIZE];
+            let base = data.as_ptr() as usize;
+            let mut io = Io { alignment, ..Io::new(&mut data, &lengths) };
+            let (_, request) = io.prepare(sys::SPDK_BDEV_IO_TYPE_READ, 2, 0);
+            let mut at = 0;
+            let whole = lengths.iter().any(|length| {
+                at += length;
+                (at - length) <= start && start + BLOCK_SIZE <= at
+            });
+            let expected = (whole && (base + start).is_multiple_of(alignment)).then_some(base + start);
+            let found = request.direct(start, BLOCK_SIZE).map(|address| address.as_ptr() as usize);
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn headers_say_what_the_io_says() {
+        let mut data = vec![0; 2 * BLOCK_SIZE];
+        let mut io = Io::new(&mut data, &[2 * BLOCK_SIZE]);
+        let (header, _) = io.prepare(sys::SPDK_BDEV_IO_TYPE_WRITE, 2, FORCE_UNIT_ACCESS);
+        let expected = RequestHeader {
+            kind: RequestKind::Write,
+            offset: 7 * BLOCK_SIZE as u64,
+            length: 2 * BLOCK_SIZE as u64,
+            fua: true,
+        };
+        assert_eq!(header, expected);
+        let (header, _) = io.prepare(sys::SPDK_BDEV_IO_TYPE_UNMAP, 2, FORCE_UNIT_ACCESS);
+        assert_eq!((header.kind, header.fua), (RequestKind::Unmap, false));
+    }
+
+    #[test]
+    fn an_io_ends_once_with_its_last_piece_and_its_first_error() {
+        let mut data = vec![0; 2 * BLOCK_SIZE];
+        let mut io = Io::new(&mut data, &[2 * BLOCK_SIZE]);
+        let address = io.memory.as_ptr() as usize;
+        let (_, request) = io.prepare(sys::SPDK_BDEV_IO_TYPE_WRITE, 2, 0);
+        let ended = |io: &Io| io.ended.head.load(Ordering::Acquire) as usize;
+        request.clone().complete(BLOCK_SIZE as u64, 5);
+        assert_eq!(ended(&io), 0);
+        request.clone().complete(BLOCK_SIZE as u64, 28);
+        assert_eq!(ended(&io), address);
+        assert_eq!(request.state().errno.load(Ordering::Acquire), 5);
+    }
+
+    #[test]
+    fn a_flush_ends_with_its_only_piece() {
+        let mut io = Io::new(&mut [], &[]);
+        let (_, request) = io.prepare(sys::SPDK_BDEV_IO_TYPE_FLUSH, 100, 0);
+        request.complete(0, 0);
+        assert!(!io.ended.head.load(Ordering::Acquire).is_null());
+    }
+}
