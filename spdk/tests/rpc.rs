@@ -247,9 +247,9 @@ fn a_saved_configuration_makes_the_same_target() {
     });
     spdk::create_aio(&target, "one", &first.file());
     spdk::create_aio(&target, "two", &second.file());
-    let create = json!({"name": "v1", "base_bdev_name": "one", "slab_size_mib": 32, "logical_size_mib": 512,
+    let first_params = json!({"name": "v1", "base_bdev_name": "one", "slab_size_mib": 32, "logical_size_mib": 512,
         "cpumask": "0x2", "block_map_cache_mib": 16, "compression": true});
-    spdk::call(&target, "bdev_vdo_create", create);
+    spdk::call(&target, "bdev_vdo_create", first_params.clone());
     let create = json!({"name": "v2", "base_bdev_name": "two", "slab_size_mib": 64, "format": "force", "deduplication": false});
     spdk::call(&target, "bdev_vdo_create", create);
     let options = json!({"name": "v2", "dedupe_timeout_ms": 700, "compression": true});
@@ -270,6 +270,23 @@ fn a_saved_configuration_makes_the_same_target() {
         })
     };
     let (config, before) = (saved(&target, &["bdev", "nvmf"]), shown(&target));
+    let calls = config["subsystems"][0]["config"].as_array().unwrap();
+    let options = json!({"method": "bdev_vdo_set_options", "params": {"name": "v2", "dedupe_timeout_ms": 700}});
+    assert!(calls.contains(&options), "{config}");
+    let created = |call: &&Value| call["method"] == "bdev_vdo_create";
+    let created: Vec<_> = calls.iter().filter(created).collect();
+    assert_eq!(created.len(), 2);
+    for (parameter, value) in first_params.as_object().unwrap() {
+        assert_eq!(&created[0]["params"][parameter], value, "{parameter}");
+    }
+    assert_eq!(
+        (
+            &created[1]["params"]["deduplication"],
+            &created[1]["params"]["compression"]
+        ),
+        (&json!(false), &json!(true)),
+        "as it is now"
+    );
     assert!(
         !config.to_string().contains("force"),
         "a saved configuration formats nothing: {config}"
