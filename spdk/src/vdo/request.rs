@@ -37,6 +37,12 @@ const _: () = assert!(
 /// Bit 30 of an NVMe write's command dword 12: force unit access.
 const FORCE_UNIT_ACCESS: u32 = 1 << 30;
 
+/// NVMe's type of status codes that any command may end with.
+const GENERIC: i32 = 0x0;
+
+/// Of those, the one for a thin namespace that is full.
+const CAPACITY_EXCEEDED: i32 = 0x81;
+
 /// The I/Os of one channel that have ended: a stack that zone threads push to and the channel's thread empties.
 pub struct Ended {
     head: AtomicPtr<sys::spdk_bdev_io>,
@@ -126,6 +132,10 @@ unsafe fn answer(io: NonNull<sys::spdk_bdev_io>) {
     unsafe {
         match state(io).errno.load(Ordering::Acquire) {
             0 => sys::spdk_bdev_io_complete(io.as_ptr(), sys::SPDK_BDEV_IO_STATUS_SUCCESS),
+            // For hosts to know it from a broken device: they need not retry, and may make room.
+            libc::ENOSPC => {
+                sys::spdk_bdev_io_complete_nvme_status(io.as_ptr(), 0, GENERIC, CAPACITY_EXCEEDED)
+            }
             errno => sys::spdk_bdev_io_complete_aio_status(io.as_ptr(), -errno),
         }
     }
