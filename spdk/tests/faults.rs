@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use vdo_tests::probe::Probe;
-use vdo_tests::rig::{BLOCK, Between, MIB, ROOMY, Setup, block, check, fill, info, stats};
+use vdo_tests::nvme_probe::status;
+use vdo_tests::probe::{Answer, Probe};
+use vdo_tests::rig::{BLOCK, Between, MIB, ROOMY, Setup, TIGHT, block, check, fill, info, stats};
 use vdo_tests::spdk::{self, Load, Served};
 use vdo_tests::target::{Options, Target};
 
@@ -249,6 +250,48 @@ fn a_program_with_few_bdev_ios_queues_for_them() {
         end.check(&mut served.connect());
     }
     assert_eq!(mode(&target), "normal");
+    assert!(target.stop().success());
+    served.rig.audit(test);
+}
+
+#[test]
+fn a_full_volume_says_so_keeps_its_data_and_takes_more_once_there_is_room() {
+    let test = "a_full_volume_says_so_keeps_its_data_and_takes_more_once_there_is_room";
+    let _turn = spdk::turn();
+    let served = Served::new(TIGHT);
+    let setup = Setup::on("0x3").with("slab_size_mib", 8);
+    let target = served.start(&setup);
+    let mut client = served.connect();
+    // Far more than there is room for. Once a write fails, others may still find the last blocks.
+    let answers = client.write_all((0..6000).map(|lbn| (lbn * BLOCK, block(lbn))));
+    let kept: Vec<u64> = (0..6000)
+        .filter(|lbn| answers[*lbn as usize].is_ok())
+        .collect();
+    assert!(kept.len() > 1000 && kept.len() < 6000, "{}", kept.len());
+    let expected = |answer: &Answer| matches!(answer, Ok(()) | Err(status::CAPACITY_EXCEEDED));
+    assert!(
+        answers.iter().all(expected),
+        "a host is told that it is full"
+    );
+    assert_eq!(client.flush(), Ok(()), "what was acknowledged has a place");
+    for &lbn in &kept {
+        check(&mut client, lbn..lbn + 1, |lbn| lbn);
+    }
+    assert_eq!(mode(&target), "normal", "full is not broken");
+    // A copy of what is there needs no room; something new has none.
+    let lost = (0..6000).find(|lbn| !kept.contains(lbn)).unwrap();
+    assert_eq!(client.write(lost * BLOCK, &block(kept[0])), Ok(()));
+    let full = Err(status::CAPACITY_EXCEEDED);
+    assert_eq!(client.write(5999 * BLOCK, &block(99_999)), full);
+    assert_eq!(client.write_fua(5999 * BLOCK, &block(99_999)), full);
+    assert_eq!(client.trim(10 * BLOCK, 500 * BLOCK), Ok(()));
+    assert_eq!(client.flush(), Ok(()));
+    fill(&mut client, 10..410, |lbn| 50_000 + lbn);
+    let target = target.restart();
+    let mut client = served.connect();
+    check(&mut client, 10..410, |lbn| 50_000 + lbn);
+    check(&mut client, 510..1000, |lbn| lbn);
+    check(&mut client, lost..lost + 1, |_| kept[0]);
     assert!(target.stop().success());
     served.rig.audit(test);
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use vdo_tests::dm_vdo::{Loop, lacking};
 use vdo_tests::probe::Probe;
 use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, block, check, fill, info, stats};
-use vdo_tests::spdk::{self, Load, Served};
+use vdo_tests::spdk::{self, Load, Peer, Served};
 use vdo_tests::target::{Options, Target, bdev_config};
 use vdo_tests::tools::run;
 
@@ -344,6 +344,39 @@ fn reactors_that_sleep_do_the_same_work() {
     }
     assert!(target.stop().success());
     served.rig.audit(test);
+}
+
+#[test]
+fn spdks_load_generators_find_over_nvme_tcp_what_they_wrote() {
+    let test = "spdks_load_generators_find_over_nvme_tcp_what_they_wrote";
+    let programs = [spdk::bdevperf(), spdk::installed("spdk_nvme_perf")];
+    if spdk::lacking(test, &programs) {
+        return;
+    }
+    let _turn = spdk::turn();
+    for cpumask in ["0x1", "0x3"] {
+        let served = Served::new(ROOMY);
+        let target = served.start(&Setup::on(cpumask).with("logical_size_mib", 64));
+        for size in ["4096", "65536"] {
+            let load = ["-q", "32", "-o", size, "-w", "verify", "-t", "1"];
+            let said = Peer::bdevperf(&served.export, &load).succeed();
+            let totals = spdk::totals(&said);
+            assert!(totals.iops > 10.0 && totals.failed == 0.0, "{said}");
+        }
+        let load = [
+            "-q", "32", "-o", "4096", "-w", "randrw", "-M", "50", "-t", "1",
+        ];
+        let said = Peer::nvme_perf(&served.export, &load).succeed();
+        assert!(
+            said.contains("Total") && !said.contains("completed with error"),
+            "{said}"
+        );
+        let now = stats(&target);
+        assert_eq!(now["mode"], "normal");
+        assert!(now["bios_in"]["read"].as_u64().unwrap() > 100, "{now}");
+        assert!(target.stop().success());
+        served.rig.audit(test);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use vdo_rpc::RpcError;
 use vdo_tests::probe::Probe;
-use vdo_tests::rig::{BLOCK, ROOMY, Rig, fill, info};
+use vdo_tests::rig::{BLOCK, ROOMY, Rig, block, check, fill, info};
 use vdo_tests::rpc_client::RpcClient;
 use vdo_tests::spdk::{self, Load};
 use vdo_tests::target::{Options, Target, bdev_config};
@@ -302,6 +302,47 @@ fn the_index_comes_and_goes_under_load_until_the_volume_is_deleted() {
     let mut client = export.connect();
     end.check(&mut client);
     assert_eq!(client.read(0, &mut vec![0; 16 * BLOCK as usize]), Ok(()));
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+#[test]
+fn hosts_that_hang_up_in_the_middle_harm_nothing() {
+    let test = "hosts_that_hang_up_in_the_middle_harm_nothing";
+    let _turn = spdk::turn();
+    let rig = Rig::new(ROOMY);
+    let target = target_on(&rig);
+    spdk::call(&target, "bdev_vdo_create", create("v", "base"));
+    let export = spdk::export_nvme_tcp(&target, "v");
+    fill(&mut export.connect(), 0..200, |lbn| lbn);
+    let load = Load::start(&export, 1000..1128);
+    // What each wrote last may be there or not, and nothing else.
+    let large: Vec<u8> = (0..32).flat_map(|_| block(7)).collect();
+    for round in 0..20 {
+        let small = (0..60).map(|at| ((2000 + at) * BLOCK, block(8)));
+        export.connect().hang_up(small);
+        let writes = (0..60).map(|at| ((3000 + 32 * at) * BLOCK, &large));
+        export.connect().hang_up(writes);
+        if round % 5 == 4 {
+            load.go_on(1);
+        }
+    }
+    let end = load.stop();
+    assert_eq!(end.error, None, "{end:?}");
+    let mut client = export.connect();
+    check(&mut client, 0..200, |lbn| lbn);
+    end.check(&mut client);
+    for lbn in (2000..2060).chain(3000..3000 + 60 * 32) {
+        let mut data = vec![0; BLOCK as usize];
+        client.read(lbn * BLOCK, &mut data).unwrap();
+        let written = block(if lbn < 3000 { 8 } else { 7 });
+        assert!(
+            data == written || data.iter().all(|byte| *byte == 0),
+            "block {lbn}"
+        );
+    }
+    spdk::call(&target, "bdev_vdo_delete", json!({"name": "v"}));
+    nothing_is_left(&target);
     assert!(target.stop().success());
     rig.audit(test);
 }

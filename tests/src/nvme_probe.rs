@@ -400,6 +400,19 @@ impl NvmeProbe {
         Ok(())
     }
 
+    /// Sends writes and hangs up, without a word to the controller or a look at what it answers.
+    ///
+    /// # Panics
+    /// When the controller hangs up first.
+    pub fn hang_up<D: AsRef<[u8]>>(mut self, writes: impl IntoIterator<Item = (u64, D)>) {
+        for (offset, data) in writes.into_iter().take(WINDOW) {
+            let data = data.as_ref();
+            let sqe = self.sqe(opcode::WRITE, offset, data.len());
+            let sent = self.io.send(sqe, &Data::Out(data));
+            sent.expect("the controller takes commands");
+        }
+    }
+
     fn sqe(&self, opcode: u8, offset: u64, length: usize) -> Sqe {
         let (first, blocks) = (offset / self.block_size, length as u64 / self.block_size);
         assert!(
