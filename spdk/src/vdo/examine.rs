@@ -81,8 +81,8 @@ async fn examine(base_name: &str) {
     match life::bring_up(params, Origin::Found).await {
         Ok(()) => log::info!("vdo {name:?}: found on bdev {base_name:?}"),
         Err(error) if error.code == ErrorCode::EPERM => {
-            // Whoever asked for the volume by name came first.
-            log::debug!("bdev {base_name:?} was taken before it was brought up: {error}");
+            // Whoever asked for the volume by name came first, or another module.
+            log::info!("bdev {base_name:?} was taken before its volume was brought up: {error}");
         }
         Err(error) => {
             log::warn!("bdev {base_name:?} holds a volume that is not brought up: {error}");

@@ -28,7 +28,11 @@ use super::{NAME, SpdkHost, examine, state};
 use crate::desc::{self, Desc, Event};
 use crate::dma::SpdkMemory;
 use crate::poller::{Activity, Poller};
-use crate::thread;
+use crate::{task, thread};
+
+/// How often, and after what time, a base bdev that was found is tried again while others have it open.
+const FIND_ATTEMPTS: u32 = 50;
+const FIND_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How a vdo bdev came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +109,11 @@ fn base_resized(bdev: &VdoBdev) {
 /// # Errors
 /// Why it cannot be made; nothing is left behind then.
 pub async fn bring_up(params: Create, origin: Origin) -> Result<(), RpcError> {
+    if bdev::canonical(&params.base_bdev_name).is_some() && origin == Origin::Asked {
+        // Modules that look at a new bdev have it open, some of them for writing, and this one may find a volume
+        // there, which gives way.
+        examine::finished().await;
+    }
     let known_base = bdev::canonical(&params.base_bdev_name);
     if let Some(taken) = bdev::lookup(&params.name)
         && !(origin == Origin::Asked && is_found_on(taken, known_base.as_deref()))
@@ -118,21 +127,15 @@ pub async fn bring_up(params: Create, origin: Origin) -> Result<(), RpcError> {
     let _name = state()
         .reserve(&params.name)
         .ok_or_else(|| RpcError::name_taken("name", &params.name))?;
-    let mut _turn = state().turn(&base_name).await;
-    if origin == Origin::Asked {
-        if found_on(&base_name).is_some_and(is_open) {
-            // Nobody need be using it: SPDK keeps a new bdev open until every module has seen it. The turn is
-            // given up meanwhile, because a module that looks may be this one.
-            drop(_turn);
-            examine::finished().await;
-            _turn = state().turn(&base_name).await;
-        }
-        if take_over(&params, &base_name).await? {
-            return Ok(());
-        }
+    let _turn = state().turn(&base_name).await;
+    if origin == Origin::Asked && take_over(&params, &base_name).await? {
+        return Ok(());
     }
     let watch = Rc::new(Watch::default());
-    let base = open_base(&params, &watch)?;
+    let base = match origin {
+        Origin::Asked => open_base(&params, &watch)?,
+        Origin::Found => open_base_among_others(&params, &watch).await?,
+    };
     let memory: Arc<dyn DmaMemory> = Arc::new(SpdkMemory::default());
     let failed = |error| volume::volume_error(&params.base_bdev_name, error);
     let found = look(&base, request, &memory).await.map_err(failed)?;
@@ -236,6 +239,23 @@ fn claimant(name: &str) -> Option<String> {
     let volume = bdev::all().into_iter().find_map(on_it);
     // SAFETY: the bdev is there, on the app thread.
     volume.or_else(|| unsafe { desc::claiming_module(bdev::lookup(name)?) })
+}
+
+/// As [`open_base`], while other modules look at the base bdev, too, and some of them have it open for writing
+/// for a moment.
+async fn open_base_among_others(params: &Create, watch: &Rc<Watch>) -> Result<Desc, RpcError> {
+    let mut patience = FIND_ATTEMPTS;
+    loop {
+        let opened = open_base(params, watch);
+        let is_claimed = || claimant(&params.base_bdev_name).is_some();
+        match opened {
+            Err(error) if error.code == ErrorCode::EPERM && patience > 0 && !is_claimed() => {
+                patience -= 1;
+                task::sleep(FIND_INTERVAL).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Opens and claims the base bdev.
