@@ -30,7 +30,13 @@ pub use self::peer::{Outcome, Peer, Totals, dd, totals};
 const TARGET_MEMORY: &str = "1024";
 
 /// What every program built on SPDK needs to run beside others on a machine without hugepages or NVMe devices.
-const MODEST: [&str; 3] = ["--no-huge", "--no-pci", "--disable-cpumask-locks"];
+/// (Traces lie in shared memory, which a program that is killed leaves behind.)
+const MODEST: [&str; 4] = [
+    "--no-huge",
+    "--no-pci",
+    "--disable-cpumask-locks",
+    "--num-trace-entries=0",
+];
 
 /// Where SPDK is installed.
 pub fn prefix() -> PathBuf {
