@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -34,13 +34,25 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(1);
 
 /// SPDK's clock.
 pub fn now() -> Nanos {
-    static HERTZ: OnceLock<u64> = OnceLock::new();
-    // SAFETY: both read a clock.
-    let hertz = *HERTZ.get_or_init(|| unsafe { sys::spdk_get_ticks_hz() }.max(1));
-    // SAFETY: as above.
-    let ticks = unsafe { sys::spdk_get_ticks() };
-    let (seconds, rest) = (ticks / hertz, ticks % hertz);
-    Nanos(seconds * 1_000_000_000 + rest * 1_000_000_000 / hertz)
+    // SAFETY: reads a clock.
+    nanos(unsafe { sys::spdk_get_ticks() })
+}
+
+/// The time at which the thread this runs on was polled last, by the same clock: known without reading it.
+fn last_poll() -> Nanos {
+    // SAFETY: the current thread is there.
+    nanos(unsafe { sys::spdk_thread_get_last_tsc(sys::spdk_get_thread()) })
+}
+
+fn nanos(ticks: u64) -> Nanos {
+    /// Nanoseconds in a tick, times 2^32.
+    static SCALE: LazyLock<u64> = LazyLock::new(|| {
+        // SAFETY: asks for a constant of the machine.
+        let hertz = unsafe { sys::spdk_get_ticks_hz() }.max(1);
+        u64::try_from((1_000_000_000_u128 << 32) / u128::from(hertz)).unwrap_or(u64::MAX)
+    });
+    let scaled = u128::from(ticks) * u128::from(*SCALE);
+    Nanos(u64::try_from(scaled >> 32).unwrap_or(u64::MAX))
 }
 
 /// Calls for a poll of a zone thread, from anywhere.
@@ -114,6 +126,8 @@ struct Runner {
     busy: RefCell<Option<Poller>>,
     timer: RefCell<Option<Poller>>,
     is_armed: Cell<bool>,
+    /// When the timer went off last: the engine's time never goes back.
+    time: Cell<Nanos>,
     /// I/Os the base bdev has.
     in_flight: Rc<Cell<usize>>,
     itself: Weak<Runner>,
@@ -122,7 +136,13 @@ struct Runner {
 impl Runner {
     /// Polls the zone thread once; whether it did something.
     fn poll(&self) -> bool {
-        let now = now();
+        // A thread that slept was polled long ago.
+        let clock = if self.waker.0.sleeps {
+            now()
+        } else {
+            last_poll()
+        };
+        let now = clock.max(self.time.get());
         let mut zone = self.zone.borrow_mut();
         let busy = zone.poll(now);
         if !self.is_armed.get()
@@ -159,7 +179,9 @@ impl Runner {
     fn expire(&self) {
         let last = self.timer.borrow_mut().take();
         self.is_armed.set(false);
-        self.zone.borrow_mut().expire_contexts(now());
+        let now = now();
+        self.time.set(now);
+        self.zone.borrow_mut().expire_contexts(now);
         if thread::interrupts() {
             self.poll_and_call_again();
         } else {
@@ -222,6 +244,7 @@ fn grow(seed: ZoneSeed<SpdkHost>, waker: SpdkWaker, base: Desc) -> Result<Rc<Run
         busy: RefCell::new(None),
         timer: RefCell::new(None),
         is_armed: Cell::new(false),
+        time: Cell::new(now()),
         in_flight,
         itself: itself.clone(),
     });
