@@ -99,7 +99,14 @@ impl Process {
         );
         std::fs::write(&file, config.to_string()).map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
-        command.args(["--no-pci", "-m", core, "-s", &memory.to_string()]);
+        command.args([
+            "--no-pci",
+            "--num-trace-entries=0",
+            "-m",
+            core,
+            "-s",
+            &memory.to_string(),
+        ]);
         if free_hugepages_mib() < memory {
             command.arg("--no-huge");
         }

@@ -43,6 +43,7 @@ fn run(
             "-s",
             "1024",
             "--no-pci",
+            "--num-trace-entries=0",
         ])
         .arg("-r")
         .arg(rig.path("rpc.sock"))

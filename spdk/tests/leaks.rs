@@ -41,7 +41,15 @@ fn start(
     let log = std::fs::File::create(rig.path("log")).expect("the folder is ours");
     let mut command = Command::new(program);
     command
-        .args(["--no-huge", "-s", "1024", "--no-pci", "-m", "0x1"])
+        .args([
+            "--no-huge",
+            "-s",
+            "1024",
+            "--no-pci",
+            "--num-trace-entries=0",
+            "-m",
+            "0x1",
+        ])
         .arg("-r")
         .arg(rig.path("rpc.sock"))
         .arg("-c")
