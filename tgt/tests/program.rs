@@ -341,7 +341,7 @@ fn errors_of_bdev_methods_have_their_errno_and_say_what_is_wrong() {
             "bdev_malloc_delete",
             json!({"name": "m"}),
             -16,
-            "Error Injection Module",
+            "in use by error",
         ),
         (
             "bdev_null_delete",
@@ -355,7 +355,7 @@ fn errors_of_bdev_methods_have_their_errno_and_say_what_is_wrong() {
             "bdev_error_create",
             json!({"base_name": "m"}),
             -1,
-            "claimed by module Error Injection Module",
+            "claimed by module error",
         ),
         (
             "bdev_error_inject_error",
