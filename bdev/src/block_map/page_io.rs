@@ -22,8 +22,8 @@ use crate::VdoError;
 use crate::buffer::Buffer;
 use crate::format::Block;
 use crate::format::block_map_page::BlockMapPageMut;
-use crate::zone::base::{BaseDevice, IoClass};
-use crate::zone::task::{Scheduler, WaitList};
+use crate::runtime::base::{BaseDevice, IoClass};
+use crate::runtime::task::{Scheduler, WaitList};
 
 /// Flushes of the base device, each on behalf of all who asked before it began.
 pub(super) struct Flushes {

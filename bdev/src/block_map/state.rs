@@ -23,9 +23,9 @@ use super::waiters::{PageOp, WaitQueue, WaiterId, Waiters};
 use super::zone::BlockMapConfig;
 use crate::VdoError;
 use crate::format::block_map_page;
+use crate::runtime::task::{Scheduler, WaitList};
 use crate::stats::BlockMapStatistics;
 use crate::types::{Mapping, Pbn, SequenceNumber};
-use crate::zone::task::{Scheduler, WaitList};
 
 pub(super) use transfers::PageCopy;
 use transfers::Writes;

@@ -19,11 +19,11 @@ use crate::VdoError;
 use crate::buffer::HeapMemory;
 use crate::format::block_map_page::BlockMapPage;
 use crate::format::tree::TreeGeometry;
+use crate::runtime::services::{BlockMapSlot, JournalHolder, Rare, TreePageSource, ZoneServices};
+use crate::runtime::task::WaitList;
+use crate::runtime::test_disk::TestDisk;
 use crate::stats::BlockMapStatistics;
 use crate::types::{JournalPoint, Lbn, Mapping, MappingState, Pbn, SequenceNumber, ZoneIndex};
-use crate::zone::services::{BlockMapSlot, JournalHolder, Rare, TreePageSource, ZoneServices};
-use crate::zone::task::WaitList;
-use crate::zone::test_disk::TestDisk;
 
 const NONCE: u64 = 0xfeed;
 const ROOT_ORIGIN: u64 = 10;

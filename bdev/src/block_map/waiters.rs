@@ -10,8 +10,8 @@
 use std::rc::Rc;
 
 use crate::VdoError;
+use crate::runtime::task::{Scheduler, TaskId};
 use crate::types::{Mapping, SequenceNumber};
-use crate::zone::task::{Scheduler, TaskId};
 
 const NONE: u32 = u32::MAX;
 

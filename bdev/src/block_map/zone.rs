@@ -11,11 +11,11 @@ use super::waiters::{PageOp, WaiterId};
 use crate::VdoError;
 use crate::buffer::{Buffer, DmaMemory};
 use crate::format::tree::{TreeGeometry, TreePage};
+use crate::runtime::base::BaseDevice;
+use crate::runtime::services::{BlockMapSlot, JournalHolder, TreePageSource, ZoneServices};
+use crate::runtime::task::{Scheduler, WaitList};
 use crate::stats::BlockMapStatistics;
 use crate::types::{JournalPoint, Lbn, Mapping, Pbn, SequenceNumber, ZoneIndex};
-use crate::zone::base::BaseDevice;
-use crate::zone::services::{BlockMapSlot, JournalHolder, TreePageSource, ZoneServices};
-use crate::zone::task::{Scheduler, WaitList};
 
 /// How large and how old a zone's part of the block map may get.
 #[derive(Clone, Copy, Debug)]

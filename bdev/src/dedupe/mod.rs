@@ -15,7 +15,6 @@
 
 pub mod action;
 pub mod contexts;
-pub mod driver;
 pub mod index_states;
 pub mod lock;
 mod members;

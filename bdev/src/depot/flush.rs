@@ -7,8 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::error::VdoError;
-use crate::zone::base::{BaseDevice, IoClass};
-use crate::zone::task::{Scheduler, WaitList};
+use crate::runtime::base::{BaseDevice, IoClass};
+use crate::runtime::task::{Scheduler, WaitList};
 
 /// The flushes of one zone.
 #[derive(Debug)]
@@ -63,8 +63,8 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::runtime::test_disk::TestDisk;
     use crate::seam::BaseOp;
-    use crate::zone::test_disk::TestDisk;
 
     #[test]
     fn those_who_ask_during_a_flush_share_the_next() {

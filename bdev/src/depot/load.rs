@@ -16,9 +16,9 @@ use crate::error::VdoError;
 use crate::format::reference_block::{block_of, sector_of};
 use crate::format::slab_journal::SlabJournalHeader;
 use crate::format::slab_summary::SlabSummaryEntry;
+use crate::runtime::base::IoClass;
+use crate::runtime::task::join;
 use crate::types::{BLOCK_SIZE, JournalPoint, Pbn, SequenceNumber};
-use crate::zone::base::IoClass;
-use crate::zone::task::join;
 
 /// Blocks read at once, by each of two readers.
 const READ_BLOCKS: usize = 64;

@@ -16,10 +16,10 @@ use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::slab::SlabGeometry;
 use crate::format::slab_summary::SlabSummaryEntry;
+use crate::runtime::services::ZoneServices;
+use crate::runtime::task::TaskId;
 use crate::stats::{RefCountsStatistics, SlabJournalStatistics, SlabSummaryStatistics};
 use crate::types::{Pbn, SequenceNumber, SlabNumber};
-use crate::zone::services::ZoneServices;
-use crate::zone::task::TaskId;
 
 /// Something to be done when the state is no longer borrowed.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ use crate::format::slab_summary::{
     self, BLOCKS_PER_ZONE, ENTRIES_PER_BLOCK, ENTRY_SIZE, MAXIMUM_PHYSICAL_ZONES, SUMMARY_BLOCKS,
     SlabSummaryEntry,
 };
+use crate::runtime::base::{BaseDevice, IoClass};
 use crate::types::{BLOCK_SIZE, Pbn, SlabNumber, ZoneIndex};
-use crate::zone::base::{BaseDevice, IoClass};
 
 /// Who is told when an entry is on disk. Slabs are numbered within the zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
 use crate::format::slab_summary;
+use crate::runtime::task::{Scheduler, WaitList};
 use crate::types::SequenceNumber;
-use crate::zone::task::{Scheduler, WaitList};
 
 /// Blocks of the slab summary at most.
 const SUMMARY_BLOCKS: usize = slab_summary::BLOCKS_PER_ZONE as usize;

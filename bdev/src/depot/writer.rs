@@ -8,8 +8,8 @@ use std::rc::Rc;
 use super::work::Job;
 use super::zone::PhysicalZone;
 use crate::error::VdoError;
+use crate::runtime::base::IoClass;
 use crate::types::Pbn;
-use crate::zone::base::IoClass;
 
 /// Serves the jobs of a zone, for ever.
 pub(super) async fn serve(zone: Rc<PhysicalZone>) {

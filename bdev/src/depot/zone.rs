@@ -26,11 +26,11 @@ use super::writer;
 use crate::buffer::DmaMemory;
 use crate::error::VdoError;
 use crate::format::slab::SlabGeometry;
+use crate::runtime::base::BaseDevice;
+use crate::runtime::services::{JournalHolder, ZoneServices};
+use crate::runtime::task::Scheduler;
 use crate::stats::ZoneStatistics;
 use crate::types::{MAXIMUM_REFERENCE_COUNT, Pbn, SequenceNumber, SlabNumber, ZoneIndex};
-use crate::zone::base::BaseDevice;
-use crate::zone::services::{JournalHolder, ZoneServices};
-use crate::zone::task::Scheduler;
 
 /// Where the slabs are and which of them belong to a zone.
 #[derive(Clone, Copy, Debug)]

@@ -17,8 +17,8 @@
 
 use crate::error::VdoError;
 use crate::format::recovery_journal::block_number;
+use crate::runtime::services::JournalHolder;
 use crate::types::SequenceNumber;
-use crate::zone::services::JournalHolder;
 
 /// One of the two structures that the journal protects, and whose head a block can hold back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -71,11 +71,11 @@ use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
 use crate::format::components::RecoveryJournalState;
 use crate::format::recovery_journal::RecoveryJournalEntry;
+use crate::runtime::base::BaseDevice;
+use crate::runtime::services::{JournalHolder, ZoneServices};
+use crate::runtime::task::{Scheduler, WaitList};
 use crate::stats::JournalStatistics;
 use crate::types::{JournalPoint, Pbn, SequenceNumber};
-use crate::zone::base::BaseDevice;
-use crate::zone::services::{JournalHolder, ZoneServices};
-use crate::zone::task::{Scheduler, WaitList};
 
 /// Where a journal lies and how it goes on.
 #[derive(Clone, Copy, Debug)]

@@ -15,9 +15,9 @@ use crate::error::VdoError;
 use crate::format::recovery_journal::{
     ENTRIES_PER_BLOCK, JournalOperation, RecoveryBlockHeader, RecoveryJournalEntry, check_byte,
 };
+use crate::runtime::services::JournalHolder;
 use crate::stats::JournalStatistics;
 use crate::types::SequenceNumber;
-use crate::zone::services::JournalHolder;
 
 /// Whether the journal takes entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::task::Poll;
 
 use crate::error::VdoError;
 use crate::format::recovery_journal::RecoveryJournalEntry;
+use crate::runtime::task::TaskId;
 use crate::types::JournalPoint;
-use crate::zone::task::TaskId;
 
 /// Names a slot; queues hold these.
 pub(super) type SlotId = u32;

@@ -16,9 +16,9 @@ use super::tail::WritePhase;
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::recovery_journal::block_number;
+use crate::runtime::base::IoClass;
+use crate::runtime::task::TaskId;
 use crate::types::Pbn;
-use crate::zone::base::IoClass;
-use crate::zone::task::TaskId;
 
 /// The tasks of a journal.
 #[derive(Debug)]

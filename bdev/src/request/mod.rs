@@ -5,11 +5,14 @@
 //! caller's data is copied to (step 1 of a write) and one more to read blocks into. What it needs of
 //! other zones it asks by message; it never moves itself.
 //!
+//! - [`pieces`]: a caller's request becomes requests for single blocks.
+//! - [`slot`]: where pieces wait for a slot, and what a slot has.
 //! - [`read`]: a block is read.
 //! - [`write`]: a block is written, zeroed or unmapped.
 //! - [`share`]: a write meets others with the same data in its hash zone.
 //! - [`remap`]: the journal, the reference counts and the block map learn where the data is now.
 
+pub(crate) mod pieces;
 pub(crate) mod read;
 pub(crate) mod remap;
 pub(crate) mod share;

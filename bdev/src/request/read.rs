@@ -9,12 +9,12 @@
 //! find a place, is answered from that memory at once: it sees what the caller of the write was told
 //! is written.
 
+use super::pieces::Piece;
 use super::slot::{Caller, Slot};
 use crate::error::VdoError;
 use crate::format::compressed_block::fragment;
 use crate::seam::HostRequest;
 use crate::types::{BLOCK_SIZE, Mapping};
-use crate::zone::pieces::Piece;
 
 /// What a block that holds nothing reads as.
 static ZEROES: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];

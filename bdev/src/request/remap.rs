@@ -11,8 +11,8 @@ use super::slot::Slot;
 use crate::depot::IncrementBudget;
 use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
+use crate::runtime::services::BlockMapSlot;
 use crate::types::Mapping;
-use crate::zone::services::BlockMapSlot;
 
 impl Slot {
     /// Maps `slot` to `target` instead of what it maps to now.

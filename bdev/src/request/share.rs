@@ -12,11 +12,11 @@ use crate::dedupe::Action;
 use crate::depot::DuplicateLock;
 use crate::error::VdoError;
 use crate::hash::blocks_equal;
+use crate::runtime::base::IoClass;
+use crate::runtime::services::BlockMapSlot;
 use crate::seam::HostRequest;
 use crate::types::{Mapping, MappingState, Pbn, RecordName};
-use crate::zone::base::IoClass;
 use crate::zone::message::Outcome;
-use crate::zone::services::BlockMapSlot;
 
 impl Slot {
     /// Shares or writes the slot's data and maps it. Returns how that went, and the block whose lock

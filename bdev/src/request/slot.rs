@@ -6,14 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use super::pieces::{Cursor, Piece};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
+use crate::runtime::task::TaskId;
 use crate::seam::{HostRequest, RequestKind};
 use crate::types::Lbn;
 use crate::zone::logical_locks::SlotIndex;
 use crate::zone::owner::Zone;
-use crate::zone::pieces::{Cursor, Piece};
-use crate::zone::task::TaskId;
 
 /// Where requests wait for a slot, and idle slots for a request.
 ///
@@ -106,7 +106,7 @@ impl Slot {
             .scratch
             .take()
             .expect("the scratch buffer is home between I/Os");
-        let class = crate::zone::base::IoClass::Data;
+        let class = crate::runtime::base::IoClass::Data;
         let (buffer, result) = self.zone.base.read(class, pbn, buffer, 1).await;
         self.scratch = Some(buffer);
         result
@@ -170,8 +170,8 @@ pub(crate) async fn serve<R: HostRequest>(mut slot: Slot, desk: Rc<FrontDesk<R>>
     loop {
         let zone = Rc::clone(&slot.zone);
         let piece = desk.next(&zone).await;
-        zone.counters.count_request(&piece);
         let (kind, partial, fua) = (piece.kind, piece.is_partial(), piece.fua);
+        zone.counters.admitted(kind, partial, fua);
         match piece.kind {
             RequestKind::Read => slot.read(piece).await,
             RequestKind::Write => slot.write(piece).await,

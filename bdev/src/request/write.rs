@@ -12,13 +12,13 @@
 
 use std::rc::Rc;
 
+use super::pieces::Piece;
 use super::slot::{Caller, Slot};
 use crate::error::VdoError;
 use crate::hash::is_zero_block;
+use crate::runtime::services::BlockMapSlot;
 use crate::seam::{HostRequest, RequestKind};
 use crate::types::{Mapping, Pbn};
-use crate::zone::pieces::Piece;
-use crate::zone::services::BlockMapSlot;
 
 impl Slot {
     pub(super) async fn write<R: HostRequest>(&mut self, piece: Piece<R>) {

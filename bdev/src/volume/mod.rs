@@ -3,7 +3,7 @@
 //! 1. [`Opening`] reads the geometry block and the super block of a base device, or formats it first,
 //!    as the host was asked to.
 //! 2. [`Volume::assemble`] makes the handle and one [`ZoneSeed`] for each zone thread. The host takes each seed
-//!    to the thread that will poll it and grows it into a [`ZoneThread`](crate::zone::thread::ZoneThread).
+//!    to the thread that will poll it and grows it into a [`ZoneThread`](crate::poll::thread::ZoneThread).
 //! 3. [`Volume::start`] loads the depot, marks the volume dirty on disk, opens the index, and only then
 //!    are requests taken.
 //! 4. [`Volume::submit`] takes requests, from any thread.
@@ -13,19 +13,15 @@
 //! The handle may be used from any thread. What it asks of a zone thread goes by *errand*: a closure that
 //! runs there.
 
-mod admin;
 mod opening;
 mod reports;
 mod seed;
-mod super_block;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use thiserror::Error;
 
-pub(crate) use self::admin::Admin;
-pub use self::admin::IndexCommand;
 pub use self::opening::{FormatPolicy, OpenRequest, Opening};
 pub use self::reports::{Usage, VolumeDump, ZoneDump};
 pub use self::seed::ZoneSeed;
@@ -34,11 +30,14 @@ use crate::dedupe::{self, IndexWord};
 use crate::error::VdoError;
 use crate::format;
 use crate::index::AnswerMode;
+use crate::poll::mailbox::{Errand, Mailbox};
+pub use crate::poll::thread::ZoneThread;
+use crate::request::pieces::{Cursor, zones_of};
 use crate::seam::{Host, HostRequest, RequestHeader, RequestKind};
 use crate::stats::VolumeStatistics;
 use crate::types::{BLOCK_SIZE, ZoneIndex};
-use crate::zone::mailbox::{Errand, Mailbox};
-use crate::zone::pieces::{Cursor, zones_of};
+use crate::zone::admin;
+pub use crate::zone::admin::IndexCommand;
 use crate::zone::shared::Shared;
 
 /// Requests for one block that a volume serves at once.

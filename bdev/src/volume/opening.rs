@@ -18,10 +18,10 @@ use crate::format::identify::{Contents, identify, probe_extents};
 use crate::format::open::{read_geometry, read_volume};
 use crate::format::plan::{Content, FormatStep};
 use crate::format::{self, FormatOptions, FormatPlan};
+use crate::runtime::base::{BaseDevice, IoClass};
+use crate::runtime::task::{Executor, Scheduler};
 use crate::seam::{BaseChannel, Nanos};
 use crate::types::{BLOCK_SIZE, Pbn};
-use crate::zone::base::{BaseDevice, IoClass};
-use crate::zone::task::{Executor, Scheduler};
 
 /// Blocks written at once while formatting.
 const STRIDE: usize = 256;

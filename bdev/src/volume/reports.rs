@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Done, Volume};
 use crate::dedupe::{ContextTally, LockReport, TransitionCounts};
 use crate::format::VolumeLayout;
+use crate::poll::mailbox::Errand;
 use crate::seam::Host;
 use crate::stats::{MemoryUsage, OperatingMode, VolumeFigures, VolumeStatistics, ZoneStatistics};
 use crate::types::BLOCK_SIZE;
 use crate::zone::counters::fill_io;
-use crate::zone::mailbox::Errand;
 use crate::zone::owner::Zone;
 use crate::zone::usage::{UsageCounts, ZoneUsage};
 

@@ -5,29 +5,30 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use super::admin::Admin;
-use super::super_block::SuperBlockKeeper;
 use super::{VolumeError, VolumeOptions};
 use crate::block_map::{BlockMapConfig, BlockMapEnvironment, BlockMapZone, maximum_age};
 use crate::buffer::{Buffer, DmaMemory};
 use crate::dedupe::IndexStates;
-use crate::dedupe::driver::HashZone;
 use crate::depot::{DepotGeometry, DepotLimits, PhysicalZone};
 use crate::format;
 use crate::index::{IndexRegion, MemoryIndex, ShardConfig};
 use crate::journal::{JournalConfig, RecoveryJournal};
+use crate::poll::flush_desk::FlushDesk;
+use crate::poll::mailbox::Mailbox;
+use crate::poll::thread::ZoneThread;
 use crate::request::slot::{FrontDesk, Slot, serve};
+use crate::runtime::base::BaseDevice;
+use crate::runtime::task::{Executor, Scheduler, WaitList};
 use crate::seam::Host;
 use crate::types::ZoneIndex;
-use crate::zone::base::BaseDevice;
+use crate::zone::admin::Admin;
+use crate::zone::hash_zone::HashZone;
 use crate::zone::logical_locks::SlotIndex;
-use crate::zone::mailbox::Mailbox;
 use crate::zone::owner::{Parts, Zone};
 use crate::zone::post::Post;
 use crate::zone::service_desk::ServiceDesk;
 use crate::zone::shared::Shared;
-use crate::zone::task::{Executor, Scheduler, WaitList};
-use crate::zone::thread::{FlushDesk, ZoneThread};
+use crate::zone::super_block::SuperBlockKeeper;
 
 /// Block-map pages a zone thread reads, and writes, at a time.
 const PAGE_IO: usize = 64;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::logical_locks::SlotIndex;
-use super::task::{Scheduler, TaskId};
 use crate::buffer::Buffer;
 use crate::hash::{Block, hash_blocks};
+use crate::runtime::task::{Scheduler, TaskId};
 use crate::types::RecordName;
 
 /// Most blocks hashed in one go.

@@ -2,9 +2,8 @@
 
 use std::cell::RefCell;
 
-use super::base::IoCounts;
-use super::pieces::Piece;
 use crate::error::VdoError;
+use crate::runtime::base::IoCounts;
 use crate::seam::RequestKind;
 use crate::stats::{BioStatistics, ZoneStatistics};
 
@@ -18,11 +17,11 @@ impl Counters {
         *self.0.borrow()
     }
 
-    pub(crate) fn count_request<R>(&self, piece: &Piece<R>) {
+    pub(crate) fn admitted(&self, kind: RequestKind, partial: bool, fua: bool) {
         let mut counters = self.0.borrow_mut();
-        count(&mut counters.bios_in, piece.kind, piece.fua);
-        if piece.is_partial() {
-            count(&mut counters.bios_in_partial, piece.kind, piece.fua);
+        count(&mut counters.bios_in, kind, fua);
+        if partial {
+            count(&mut counters.bios_in_partial, kind, fua);
         }
         counters.current_vios_in_progress += 1;
     }
@@ -112,7 +111,7 @@ pub(crate) fn fill_io(counters: &mut ZoneStatistics, io: &IoCounts) {
             fua: 0,
         },
     );
-    use super::base::IoClass::{Data, Journal, Metadata, PageCache};
+    use crate::runtime::base::IoClass::{Data, Journal, Metadata, PageCache};
     counters.bios_out = started(Data as usize);
     counters.bios_meta = started(Metadata as usize);
     counters.bios_journal = started(Journal as usize);

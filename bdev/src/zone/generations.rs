@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::task::{Scheduler, WaitList};
+use crate::runtime::task::{Scheduler, WaitList};
 
 /// Names a generation of writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,7 +76,7 @@ impl Generations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zone::task::Executor;
+    use crate::runtime::task::Executor;
 
     #[test]
     fn a_flush_waits_for_earlier_writes_and_not_for_later_ones() {

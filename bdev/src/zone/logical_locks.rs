@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use hashbrown::HashMap;
 
-use super::task::{Scheduler, TaskId};
+use crate::runtime::task::{Scheduler, TaskId};
 use crate::types::Lbn;
 
 /// Names a request slot of one zone thread.
@@ -145,7 +145,7 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::zone::task::Executor;
+    use crate::runtime::task::Executor;
 
     #[test]
     fn requests_for_one_block_go_in_order_and_others_do_not_wait() {

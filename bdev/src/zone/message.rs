@@ -8,13 +8,13 @@
 use std::sync::Arc;
 
 use super::logical_locks::SlotIndex;
-use super::services::JournalHolder;
 use crate::buffer::Buffer;
 use crate::dedupe::Action;
 use crate::depot::{DuplicateLock, IncrementBudget, ReferenceChange, WriteKind};
 use crate::error::VdoError;
 use crate::format::recovery_journal::RecoveryJournalEntry;
 use crate::index::IndexVerb;
+use crate::runtime::services::JournalHolder;
 use crate::types::{JournalPoint, Mapping, Pbn, RecordName, SequenceNumber, ZoneIndex};
 
 /// A step of starting or stopping a volume that each zone thread takes for itself.

@@ -1,26 +1,21 @@
-//! Zone threads: who owns what, and how they talk.
+//! Zones: who owns what, and how the owners talk.
 //!
-//! A volume's state is split over zone threads, and only its owner touches a part ([`owner`]). A zone
-//! thread is polled by its host ([`thread`]) and runs cooperative tasks ([`task`]); what it needs of another it asks
-//! by message ([`message`], [`post`], [`mailbox`]). Requests arrive as pieces ([`pieces`]), and their I/O goes by one
-//! table ([`base`]).
+//! A volume's state is split over zone threads, and only its owner touches a part ([`owner`]). What it needs
+//! of another it asks by message ([`message`], [`post`]). Parts that know nothing of the rest (block map, depot,
+//! journal) are served by [`service_desk`]; the hash-lock machine by its driver, [`hash_zone`]. Zone thread 0 also
+//! keeps the super block ([`super_block`]) and starts, stops and steers the volume ([`admin`]).
 
-pub mod base;
+pub mod admin;
 pub mod batch_hasher;
 pub mod counters;
 pub mod generations;
+pub mod hash_zone;
 pub mod logical_locks;
-pub mod mailbox;
 pub mod message;
 pub mod owner;
-pub mod pieces;
 pub mod post;
 pub mod remapping;
 pub mod service_desk;
-pub mod services;
 pub mod shared;
-pub mod task;
-#[cfg(test)]
-pub(crate) mod test_disk;
-pub mod thread;
+pub(crate) mod super_block;
 pub mod usage;

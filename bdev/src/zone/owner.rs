@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::base::BaseDevice;
+use super::admin::Admin;
 use super::batch_hasher::BatchHasher;
 use super::counters::Counters;
 use super::generations::Generations;
@@ -21,17 +21,17 @@ use super::post::Post;
 use super::remapping::{LateAdjustment, Remaps};
 use super::service_desk::ServiceDesk;
 use super::shared::Shared;
-use super::task::{Scheduler, TaskId, WaitList};
 use super::usage::UsageCounts;
 use crate::block_map::BlockMapZone;
 use crate::buffer::Buffer;
 use crate::dedupe::Action;
-use crate::dedupe::driver::HashZone;
 use crate::depot::{DuplicateLock, PhysicalZone, WriteKind};
 use crate::error::VdoError;
 use crate::journal::RecoveryJournal;
+use crate::runtime::base::BaseDevice;
+use crate::runtime::task::{Scheduler, TaskId, WaitList};
 use crate::types::{JournalPoint, Pbn, RecordName, ZoneIndex};
-use crate::volume::Admin;
+use crate::zone::hash_zone::HashZone;
 
 /// What a request slot shows to others on its thread.
 #[derive(Default)]
@@ -172,7 +172,7 @@ impl Zone {
     }
 
     /// Lets every thread know how much room is in use here.
-    pub(super) fn publish_usage(&self) {
+    pub(crate) fn publish_usage(&self) {
         let (logical, block_map) = match &self.journal {
             Some(journal) => (
                 journal.logical_blocks_used(),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::message::{Call, Note, PeerMessage, Reply};
-use super::task::{Scheduler, TaskId};
+use crate::runtime::task::{Scheduler, TaskId};
 use crate::types::ZoneIndex;
 
 enum Pending {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use super::message::Note;
 use super::owner::Zone;
 use super::post::Post;
-use super::services::{BlockMapSlot, JournalHolder, Rare, TreePageSource, ZoneServices};
 use super::shared::Shared;
 use crate::depot::WriteKind;
 use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
 use crate::journal::JournalHooks;
+use crate::runtime::services::{BlockMapSlot, JournalHolder, Rare, TreePageSource, ZoneServices};
 use crate::types::{JournalPoint, Mapping, MappingState, SequenceNumber, ZoneIndex};
 
 /// The services of one zone thread.

@@ -13,10 +13,10 @@ use vdo::VdoError;
 use vdo::buffer::{DmaMemory, HeapMemory};
 use vdo::seam::{Host, Nanos, RequestHeader, RequestKind, ZoneWaker};
 use vdo::stats::VolumeStatistics;
+use vdo::volume::ZoneThread;
 use vdo::volume::{
     IndexCommand, OpenRequest, Opening, Volume, VolumeDump, VolumeError, VolumeOptions,
 };
-use vdo::zone::thread::ZoneThread;
 
 use super::disk::{SimChannel, SimDisk};
 use super::request::{SimRequest, Ticket};

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::block_map_page::{BlockMapPageMut, PageValidity};
+use crate::runtime::base::IoClass;
 use crate::seam::BaseOp;
-use crate::zone::base::IoClass;
 
 /// Journal blocks there are.
 const JOURNAL_BLOCKS: u64 = 12;
@@ -69,7 +69,7 @@ impl Journal {
     }
 
     /// Forgets what nobody needs, after a flush.
-    async fn reap(self: Rc<Self>, base: Rc<crate::zone::base::BaseDevice>) {
+    async fn reap(self: Rc<Self>, base: Rc<crate::runtime::base::BaseDevice>) {
         let head = self.needed_from();
         base.flush(IoClass::Journal).await.unwrap();
         self.head.set(self.head.get().max(head));

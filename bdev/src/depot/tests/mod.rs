@@ -21,10 +21,10 @@ use crate::VdoError;
 use crate::buffer::{DmaMemory, HeapMemory};
 use crate::format::slab::{SlabConfig, SlabGeometry};
 use crate::format::slab_summary::SUMMARY_BLOCKS;
+use crate::runtime::services::{JournalHolder, ZoneServices};
+use crate::runtime::test_disk::TestDisk;
 use crate::stats::ZoneStatistics;
 use crate::types::{JournalPoint, Pbn, SequenceNumber, SlabNumber, ZoneIndex};
-use crate::zone::services::{JournalHolder, ZoneServices};
-use crate::zone::test_disk::TestDisk;
 
 const SUMMARY: Pbn = Pbn(10);
 const NONCE: u64 = 0x5eed_cafe;

@@ -1,7 +1,7 @@
 //! How entries get their places, are written, and are committed.
 
 use super::*;
-use crate::zone::task::join;
+use crate::runtime::task::join;
 
 #[test]
 fn a_lone_entry_is_flushed_written_durably_and_then_committed() {

@@ -22,10 +22,10 @@ use crate::format::recovery_journal::{
     BlockMapSlot, ENTRIES_PER_BLOCK, JournalOperation, RecoveryBlockHeader, RecoveryJournalBlock,
     RecoveryJournalEntry,
 };
+use crate::runtime::services::{JournalHolder, ZoneServices};
+use crate::runtime::test_disk::TestDisk;
 use crate::seam::BaseOp;
 use crate::types::{JournalPoint, Mapping, MappingState, Pbn, SequenceNumber, ZoneIndex};
-use crate::zone::services::{JournalHolder, ZoneServices};
-use crate::zone::test_disk::TestDisk;
 
 const START: u64 = 100;
 const NONCE: u64 = 0x0dd_ba11;

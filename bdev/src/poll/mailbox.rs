@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_queue::{ArrayQueue, SegQueue};
 
-use super::message::PeerMessage;
-use super::owner::Zone;
-use super::pieces::Cursor;
+use crate::request::pieces::Cursor;
 use crate::seam::{HostRequest, ZoneWaker};
+use crate::zone::message::PeerMessage;
+use crate::zone::owner::Zone;
 
 /// Requests the host can have in one mailbox before putting in another takes memory.
 const REQUESTS: usize = 16 * 1024;

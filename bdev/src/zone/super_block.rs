@@ -6,9 +6,9 @@ use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format;
 use crate::format::components::VolumeState;
+use crate::runtime::base::{BaseDevice, IoClass};
+use crate::runtime::task::WaitList;
 use crate::types::BLOCK_SIZE;
-use crate::zone::base::{BaseDevice, IoClass};
-use crate::zone::task::WaitList;
 
 /// The super block, and the buffer it is written from. One write at a time.
 pub(crate) struct SuperBlockKeeper {

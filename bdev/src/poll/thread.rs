@@ -1,16 +1,15 @@
-//! A zone thread as its host sees it: something to poll.
+//! One zone thread, to be polled: the zone, its tasks, its mailbox and its channel to the base device.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::flush_desk::FlushDesk;
 use super::mailbox::Mailbox;
-use super::owner::Zone;
-use super::task::{Executor, WaitList};
-use crate::error::VdoError;
 use crate::request::slot::FrontDesk;
-use crate::seam::{BaseChannel, Host, HostRequest, IoCompletion, Nanos};
+use crate::runtime::task::Executor;
+use crate::seam::{BaseChannel, Host, IoCompletion, Nanos};
 use crate::types::ZoneIndex;
+use crate::zone::owner::Zone;
 
 /// Tasks run at one go before the thread looks at its mailbox and its channel again.
 const TASKS_PER_ROUND: usize = 4096;
@@ -174,60 +173,4 @@ impl<H: Host> ZoneThread<H> {
         }
         any
     }
-}
-
-/// Where flushes wait for the one that is under way. All that wait share the next.
-pub(crate) struct FlushDesk<R> {
-    waiting: RefCell<Vec<R>>,
-    arrived: WaitList,
-}
-
-impl<R: HostRequest> FlushDesk<R> {
-    pub(crate) fn new(zone: &Zone) -> FlushDesk<R> {
-        FlushDesk {
-            waiting: RefCell::new(Vec::new()),
-            arrived: WaitList::new(&zone.scheduler),
-        }
-    }
-
-    fn admit(&self, zone: &Zone, flush: R) {
-        zone.counters.flush_in();
-        zone.gauge
-            .waiting_flushes
-            .set(zone.gauge.waiting_flushes.get() + 1);
-        self.waiting.borrow_mut().push(flush);
-        self.arrived.wake_one();
-    }
-
-    /// Serves flushes, for ever: every write acknowledged before is in the journal, and the base
-    /// device has flushed, when a flush completes.
-    pub(crate) async fn serve(self: Rc<Self>, zone: Rc<Zone>) {
-        let mut batch = Vec::new();
-        loop {
-            self.arrived
-                .wait_until(|| !self.waiting.borrow().is_empty())
-                .await;
-            std::mem::swap(&mut batch, &mut *self.waiting.borrow_mut());
-            let result = flush(&zone).await;
-            let errno = result.as_ref().err().map_or(0, VdoError::errno);
-            let served = batch.len() as u32;
-            for request in batch.drain(..) {
-                request.complete(0, errno);
-                zone.counters.flush_acknowledged();
-            }
-            zone.gauge
-                .waiting_flushes
-                .set(zone.gauge.waiting_flushes.get() - served);
-            zone.wake_if_quiet();
-        }
-    }
-}
-
-async fn flush(zone: &Rc<Zone>) -> Result<(), VdoError> {
-    zone.barrier_everywhere().await?;
-    if zone.is_read_only() {
-        return Err(VdoError::ReadOnly);
-    }
-    zone.counters.flush_out();
-    zone.base.flush(super::base::IoClass::Data).await
 }

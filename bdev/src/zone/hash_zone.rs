@@ -9,25 +9,24 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::action::{Action, Answer, LockHost, ReadLock, RequestId, WrittenAt};
-use super::contexts::{ContextId, ContextTally, Contexts, Reply};
-use super::lock::LockReport;
-use super::state::LockState;
-use super::zone_machine::HashZoneMachine;
+use super::logical_locks::SlotIndex;
+use super::message::{Entrant, Note, Outcome, RequestAddress};
+use super::owner::Zone;
 use crate::buffer::Buffer;
+use crate::dedupe::{
+    Action, Answer, ContextId, ContextTally, Contexts, HashZoneMachine, LockHost, LockReport,
+    LockState, ReadLock, Reply, RequestId, TransitionCounts, WrittenAt,
+};
 use crate::depot::IncrementBudget;
 use crate::error::VdoError;
 use crate::hash::blocks_equal;
 use crate::index::{
     AnswerMode, DedupeIndex, IndexError, IndexEvent, IndexOp, IndexRequest, IndexVerb, MemoryIndex,
 };
+use crate::runtime::task::{Scheduler, WaitList};
 use crate::seam::Nanos;
 use crate::stats::ZoneStatistics;
 use crate::types::{Mapping, ZoneIndex};
-use crate::zone::logical_locks::SlotIndex;
-use crate::zone::message::{Entrant, Note, Outcome, RequestAddress};
-use crate::zone::owner::Zone;
-use crate::zone::task::{Scheduler, WaitList};
 
 /// A request that is in a hash lock, or about to be.
 struct Member {
@@ -441,7 +440,7 @@ impl HashZone {
     }
 
     /// How often each step of the table was taken.
-    pub fn transitions(&self) -> super::TransitionCounts {
+    pub fn transitions(&self) -> TransitionCounts {
         self.state.borrow().machine.transitions().clone()
     }
 

@@ -11,6 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::message::Step;
+use super::owner::Zone;
 use super::super_block::SuperBlockKeeper;
 use crate::buffer::DmaMemory;
 use crate::dedupe::{self, IndexStates, IndexWord, OpenResult};
@@ -18,10 +20,8 @@ use crate::depot::combine_summaries;
 use crate::error::VdoError;
 use crate::format::components::VolumeState;
 use crate::index::IndexVerb;
-use crate::zone::message::Step;
-use crate::zone::owner::Zone;
-use crate::zone::services::ZoneServices;
-use crate::zone::task::WaitList;
+use crate::runtime::services::ZoneServices;
+use crate::runtime::task::WaitList;
 
 /// What an administrator wants of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(crate) struct Admin {
 }
 
 /// The index's state as it is kept in an atomic byte.
-pub(super) fn word_of(byte: u8) -> IndexWord {
+pub(crate) fn word_of(byte: u8) -> IndexWord {
     const WORDS: [IndexWord; 8] = [
         IndexWord::Closed,
         IndexWord::Closing,
@@ -72,7 +72,7 @@ fn admin(zone: &Zone) -> Result<&Admin, VdoError> {
         .ok_or_else(|| VdoError::Inconsistent("an errand for zone thread 0 came to another".into()))
 }
 
-pub(super) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
+pub(crate) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
     let admin = admin(zone)?;
     let volume = admin.super_block.volume();
     let saved_zones = volume.super_block.slab_depot.zone_count;
@@ -125,7 +125,7 @@ async fn save_read_only(zone: &Zone) -> Result<(), VdoError> {
         .await
 }
 
-pub(super) async fn shut_down(zone: &Rc<Zone>) -> Result<(), VdoError> {
+pub(crate) async fn shut_down(zone: &Rc<Zone>) -> Result<(), VdoError> {
     let admin = admin(zone)?;
     zone.step_everywhere(Step::DrainRequests).await?;
     let step = admin.index.borrow_mut().close();
@@ -160,7 +160,7 @@ pub(super) async fn shut_down(zone: &Rc<Zone>) -> Result<(), VdoError> {
         .await
 }
 
-pub(super) async fn index(zone: &Rc<Zone>, command: IndexCommand) -> Result<IndexWord, VdoError> {
+pub(crate) async fn index(zone: &Rc<Zone>, command: IndexCommand) -> Result<IndexWord, VdoError> {
     let admin = admin(zone)?;
     let step = {
         let mut states = admin.index.borrow_mut();

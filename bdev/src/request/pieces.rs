@@ -114,7 +114,7 @@ impl<R: Clone> Cursor<R> {
 }
 
 /// Which of `zones` zone threads own a part of a request: bit *i* for zone *i*.
-pub fn zones_of(header: &RequestHeader, tree: &TreeGeometry, zones: u8) -> u64 {
+pub(crate) fn zones_of(header: &RequestHeader, tree: &TreeGeometry, zones: u8) -> u64 {
     if header.length == 0 {
         return 0;
     }

@@ -259,8 +259,8 @@ mod tests {
     use super::*;
     use crate::VdoError;
     use crate::buffer::{Buffer, DmaMemory, HeapMemory};
+    use crate::runtime::base::IoClass;
     use crate::types::Pbn;
-    use crate::zone::base::IoClass;
 
     #[test]
     fn a_block_written_reads_back_and_a_bad_block_fails() {

@@ -1,0 +1,69 @@
+//! Flushes: those of a volume all come to zone thread 0, and are served together.
+//!
+//! A flush waits until every zone thread's writes that were acknowledged before it are in the journal and mapped, and
+//! then flushes the base device. All that arrive while one is under way share the next.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::error::VdoError;
+use crate::runtime::base::IoClass;
+use crate::runtime::task::WaitList;
+use crate::seam::HostRequest;
+use crate::zone::owner::Zone;
+
+/// Where flushes wait for the one that is under way. All that wait share the next.
+pub(crate) struct FlushDesk<R> {
+    waiting: RefCell<Vec<R>>,
+    arrived: WaitList,
+}
+
+impl<R: HostRequest> FlushDesk<R> {
+    pub(crate) fn new(zone: &Zone) -> FlushDesk<R> {
+        FlushDesk {
+            waiting: RefCell::new(Vec::new()),
+            arrived: WaitList::new(&zone.scheduler),
+        }
+    }
+
+    pub(super) fn admit(&self, zone: &Zone, flush: R) {
+        zone.counters.flush_in();
+        zone.gauge
+            .waiting_flushes
+            .set(zone.gauge.waiting_flushes.get() + 1);
+        self.waiting.borrow_mut().push(flush);
+        self.arrived.wake_one();
+    }
+
+    /// Serves flushes, for ever: every write acknowledged before is in the journal, and the base
+    /// device has flushed, when a flush completes.
+    pub(crate) async fn serve(self: Rc<Self>, zone: Rc<Zone>) {
+        let mut batch = Vec::new();
+        loop {
+            self.arrived
+                .wait_until(|| !self.waiting.borrow().is_empty())
+                .await;
+            std::mem::swap(&mut batch, &mut *self.waiting.borrow_mut());
+            let result = flush(&zone).await;
+            let errno = result.as_ref().err().map_or(0, VdoError::errno);
+            let served = batch.len() as u32;
+            for request in batch.drain(..) {
+                request.complete(0, errno);
+                zone.counters.flush_acknowledged();
+            }
+            zone.gauge
+                .waiting_flushes
+                .set(zone.gauge.waiting_flushes.get() - served);
+            zone.wake_if_quiet();
+        }
+    }
+}
+
+async fn flush(zone: &Rc<Zone>) -> Result<(), VdoError> {
+    zone.barrier_everywhere().await?;
+    if zone.is_read_only() {
+        return Err(VdoError::ReadOnly);
+    }
+    zone.counters.flush_out();
+    zone.base.flush(IoClass::Data).await
+}
