@@ -16,6 +16,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `config` | how large and how old it may get |
 //! | `zone` | the zone as others see it: locate, get, put, drain |
 //! | `state` | what it knows and decides, free of waiting and I/O: leaves and room for them |
 //! | `state/trees` | the way down a tree, and making what is missing on it |
@@ -24,11 +25,12 @@
 //! | `cache` | which leaf is in which slot, who goes next, who wants a slot |
 //! | `forest` | which tree pages are in memory, which are being made |
 //! | `eras` | when a dirty page must be written |
-//! | `page_io` | the tasks that read and write, and their flushes |
+//! | `page_io` | the tasks that read and write |
 //! | `waiters` | requests that wait for a page |
 //! | `list` | linked lists by number |
 
 mod cache;
+mod config;
 mod eras;
 mod forest;
 mod list;
@@ -40,7 +42,6 @@ mod tests;
 mod waiters;
 mod zone;
 
+pub use config::{BlockMapConfig, DEFAULT_BLOCK_MAP_MAXIMUM_AGE, maximum_age};
 pub use state::DataBlockTest;
-pub use zone::{
-    BlockMapConfig, BlockMapEnvironment, BlockMapZone, DEFAULT_BLOCK_MAP_MAXIMUM_AGE, maximum_age,
-};
+pub use zone::{BlockMapEnvironment, BlockMapZone};

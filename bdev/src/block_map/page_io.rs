@@ -1,4 +1,4 @@
-//! Reading and writing block-map pages: the tasks that do it, and the flushes they share.
+//! Reading and writing block-map pages: the tasks that do it.
 //!
 //! A zone has a fixed number of readers and of writers, each a task with a buffer of its own, so a page's
 //! memory is never lent to a device: it is copied in and out, and can be read and changed while it is
@@ -6,80 +6,22 @@
 //!
 //! A page must not get to disk before the journal entries of its changes are there for good. Those are
 //! committed before a change is made; what remains is the device's volatile cache. So a writer copies its
-//! page, waits for a flush that began after that, and only then writes (`Flushes`). Writers whose turns
-//! come together share one flush.
+//! page, waits for a flush that began after that, and only then writes. Writers whose turns come together
+//! share one flush.
 //!
 //! A page that has never been on disk is written twice: first saying of itself that it is not valid, and
 //! then, when that is there for good, saying that it is. If the first write is torn, what is there is
 //! taken for a page never written, and the journal still has its changes. The second changes one byte.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use super::state::PageCopy;
-use super::zone::Shared;
-use crate::VdoError;
+use super::zone::MapCore;
 use crate::buffer::Buffer;
+use crate::error::VdoError;
 use crate::format::Block;
 use crate::format::block_map_page::BlockMapPageMut;
-use crate::runtime::base::{BaseDevice, IoClass};
-use crate::runtime::task::{Scheduler, WaitList};
-
-/// Flushes of the base device, each on behalf of all who asked before it began.
-pub(super) struct Flushes {
-    base: Rc<BaseDevice>,
-    scheduler: Rc<Scheduler>,
-    begun: Cell<u64>,
-    ended: Cell<u64>,
-    running: Cell<bool>,
-    failed: Cell<bool>,
-    waiting: WaitList,
-}
-
-impl Flushes {
-    pub(super) fn new(base: &Rc<BaseDevice>, scheduler: &Rc<Scheduler>) -> Flushes {
-        Flushes {
-            base: Rc::clone(base),
-            scheduler: Rc::clone(scheduler),
-            begun: Cell::new(0),
-            ended: Cell::new(0),
-            running: Cell::new(false),
-            failed: Cell::new(false),
-            waiting: WaitList::new(scheduler),
-        }
-    }
-
-    /// How many flushes have begun.
-    pub(super) fn begun(&self) -> u64 {
-        self.begun.get()
-    }
-
-    /// Waits until a flush that begins after this call has ended.
-    async fn one_from_now(&self) -> Result<(), VdoError> {
-        let mine = self.begun.get() + 1;
-        while self.ended.get() < mine {
-            if self.failed.get() {
-                return Err(VdoError::ReadOnly);
-            }
-            if self.running.replace(true) {
-                self.waiting.wait().await;
-                continue;
-            }
-            // Others may be just about to ask.
-            self.scheduler.yield_now().await;
-            self.begun.set(self.begun.get() + 1);
-            let result = self.base.flush(IoClass::PageCache).await;
-            self.running.set(false);
-            self.waiting.wake_all();
-            if result.is_err() {
-                self.failed.set(true);
-                return result;
-            }
-            self.ended.set(self.begun.get());
-        }
-        Ok(())
-    }
-}
+use crate::runtime::base::IoClass;
 
 fn block(buffer: &Buffer) -> &Block {
     buffer.first_chunk().expect("a page buffer is one block")
@@ -100,7 +42,7 @@ fn class(is_leaf: bool) -> IoClass {
 }
 
 /// Reads pages, one after the other, for ever.
-pub(super) async fn read_pages(zone: Rc<Shared>, mut buffer: Buffer) {
+pub(super) async fn read_pages(zone: Rc<MapCore>, mut buffer: Buffer) {
     loop {
         let next = zone.state.borrow_mut().next_read();
         let Some((id, pbn, is_leaf)) = next else {
@@ -122,7 +64,7 @@ pub(super) async fn read_pages(zone: Rc<Shared>, mut buffer: Buffer) {
 }
 
 /// Writes pages, one after the other, for ever.
-pub(super) async fn write_pages(zone: Rc<Shared>, mut buffer: Buffer) {
+pub(super) async fn write_pages(zone: Rc<MapCore>, mut buffer: Buffer) {
     loop {
         zone.notice_read_only();
         let next = zone.state.borrow_mut().next_write(block_mut(&mut buffer));
@@ -145,12 +87,12 @@ pub(super) async fn write_pages(zone: Rc<Shared>, mut buffer: Buffer) {
 }
 
 async fn write_page(
-    zone: &Shared,
+    zone: &MapCore,
     copy: &PageCopy,
     mut buffer: Buffer,
 ) -> (Buffer, Result<(), VdoError>) {
     loop {
-        if let Err(error) = zone.flushes.one_from_now().await {
+        if let Err(error) = zone.flushes.flush().await {
             return (buffer, Err(error));
         }
         if zone.services.is_read_only() {

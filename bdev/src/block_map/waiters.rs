@@ -9,7 +9,7 @@
 
 use std::rc::Rc;
 
-use crate::VdoError;
+use crate::error::VdoError;
 use crate::runtime::task::{Scheduler, TaskId};
 use crate::types::{Mapping, SequenceNumber};
 
@@ -45,7 +45,7 @@ impl WaitQueue {
     };
 }
 
-enum State {
+enum WaiterState {
     Free,
     Waiting(PageOp),
     Done(Result<Mapping, VdoError>),
@@ -54,7 +54,7 @@ enum State {
 struct Waiter {
     task: TaskId,
     next: u32,
-    state: State,
+    state: WaiterState,
 }
 
 /// The pool of waiters of a zone.
@@ -86,7 +86,7 @@ impl Waiters {
         let waiter = Waiter {
             task: self.scheduler.current(),
             next: NONE,
-            state: State::Waiting(op),
+            state: WaiterState::Waiting(op),
         };
         let id = self.free;
         let id = if id == NONE {
@@ -118,7 +118,7 @@ impl Waiters {
             queue.last = NONE;
         }
         match waiter.state {
-            State::Waiting(op) => Some((WaiterId(id), op)),
+            WaiterState::Waiting(op) => Some((WaiterId(id), op)),
             _ => unreachable!("whoever is on a queue waits"),
         }
     }
@@ -126,7 +126,7 @@ impl Waiters {
     /// Wakes a waiter that was dequeued, with the result of what he wanted.
     pub(super) fn finish(&mut self, id: WaiterId, result: Result<Mapping, VdoError>) {
         let waiter = &mut self.table[id.0 as usize];
-        waiter.state = State::Done(result);
+        waiter.state = WaiterState::Done(result);
         self.scheduler.wake(waiter.task);
     }
 
@@ -140,8 +140,8 @@ impl Waiters {
     /// The result, once there is one; the waiter is then no more.
     pub(super) fn take(&mut self, id: WaiterId) -> Option<Result<Mapping, VdoError>> {
         let waiter = &mut self.table[id.0 as usize];
-        match std::mem::replace(&mut waiter.state, State::Free) {
-            State::Done(result) => {
+        match std::mem::replace(&mut waiter.state, WaiterState::Free) {
+            WaiterState::Done(result) => {
                 waiter.next = self.free;
                 self.free = id.0;
                 self.in_use -= 1;

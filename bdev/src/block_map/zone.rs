@@ -5,53 +5,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::page_io::{self, Flushes};
-use super::state::{DataBlockTest, Growing, JournalCall, Phase, Progress, State, Step};
+use super::config::BlockMapConfig;
+use super::page_io;
+use super::state::{DataBlockTest, Descent, Growing, JournalCall, MapPhase, MapState, Progress};
 use super::waiters::{PageOp, WaiterId};
-use crate::VdoError;
 use crate::buffer::{Buffer, DmaMemory};
+use crate::error::VdoError;
 use crate::format::tree::{TreeGeometry, TreePage};
-use crate::runtime::base::BaseDevice;
+use crate::runtime::base::{BaseDevice, IoClass};
 use crate::runtime::services::{BlockMapSlot, JournalHolder, TreePageSource, ZoneServices};
+use crate::runtime::shared_flush::SharedFlush;
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::stats::BlockMapStatistics;
-use crate::types::{JournalPoint, Lbn, Mapping, Pbn, SequenceNumber, ZoneIndex};
-
-/// How large and how old a zone's part of the block map may get.
-#[derive(Clone, Copy, Debug)]
-pub struct BlockMapConfig {
-    /// The forest of the whole volume.
-    pub geometry: TreeGeometry,
-    /// The volume's nonce, in the header of every page.
-    pub nonce: u64,
-    /// This zone.
-    pub zone: ZoneIndex,
-    /// How many zones share the forest.
-    pub zones: u8,
-    /// Leaf pages this zone keeps in memory, at least one: its share of the volume's cache.
-    pub cache_pages: u32,
-    /// How many journal blocks a change may wait before its page is written; see [`maximum_age`].
-    pub maximum_age: u32,
-    /// The recovery journal's newest block when the volume is opened.
-    pub journal_tail: SequenceNumber,
-    /// How many requests may wait at a time before memory must be allocated.
-    pub requests: usize,
-    /// Pages read at a time, at least one.
-    pub readers: usize,
-    /// Pages written at a time, at least one.
-    pub writers: usize,
-}
-
-/// dm-vdo's default of the user's "block map maximum age", the argument of [`maximum_age`].
-pub const DEFAULT_BLOCK_MAP_MAXIMUM_AGE: u32 = 16380;
-
-/// The age in journal blocks from the user's "block map maximum age".
-///
-/// That figure speaks of an older journal format, with 311 entries in a block and two of them for each
-/// write; now there are 217, and one for each write. The conversion keeps the number of writes.
-pub fn maximum_age(user: u32) -> u32 {
-    (u64::from(user) * 311).div_ceil(2 * 217) as u32
-}
+use crate::types::{JournalPoint, Lbn, Mapping, Pbn, SequenceNumber};
 
 /// What a zone's part of the block map needs of its surroundings.
 pub struct BlockMapEnvironment {
@@ -70,25 +36,25 @@ pub struct BlockMapEnvironment {
 }
 
 /// What the requests and the I/O tasks of a zone share.
-pub(super) struct Shared {
-    pub(super) state: RefCell<State>,
+pub(super) struct MapCore {
+    pub(super) state: RefCell<MapState>,
     pub(super) base: Rc<BaseDevice>,
     pub(super) services: Rc<dyn ZoneServices>,
-    pub(super) flushes: Flushes,
+    pub(super) flushes: SharedFlush,
     pub(super) read_work: Rc<WaitList>,
     pub(super) write_work: Rc<WaitList>,
     idle: WaitList,
     holder: JournalHolder,
 }
 
-impl Shared {
+impl MapCore {
     /// Tells the journal what there is to tell, and a drain that waits whether it is over. Called
     /// after every step, with the state not borrowed: who is told may call back.
     #[inline]
     pub(super) fn settle(&self) {
         let mut calls = {
             let mut state = self.state.borrow_mut();
-            if state.phase == Phase::Draining && state.is_quiet() {
+            if state.phase == MapPhase::Draining && state.is_quiet() {
                 self.idle.wake_all();
             }
             if state.journal_calls().is_empty() {
@@ -142,7 +108,7 @@ impl Shared {
 
 /// One logical zone's part of the block map. Lives on one zone thread.
 pub struct BlockMapZone {
-    shared: Rc<Shared>,
+    shared: Rc<MapCore>,
     geometry: TreeGeometry,
     source: Rc<dyn TreePageSource>,
 }
@@ -183,10 +149,10 @@ impl BlockMapZone {
         };
         let read_work = Rc::new(WaitList::new(&scheduler));
         let write_work = Rc::new(WaitList::new(&scheduler));
-        let state = State::new(config, is_data_block, &scheduler, &read_work, &write_work);
-        let shared = Rc::new(Shared {
+        let state = MapState::new(config, is_data_block, &scheduler, &read_work, &write_work);
+        let shared = Rc::new(MapCore {
             state: RefCell::new(state),
-            flushes: Flushes::new(&base, &scheduler),
+            flushes: SharedFlush::new(&scheduler, &base, IoClass::PageCache),
             base,
             services,
             read_work,
@@ -229,7 +195,7 @@ impl BlockMapZone {
                     self.geometry.logical_blocks
                 )));
             }
-            if state.phase != Phase::Open {
+            if state.phase != MapPhase::Open {
                 return Err(VdoError::ShuttingDown);
             }
             state.begin_search();
@@ -254,10 +220,10 @@ impl BlockMapZone {
         loop {
             let step = self.shared.state.borrow_mut().step(leaf, grow);
             match step {
-                Ok(Step::Found(page)) => return Ok(Some(page)),
-                Ok(Step::Missing) => return Ok(None),
-                Ok(Step::Wait(waiter)) => _ = self.shared.wait(waiter).await?,
-                Ok(Step::Grow(growing)) => self.grow(growing).await?,
+                Ok(Descent::Found(page)) => return Ok(Some(page)),
+                Ok(Descent::Missing) => return Ok(None),
+                Ok(Descent::Wait(waiter)) => _ = self.shared.wait(waiter).await?,
+                Ok(Descent::Grow(growing)) => self.grow(growing).await?,
                 Err(error) => {
                     if matches!(error, VdoError::Inconsistent(_)) {
                         self.shared.enter_read_only(&error);
@@ -382,7 +348,7 @@ impl BlockMapZone {
     /// [`VdoError::ReadOnly`] if the volume is: nothing more is written then, but all is quiet.
     pub async fn drain(&self, save: bool) -> Result<(), VdoError> {
         let shared = &self.shared;
-        shared.state.borrow_mut().phase = Phase::Draining;
+        shared.state.borrow_mut().phase = MapPhase::Draining;
         loop {
             let is_quiet = || shared.state.borrow().is_quiet();
             shared.idle.wait_until(is_quiet).await;
@@ -392,7 +358,7 @@ impl BlockMapZone {
                 state.expire_all();
             }
             if state.is_quiet() {
-                state.phase = Phase::Drained;
+                state.phase = MapPhase::Drained;
                 break;
             }
         }
@@ -404,7 +370,7 @@ impl BlockMapZone {
 
     /// Takes requests again after [`BlockMapZone::drain`].
     pub fn resume(&self) {
-        self.shared.state.borrow_mut().phase = Phase::Open;
+        self.shared.state.borrow_mut().phase = MapPhase::Open;
     }
 
     /// The volume has become read-only: requests that wait for what will not be written are answered.

@@ -71,7 +71,7 @@ pub struct Expired {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ContextState {
     Idle,
     Pending,
     TimedOut,
@@ -82,7 +82,7 @@ enum State {
 /// are timed out and complete, a stack each (through `next`).
 #[derive(Clone, Copy, Debug)]
 struct Context {
-    state: State,
+    state: ContextState,
     request: RequestId,
     submitted: Nanos,
     next: u32,
@@ -131,7 +131,7 @@ impl Contexts {
     /// `count` idle contexts, and the default times. dm-vdo has one context for each request there can be, 2048.
     pub fn new(count: u32) -> Contexts {
         let context = |index: u32| Context {
-            state: State::Idle,
+            state: ContextState::Idle,
             request: RequestId(NONE),
             submitted: Nanos(0),
             next: if index + 1 < count { index + 1 } else { NONE },
@@ -188,7 +188,7 @@ impl Contexts {
         };
         let previous = self.newest;
         self.contexts[id as usize] = Context {
-            state: State::Pending,
+            state: ContextState::Pending,
             request,
             submitted: now,
             next: NONE,
@@ -210,23 +210,23 @@ impl Contexts {
             return Reply::Unexpected;
         };
         match context.state {
-            State::Pending => {
+            ContextState::Pending => {
                 let request = context.request;
                 self.unlink(id.0);
                 let context = &mut self.contexts[id.0 as usize];
-                context.state = State::Idle;
+                context.state = ContextState::Idle;
                 context.next = self.idle;
                 self.idle = id.0;
                 self.active -= 1;
                 Reply::Deliver(request)
             }
-            State::TimedOut => {
-                context.state = State::TimedOutComplete;
+            ContextState::TimedOut => {
+                context.state = ContextState::TimedOutComplete;
                 context.next = self.complete;
                 self.complete = id.0;
                 Reply::Late
             }
-            State::Idle | State::TimedOutComplete => Reply::Unexpected,
+            ContextState::Idle | ContextState::TimedOutComplete => Reply::Unexpected,
         }
     }
 
@@ -235,10 +235,10 @@ impl Contexts {
         let mut tally = ContextTally::default();
         for context in &self.contexts {
             *match context.state {
-                State::Idle => &mut tally.idle,
-                State::Pending => &mut tally.pending,
-                State::TimedOut => &mut tally.timed_out,
-                State::TimedOutComplete => &mut tally.timed_out_complete,
+                ContextState::Idle => &mut tally.idle,
+                ContextState::Pending => &mut tally.pending,
+                ContextState::TimedOut => &mut tally.timed_out,
+                ContextState::TimedOutComplete => &mut tally.timed_out_complete,
             } += 1;
         }
         tally
@@ -267,7 +267,7 @@ impl Contexts {
                 break;
             }
             self.unlink(id);
-            self.contexts[id as usize].state = State::TimedOut;
+            self.contexts[id as usize].state = ContextState::TimedOut;
             give_up(request);
             count += 1;
         }
@@ -287,7 +287,7 @@ impl Contexts {
             let id = self.complete;
             let context = &mut self.contexts[id as usize];
             self.complete = context.next;
-            context.state = State::Idle;
+            context.state = ContextState::Idle;
             context.next = self.idle;
             self.idle = id;
             self.active -= 1;

@@ -1,7 +1,7 @@
 //! Whether there is an index to ask: closed, open, or on the way from one to the other.
 //!
 //! An administrator says what the index should be, by verb ([`IndexStates::create`], [`IndexStates::open`],
-//! [`IndexStates::close`], [`IndexStates::online`], [`IndexStates::offline`]); getting there takes time, one [`Step`] after the
+//! [`IndexStates::close`], [`IndexStates::online`], [`IndexStates::offline`]); getting there takes time, one [`IndexStep`] after the
 //! other, and the wish may change on the way. So there is a *state* and a *target*, and after every
 //! verb and every finished step the question "what now?". At most one step is under way. Nothing begins while the
 //! volume is suspended; what is under way then ends, and the rest waits for [`IndexStates::resume`].
@@ -54,7 +54,7 @@ impl std::fmt::Display for IndexWord {
 
 /// What to do next with the index. Its end is told by [`IndexStates::opened`] or [`IndexStates::closed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
+pub enum IndexStep {
     /// Open it: load what is there, or with `create` begin an empty one.
     Open {
         /// Whether to begin an empty one.
@@ -76,7 +76,7 @@ pub enum OpenResult {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum State {
+enum IndexState {
     Closed,
     Changing,
     Opened,
@@ -94,11 +94,11 @@ enum Admin {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IndexStates {
     admin: Admin,
-    state: State,
+    state: IndexState,
     /// Whether it should be open.
     open_wanted: bool,
     /// The step under way.
-    step: Option<Step>,
+    step: Option<IndexStep>,
     create: bool,
     deduplicate: bool,
     error: bool,
@@ -115,7 +115,7 @@ impl IndexStates {
     pub fn new() -> IndexStates {
         IndexStates {
             admin: Admin::New,
-            state: State::Closed,
+            state: IndexState::Closed,
             open_wanted: false,
             step: None,
             create: false,
@@ -126,7 +126,7 @@ impl IndexStates {
 
     /// The volume is ready for its index. With `deduplicate` it is opened and asked; else it stays closed until
     /// somebody wants it. With `create` an empty one takes the place of what there may be.
-    pub fn start(&mut self, deduplicate: bool, create: bool) -> Option<Step> {
+    pub fn start(&mut self, deduplicate: bool, create: bool) -> Option<IndexStep> {
         self.admin = Admin::Normal;
         self.open_wanted = deduplicate;
         self.deduplicate = deduplicate;
@@ -135,46 +135,46 @@ impl IndexStates {
     }
 
     /// Begin an empty index, forgetting all advice.
-    pub fn create(&mut self) -> Option<Step> {
+    pub fn create(&mut self) -> Option<IndexStep> {
         self.create = true;
         self.want(true)
     }
 
     /// Open the index, and ask it or not as before.
-    pub fn open(&mut self) -> Option<Step> {
+    pub fn open(&mut self) -> Option<IndexStep> {
         self.want(true)
     }
 
     /// Save and close the index.
-    pub fn close(&mut self) -> Option<Step> {
+    pub fn close(&mut self) -> Option<IndexStep> {
         self.want(false)
     }
 
     /// Deduplicate: open the index if need be, and ask it.
-    pub fn online(&mut self) -> Option<Step> {
+    pub fn online(&mut self) -> Option<IndexStep> {
         self.deduplicate = true;
         self.want(true)
     }
 
     /// Do not deduplicate: keep the index open, but do not ask it.
-    pub fn offline(&mut self) -> Option<Step> {
+    pub fn offline(&mut self) -> Option<IndexStep> {
         self.deduplicate = false;
         self.want(true)
     }
 
-    /// [`Step::Open`] has ended.
-    pub fn opened(&mut self, result: OpenResult) -> Option<Step> {
-        let Some(Step::Open { create }) = self.step.take() else {
+    /// [`IndexStep::Open`] has ended.
+    pub fn opened(&mut self, result: OpenResult) -> Option<IndexStep> {
+        let Some(IndexStep::Open { create }) = self.step.take() else {
             return None;
         };
         match result {
-            OpenResult::Opened => self.state = State::Opened,
+            OpenResult::Opened => self.state = IndexState::Opened,
             OpenResult::Missing if !create => {
-                self.state = State::Closed;
+                self.state = IndexState::Closed;
                 self.create = true;
             }
             OpenResult::Missing | OpenResult::Failed => {
-                self.state = State::Closed;
+                self.state = IndexState::Closed;
                 self.open_wanted = false;
                 self.error = true;
             }
@@ -182,12 +182,12 @@ impl IndexStates {
         self.next()
     }
 
-    /// [`Step::Close`] has ended, in success if `saved`.
-    pub fn closed(&mut self, saved: bool) -> Option<Step> {
-        let Some(Step::Close) = self.step.take() else {
+    /// [`IndexStep::Close`] has ended, in success if `saved`.
+    pub fn closed(&mut self, saved: bool) -> Option<IndexStep> {
+        let Some(IndexStep::Close) = self.step.take() else {
             return None;
         };
-        self.state = State::Closed;
+        self.state = IndexState::Closed;
         self.error |= !saved;
         self.next()
     }
@@ -196,11 +196,11 @@ impl IndexStates {
     /// to be saved.
     pub fn suspend(&mut self) -> bool {
         self.admin = Admin::Suspended;
-        self.state != State::Closed
+        self.state != IndexState::Closed
     }
 
     /// The volume goes on, with deduplication as its configuration has it.
-    pub fn resume(&mut self, deduplicate: bool) -> Option<Step> {
+    pub fn resume(&mut self, deduplicate: bool) -> Option<IndexStep> {
         self.admin = Admin::Normal;
         self.deduplicate |= deduplicate;
         self.want(deduplicate)
@@ -213,7 +213,7 @@ impl IndexStates {
 
     /// Whether hash zones may ask the index now.
     pub fn answers_queries(&self) -> bool {
-        self.deduplicate && self.admin == Admin::Normal && self.state == State::Opened
+        self.deduplicate && self.admin == Admin::Normal && self.state == IndexState::Opened
     }
 
     /// What the user reads.
@@ -221,36 +221,36 @@ impl IndexStates {
         match (self.admin, self.state) {
             (Admin::New, _) => IndexWord::Unknown,
             (Admin::Suspended, _) => IndexWord::Suspended,
-            (Admin::Normal, State::Closed) if self.error => IndexWord::Error,
-            (Admin::Normal, State::Closed) => IndexWord::Closed,
-            (Admin::Normal, State::Changing) if self.open_wanted => IndexWord::Opening,
-            (Admin::Normal, State::Changing) => IndexWord::Closing,
-            (Admin::Normal, State::Opened) if self.deduplicate => IndexWord::Online,
-            (Admin::Normal, State::Opened) => IndexWord::Offline,
+            (Admin::Normal, IndexState::Closed) if self.error => IndexWord::Error,
+            (Admin::Normal, IndexState::Closed) => IndexWord::Closed,
+            (Admin::Normal, IndexState::Changing) if self.open_wanted => IndexWord::Opening,
+            (Admin::Normal, IndexState::Changing) => IndexWord::Closing,
+            (Admin::Normal, IndexState::Opened) if self.deduplicate => IndexWord::Online,
+            (Admin::Normal, IndexState::Opened) => IndexWord::Offline,
         }
     }
 
-    fn want(&mut self, open: bool) -> Option<Step> {
+    fn want(&mut self, open: bool) -> Option<IndexStep> {
         self.open_wanted = open;
         self.next()
     }
 
     /// The next step towards the target, if one is needed and allowed and none is under way.
-    fn next(&mut self) -> Option<Step> {
+    fn next(&mut self) -> Option<IndexStep> {
         if self.admin != Admin::Normal || self.step.is_some() {
             return None;
         }
         let step = match self.state {
-            State::Opened if self.create || !self.open_wanted => Step::Close,
-            State::Closed if self.create || self.open_wanted => {
+            IndexState::Opened if self.create || !self.open_wanted => IndexStep::Close,
+            IndexState::Closed if self.create || self.open_wanted => {
                 self.error = false;
-                Step::Open {
+                IndexStep::Open {
                     create: std::mem::take(&mut self.create),
                 }
             }
-            State::Opened | State::Closed | State::Changing => return None,
+            IndexState::Opened | IndexState::Closed | IndexState::Changing => return None,
         };
-        self.state = State::Changing;
+        self.state = IndexState::Changing;
         self.step = Some(step);
         Some(step)
     }
@@ -260,9 +260,9 @@ impl IndexStates {
 mod tests {
     use super::*;
 
-    const LOAD: Option<Step> = Some(Step::Open { create: false });
-    const CREATE: Option<Step> = Some(Step::Open { create: true });
-    const CLOSE: Option<Step> = Some(Step::Close);
+    const LOAD: Option<IndexStep> = Some(IndexStep::Open { create: false });
+    const CREATE: Option<IndexStep> = Some(IndexStep::Open { create: true });
+    const CLOSE: Option<IndexStep> = Some(IndexStep::Close);
 
     fn online() -> IndexStates {
         let mut index = IndexStates::new();

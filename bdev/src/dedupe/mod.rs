@@ -25,7 +25,7 @@ pub mod zone_machine;
 
 pub use action::{Action, Answer, Inconsistency, LockHost, ReadLock, RequestId, WrittenAt};
 pub use contexts::{ContextId, ContextTally, Contexts, Expired, Reply};
-pub use index_states::{IndexStates, IndexWord, OpenResult, Step};
+pub use index_states::{IndexStates, IndexStep, IndexWord, OpenResult};
 pub use lock::{LockId, LockReport};
 pub use state::LockState;
 pub use transitions::{Row, TransitionCounts};

@@ -8,7 +8,7 @@
 
 use super::slab::Slab;
 use super::slab::first_block;
-use super::state::{Core, Phase, State};
+use super::state::{Core, DepotPhase, DepotState};
 use super::summary::Summary;
 use super::zone::{DepotGeometry, PhysicalZone};
 use crate::buffer::Buffer;
@@ -62,7 +62,7 @@ impl PhysicalZone {
                 core.allocator
                     .add(local, slab.counts.free(), slab.journal.is_blank());
             }
-            core.phase = Phase::Normal;
+            core.phase = DepotPhase::Normal;
         });
         Ok(())
     }
@@ -218,7 +218,7 @@ impl PhysicalZone {
 
     /// Writes the counters of slabs that were replayed, and starts their journals afresh.
     async fn save_scrubbed(&self) -> Result<(), VdoError> {
-        let dirty = |state: &mut State| -> Vec<u32> {
+        let dirty = |state: &mut DepotState| -> Vec<u32> {
             let core = &state.core;
             let dirty = |slab: &&Slab| core.summary.entry(slab.number).is_dirty;
             state
@@ -285,7 +285,7 @@ impl PhysicalZone {
     /// [`VdoError::ReadOnly`], also when the volume becomes read-only meanwhile.
     pub async fn drain(&self, save: bool) -> Result<(), VdoError> {
         // Changes that wait make progress only while the zone is at work.
-        while self.with(State::has_waiters) {
+        while self.with(DepotState::has_waiters) {
             self.settle().await;
             self.for_each_slab(|slab, core| slab.add_entries(core));
             self.with(|state| {
@@ -301,12 +301,12 @@ impl PhysicalZone {
             }
             state.core.allocator.clear();
             let drains = match state.core.phase {
-                Phase::Normal => true,
-                Phase::Suspended { saved } => save && !saved,
-                Phase::New | Phase::Draining { .. } => false,
+                DepotPhase::Normal => true,
+                DepotPhase::Suspended { saved } => save && !saved,
+                DepotPhase::New | DepotPhase::Draining { .. } => false,
             };
             if drains {
-                state.core.phase = Phase::Draining { save };
+                state.core.phase = DepotPhase::Draining { save };
             }
             drains
         });
@@ -324,8 +324,8 @@ impl PhysicalZone {
             if let Err(error) = &result {
                 state.core.fail(error.clone());
             }
-            if state.core.phase == (Phase::Draining { save }) {
-                state.core.phase = Phase::Suspended {
+            if state.core.phase == (DepotPhase::Draining { save }) {
+                state.core.phase = DepotPhase::Suspended {
                     saved: save && result.is_ok(),
                 };
             }
@@ -342,12 +342,12 @@ impl PhysicalZone {
             if state.core.is_read_only() {
                 return Err(VdoError::ReadOnly);
             }
-            let Phase::Suspended { saved } = state.core.phase else {
+            let DepotPhase::Suspended { saved } = state.core.phase else {
                 return Err(VdoError::Invalid(
                     "a physical zone is at work already".into(),
                 ));
             };
-            state.core.phase = Phase::Normal;
+            state.core.phase = DepotPhase::Normal;
             for slab in &mut state.slabs {
                 if saved {
                     slab.journal.reopen();

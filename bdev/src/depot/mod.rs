@@ -18,11 +18,10 @@
 //! - `slab_journal`: the ring of changes that the counters on disk lack
 //! - `summary`: what the next start must know of each slab
 //! - `slab`: the order in which a change reaches these, and the disk
-//! - `state`, `work`, `writer`, `flush`: what the slabs of a zone share, and what writes it
+//! - `state`, `work`, `writer`: what the slabs of a zone share, and what writes it
 //! - `zone`, `load`: what the rest of the volume asks for
 
 mod allocator;
-mod flush;
 mod load;
 mod locks;
 mod priority;

@@ -152,17 +152,17 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum TableOp {
         Enqueue(u8, u32),
         Dequeue,
         Remove(u32),
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<TableOp>> {
         let step = prop_oneof![
-            3 => (0u8..=20, 0u32..40).prop_map(|(priority, item)| Step::Enqueue(priority, item)),
-            1 => Just(Step::Dequeue),
-            1 => (0u32..40).prop_map(Step::Remove),
+            3 => (0u8..=20, 0u32..40).prop_map(|(priority, item)| TableOp::Enqueue(priority, item)),
+            1 => Just(TableOp::Dequeue),
+            1 => (0u32..40).prop_map(TableOp::Remove),
         ];
         prop::collection::vec(step, 0..300)
     }
@@ -174,18 +174,18 @@ mod tests {
             let mut model = vec![VecDeque::new(); 21];
             for step in steps {
                 match step {
-                    Step::Enqueue(priority, item) => {
+                    TableOp::Enqueue(priority, item) => {
                         table.enqueue(priority, item);
                         for queue in &mut model {
                             queue.retain(|&other| other != item);
                         }
                         model[usize::from(priority)].push_back(item);
                     }
-                    Step::Dequeue => {
+                    TableOp::Dequeue => {
                         let expected = model.iter_mut().rev().find_map(VecDeque::pop_front);
                         prop_assert_eq!(table.dequeue(), expected);
                     }
-                    Step::Remove(item) => {
+                    TableOp::Remove(item) => {
                         let held = model.iter().any(|queue| queue.contains(&item));
                         prop_assert_eq!(table.remove(item), held);
                         for queue in &mut model {

@@ -15,7 +15,7 @@
 
 use super::reference_counts::{Consequence, EntryLock, ReferenceCounts, ReferenceOperation};
 use super::slab_journal::SlabJournal;
-use super::state::{Core, Effect, Phase, TicketQueue};
+use super::state::{Core, DepotPhase, Effect, TicketQueue};
 use super::summary::SummaryWaiter;
 use super::work::{Job, Need};
 use crate::buffer::Buffer;
@@ -396,7 +396,7 @@ impl Slab {
         }
         if is_dirty {
             // Whoever writes out everything, to save it or to make room, wants this block too.
-            if core.phase == (Phase::Draining { save: true }) || self.has_waiters() {
+            if core.phase == (DepotPhase::Draining { save: true }) || self.has_waiters() {
                 self.write_dirty(core);
             }
             return;

@@ -1,6 +1,6 @@
 //! What the slabs of a zone share, and the hand that moves it all.
 //!
-//! All state of a zone is in one [`State`], borrowed for the length of one synchronous step. What a step
+//! All state of a zone is in one [`DepotState`], borrowed for the length of one synchronous step. What a step
 //! wants of others (locks on the recovery journal, waking a task, going read-only) is collected as
 //! [`Effect`]s and carried out when the borrow has ended, because the others may call back.
 
@@ -32,7 +32,7 @@ pub(super) enum Effect {
 
 /// Where the zone is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum DepotPhase {
     /// Not loaded.
     New,
     /// At work.
@@ -216,7 +216,7 @@ pub(super) struct Core {
     services: Rc<dyn ZoneServices>,
     /// An error was met here; the volume is about to be read-only.
     failed: bool,
-    pub(super) phase: Phase,
+    pub(super) phase: DepotPhase,
     pub(super) locks: PbnLocks,
     pub(super) allocator: Allocator,
     pub(super) summary: Summary,
@@ -242,7 +242,7 @@ impl Core {
         Core {
             services,
             failed: false,
-            phase: Phase::New,
+            phase: DepotPhase::New,
             locks,
             allocator,
             summary,
@@ -265,7 +265,7 @@ impl Core {
     /// Whether the zone is at work, neither draining nor at rest.
     #[inline]
     pub(super) fn is_normal(&self) -> bool {
-        self.phase == Phase::Normal
+        self.phase == DepotPhase::Normal
     }
 
     /// Turns the volume read-only because of `error`.
@@ -290,15 +290,15 @@ impl Core {
 }
 
 /// The slabs of a zone and what they share.
-pub(super) struct State {
+pub(super) struct DepotState {
     pub(super) slabs: Vec<Slab>,
     pub(super) core: Core,
     told: Vec<SummaryWaiter>,
 }
 
-impl State {
-    pub(super) fn new(slabs: Vec<Slab>, core: Core) -> State {
-        State {
+impl DepotState {
+    pub(super) fn new(slabs: Vec<Slab>, core: Core) -> DepotState {
+        DepotState {
             told: Vec::with_capacity(2 * slabs.len()),
             slabs,
             core,

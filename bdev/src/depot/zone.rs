@@ -15,19 +15,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::allocator::Allocator;
-use super::flush::SharedFlush;
 use super::locks::{IncrementBudget, PbnLocks, ReadLock, WriteKind};
 use super::reference_counts::ReferenceStatus;
 use super::slab::{ReferenceChange, Slab};
-use super::state::{Core, Effect, Phase, State};
+use super::state::{Core, DepotPhase, DepotState, Effect};
 use super::summary::Summary;
 use super::work::Work;
 use super::writer;
 use crate::buffer::DmaMemory;
 use crate::error::VdoError;
 use crate::format::slab::SlabGeometry;
-use crate::runtime::base::BaseDevice;
+use crate::runtime::base::{BaseDevice, IoClass};
 use crate::runtime::services::{JournalHolder, ZoneServices};
+use crate::runtime::shared_flush::SharedFlush;
 use crate::runtime::task::Scheduler;
 use crate::stats::ZoneStatistics;
 use crate::types::{MAXIMUM_REFERENCE_COUNT, Pbn, SequenceNumber, SlabNumber, ZoneIndex};
@@ -87,7 +87,7 @@ pub struct PhysicalZone {
     scheduler: Rc<Scheduler>,
     pub(super) memory: Arc<dyn DmaMemory>,
     flush: SharedFlush,
-    state: RefCell<State>,
+    state: RefCell<DepotState>,
 }
 
 impl PhysicalZone {
@@ -139,8 +139,8 @@ impl PhysicalZone {
             services,
             scheduler: Rc::clone(scheduler),
             memory: Arc::clone(memory),
-            flush: SharedFlush::new(base, scheduler),
-            state: RefCell::new(State::new(own, core)),
+            flush: SharedFlush::new(scheduler, base, IoClass::Metadata),
+            state: RefCell::new(DepotState::new(own, core)),
         });
         for _ in 0..limits.writers.max(1) {
             scheduler.spawn(writer::serve(Rc::clone(&physical)));
@@ -150,7 +150,7 @@ impl PhysicalZone {
 
     /// Takes one step on the state, and then carries out what it asked of others.
     #[inline]
-    pub(super) fn with<T>(&self, step: impl FnOnce(&mut State) -> T) -> T {
+    pub(super) fn with<T>(&self, step: impl FnOnce(&mut DepotState) -> T) -> T {
         let mut state = self.state.borrow_mut();
         let result = step(&mut state);
         if state.core.effects.is_empty() {
@@ -375,7 +375,7 @@ impl PhysicalZone {
 
     /// The volume has become read-only: changes that wait fail.
     pub fn notify_read_only(&self) {
-        self.with(State::fail_waiters);
+        self.with(DepotState::fail_waiters);
     }
 
     /// Blocks of this zone that are not free, pages of the block map among them.
@@ -415,13 +415,13 @@ impl PhysicalZone {
     }
 }
 
-impl State {
+impl DepotState {
     #[inline]
     fn check_normal(&self) -> Result<(), VdoError> {
         if self.core.is_read_only() {
             return Err(VdoError::ReadOnly);
         }
-        if self.core.phase == Phase::Normal {
+        if self.core.phase == DepotPhase::Normal {
             Ok(())
         } else {
             Err(VdoError::ShuttingDown)

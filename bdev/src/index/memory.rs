@@ -16,7 +16,7 @@ use crate::stats::IndexStatistics;
 use crate::types::Mapping;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ShardState {
     Closed,
     Open,
     /// Suspended, and whether it was open before.
@@ -29,7 +29,7 @@ enum State {
 #[derive(Debug)]
 pub struct MemoryIndex {
     memory_bytes: u64,
-    state: State,
+    state: ShardState,
     /// The verb under way.
     verb: Option<IndexVerb>,
     /// Verbs that came while another was under way, to be refused.
@@ -48,7 +48,7 @@ impl MemoryIndex {
     pub fn new(config: &ShardConfig) -> MemoryIndex {
         MemoryIndex {
             memory_bytes: config.memory_bytes / u64::from(config.zones.max(1)),
-            state: State::Closed,
+            state: ShardState::Closed,
             verb: None,
             refused: Vec::new(),
             table: None,
@@ -75,8 +75,8 @@ impl MemoryIndex {
             return Err(IndexError::Injected);
         }
         let table = match (self.state, &mut self.table) {
-            (State::Open, Some(table)) => table,
-            (State::Suspended { .. }, _) => return Err(IndexError::Suspended),
+            (ShardState::Open, Some(table)) => table,
+            (ShardState::Suspended { .. }, _) => return Err(IndexError::Suspended),
             _ => return Err(IndexError::NotOpen),
         };
         let counts = &mut self.statistics;
@@ -148,13 +148,16 @@ impl MemoryIndex {
 
     fn carry_out(&mut self, verb: IndexVerb) -> Result<(), IndexError> {
         match (verb, self.state) {
-            (IndexVerb::Create | IndexVerb::Open, State::Open) => {
+            (IndexVerb::Create | IndexVerb::Open, ShardState::Open) => {
                 return Err(IndexError::AlreadyOpen);
             }
-            (IndexVerb::Create | IndexVerb::Open | IndexVerb::Close, State::Suspended { .. }) => {
+            (
+                IndexVerb::Create | IndexVerb::Open | IndexVerb::Close,
+                ShardState::Suspended { .. },
+            ) => {
                 return Err(IndexError::Suspended);
             }
-            (IndexVerb::Create | IndexVerb::Open, State::Closed) => {
+            (IndexVerb::Create | IndexVerb::Open, ShardState::Closed) => {
                 if verb == IndexVerb::Create || self.table.is_none() {
                     // The old table goes first: there may not be memory for two.
                     self.table = None;
@@ -162,18 +165,22 @@ impl MemoryIndex {
                 }
                 self.discarded_before = self.table.as_ref().map_or(0, RecordTable::discarded);
                 self.statistics = IndexStatistics::default();
-                self.state = State::Open;
+                self.state = ShardState::Open;
             }
-            (IndexVerb::Close, State::Closed) => return Err(IndexError::NotOpen),
-            (IndexVerb::Close, State::Open) => self.state = State::Closed,
-            (IndexVerb::Suspend { .. }, State::Suspended { .. }) => {}
+            (IndexVerb::Close, ShardState::Closed) => return Err(IndexError::NotOpen),
+            (IndexVerb::Close, ShardState::Open) => self.state = ShardState::Closed,
+            (IndexVerb::Suspend { .. }, ShardState::Suspended { .. }) => {}
             (IndexVerb::Suspend { .. }, state) => {
-                self.state = State::Suspended {
-                    open: state == State::Open,
+                self.state = ShardState::Suspended {
+                    open: state == ShardState::Open,
                 };
             }
-            (IndexVerb::Resume, State::Suspended { open: true }) => self.state = State::Open,
-            (IndexVerb::Resume, State::Suspended { open: false }) => self.state = State::Closed,
+            (IndexVerb::Resume, ShardState::Suspended { open: true }) => {
+                self.state = ShardState::Open
+            }
+            (IndexVerb::Resume, ShardState::Suspended { open: false }) => {
+                self.state = ShardState::Closed
+            }
             (IndexVerb::Resume, _) => {}
         }
         Ok(())

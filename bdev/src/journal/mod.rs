@@ -64,7 +64,7 @@ use std::sync::Arc;
 
 use self::extent::{SEQUENCE_LIMIT, reserved_blocks};
 use self::locks::Side;
-use self::state::{Assigned, Mode, State};
+use self::state::{Assigned, JournalState, Mode};
 use self::waiters::{Finished, Owner, SlotId};
 use self::writer::Tasks;
 use crate::buffer::{Buffer, DmaMemory};
@@ -122,7 +122,7 @@ pub struct RecoveryJournal {
     failed: Cell<bool>,
     /// Keeps [`RecoveryJournal::assign`] from running inside itself, by way of a hook.
     assigning: Cell<bool>,
-    state: RefCell<State>,
+    state: RefCell<JournalState>,
     drained: WaitList,
     tasks: OnceCell<Tasks>,
 }
@@ -172,7 +172,7 @@ impl RecoveryJournal {
             recovery_count: config.recovery_count as u8,
             failed: Cell::new(false),
             assigning: Cell::new(false),
-            state: RefCell::new(State::new(&config, buffers)),
+            state: RefCell::new(JournalState::new(&config, buffers)),
             drained: WaitList::new(scheduler),
             tasks: OnceCell::new(),
         });

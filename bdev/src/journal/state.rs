@@ -33,7 +33,7 @@ pub(super) enum Mode {
 }
 
 /// All of a journal that changes, except that it has failed.
-pub(super) struct State {
+pub(super) struct JournalState {
     pub(super) mode: Mode,
     pub(super) waiters: Waiters,
     /// Entries without a place.
@@ -68,10 +68,10 @@ pub(super) enum Assigned {
     Broken(VdoError),
 }
 
-impl State {
+impl JournalState {
     /// An empty journal, its blocks in memory over `buffers`.
-    pub(super) fn new(config: &JournalConfig, buffers: Vec<Buffer>) -> State {
-        State {
+    pub(super) fn new(config: &JournalConfig, buffers: Vec<Buffer>) -> JournalState {
+        JournalState {
             mode: Mode::Normal,
             waiters: Waiters::new(config.requests),
             unassigned: VecDeque::with_capacity(config.requests),

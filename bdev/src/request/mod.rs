@@ -2,7 +2,7 @@
 //!
 //! Each zone thread has a fixed number of request slots. A slot is one task that never ends
 //! ([`slot::serve`]): it takes the next piece, serves it, and takes another. It owns the buffer the
-//! caller's data is copied to (step 1 of a write) and one more to read blocks into. What it needs of
+//! caller's data is copied to (step 3 of a write) and one more to read blocks into. What it needs of
 //! other zones it asks by message; it never moves itself.
 //!
 //! - [`pieces`]: a caller's request becomes requests for single blocks.

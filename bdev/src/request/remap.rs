@@ -1,4 +1,4 @@
-//! Steps 8 to 10 of a write: the journal, the reference counts and the block map learn, in this
+//! Step 7 of a write: the journal, the reference counts and the block map learn, in this
 //! order, where a logical block's data is now.
 //!
 //! The journal entry says what the block is mapped to and what it was mapped to before, and is durable
@@ -41,10 +41,10 @@ impl Slot {
             mapping: target,
             unmapping: old,
         };
-        let remapped = zone.remap(entry, written).await;
-        let result = match remapped.budget {
+        let journaled = zone.journal_and_count(entry, written).await;
+        let result = match journaled.budget {
             Ok(budget) => {
-                let point = remapped
+                let point = journaled
                     .point
                     .expect("a change that was counted was journaled");
                 zone.block_map
@@ -54,7 +54,7 @@ impl Slot {
             }
             Err(error) => Err(error),
         };
-        if let Some(point) = remapped.point {
+        if let Some(point) = journaled.point {
             zone.release_entry(point);
         }
         result

@@ -1,4 +1,4 @@
-//! Steps 6 and 7 of a write: in the hash zone of its data's name, a write learns whether it is to
+//! Steps 5 and 6 of a write: in the hash zone of its data's name, a write learns whether it is to
 //! write its data or to refer to a copy that is there already.
 //!
 //! The hash zone speaks in [`Action`]s; the request does each one and reports back, until the last.

@@ -1,11 +1,14 @@
-//! Writing, zeroing or unmapping a block (`DESIGN` calls the steps by these numbers).
+//! Writing, zeroing or unmapping a block, step by step.
 //!
-//! 1. copy the caller's bytes into the slot's buffer, merged with the old block if they are only a part.
-//! 2. lock the logical block, and find or grow the leaf page and slot that map it.
-//! 3. an all-zero block maps to the zero block and an unmapped one to nothing; on to 8.
-//! 4. allocate a physical block, and acknowledge, unless the write must be durable first.
-//! 5. to 7. name the data and meet others with the same in the hash zone ([`super::share`]).
-//! 8. to 10. journal, count and map ([`super::remap`]), and let go of everything.
+//! 1. The logical block is locked, and the write enters the current flush generation.
+//! 2. The block map finds, or makes, the leaf page and the slot in it.
+//! 3. The caller's bytes are copied into the slot's buffer, merged with the old block if they are a part of it.
+//!    All zero, zeroed or unmapped: on to 7.
+//! 4. A physical block is allocated, and the write acknowledged unless it must be durable first.
+//! 5. The data is named, and meets others with the same in the hash zone ([`super::share`]).
+//! 6. New data is written to the base device.
+//! 7. The mapping is journaled, counted and put into the leaf ([`super::remap`]).
+//! 8. Everything is let go of.
 //!
 //! Once a write is acknowledged its failure can no longer be told. Losing it would break the promise
 //! a flush makes, so such a failure turns the volume read-only.

@@ -257,8 +257,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::VdoError;
     use crate::buffer::{Buffer, DmaMemory, HeapMemory};
+    use crate::error::VdoError;
     use crate::runtime::base::IoClass;
     use crate::types::Pbn;
 

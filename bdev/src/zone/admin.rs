@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::message::Step;
+use super::message::AdminStep;
 use super::owner::Zone;
 use super::super_block::SuperBlockKeeper;
 use crate::buffer::DmaMemory;
@@ -88,7 +88,7 @@ pub(crate) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
         &admin.memory,
     )
     .await?;
-    zone.step_everywhere(Step::Load).await?;
+    zone.step_everywhere(AdminStep::Load).await?;
     let zones = zone.shared.zones;
     admin
         .super_block
@@ -127,16 +127,16 @@ async fn save_read_only(zone: &Zone) -> Result<(), VdoError> {
 
 pub(crate) async fn shut_down(zone: &Rc<Zone>) -> Result<(), VdoError> {
     let admin = admin(zone)?;
-    zone.step_everywhere(Step::DrainRequests).await?;
+    zone.step_everywhere(AdminStep::DrainRequests).await?;
     let step = admin.index.borrow_mut().close();
     drive_index(zone, admin, step).await;
 
     // Read-only or not, every part comes to rest; the first error is what the caller is told.
-    let mut result = zone.step_everywhere(Step::DrainBlockMap).await;
+    let mut result = zone.step_everywhere(AdminStep::DrainBlockMap).await;
     if let Some(journal) = &zone.journal {
         result = result.and(journal.drain(true).await);
     }
-    result = result.and(zone.step_everywhere(Step::DrainDepot).await);
+    result = result.and(zone.step_everywhere(AdminStep::DrainDepot).await);
     if zone.is_read_only() {
         save_read_only(zone).await?;
         return Err(VdoError::ReadOnly);
@@ -190,19 +190,19 @@ pub(crate) async fn index(zone: &Rc<Zone>, command: IndexCommand) -> Result<Inde
 }
 
 /// Takes the index from step to step until it is where it should be.
-async fn drive_index(zone: &Rc<Zone>, admin: &Admin, first: Option<dedupe::Step>) {
+async fn drive_index(zone: &Rc<Zone>, admin: &Admin, first: Option<dedupe::IndexStep>) {
     let mut next = first;
     loop {
         publish(zone, admin);
         let Some(step) = next else { break };
         next = match step {
-            dedupe::Step::Open { create } => {
+            dedupe::IndexStep::Open { create } => {
                 let verb = if create {
                     IndexVerb::Create
                 } else {
                     IndexVerb::Open
                 };
-                let result = zone.step_everywhere(Step::Index(verb)).await;
+                let result = zone.step_everywhere(AdminStep::Index(verb)).await;
                 let result = match result {
                     Ok(()) => OpenResult::Opened,
                     Err(error) => {
@@ -212,8 +212,10 @@ async fn drive_index(zone: &Rc<Zone>, admin: &Admin, first: Option<dedupe::Step>
                 };
                 admin.index.borrow_mut().opened(result)
             }
-            dedupe::Step::Close => {
-                let result = zone.step_everywhere(Step::Index(IndexVerb::Close)).await;
+            dedupe::IndexStep::Close => {
+                let result = zone
+                    .step_everywhere(AdminStep::Index(IndexVerb::Close))
+                    .await;
                 admin.index.borrow_mut().closed(result.is_ok())
             }
         };

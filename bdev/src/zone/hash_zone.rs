@@ -91,7 +91,7 @@ impl LockHost for Host<'_> {
     }
 }
 
-struct State {
+struct HashState {
     machine: HashZoneMachine,
     contexts: Contexts,
     index: MemoryIndex,
@@ -105,7 +105,7 @@ struct State {
 
 /// One hash zone.
 pub struct HashZone {
-    state: RefCell<State>,
+    state: RefCell<HashState>,
     verb_done: WaitList,
     invalid_advice: std::cell::Cell<u64>,
 }
@@ -116,7 +116,7 @@ impl HashZone {
         let machine = HashZoneMachine::new(requests);
         let actions = Vec::with_capacity(machine.max_actions());
         HashZone {
-            state: RefCell::new(State {
+            state: RefCell::new(HashState {
                 machine,
                 contexts: Contexts::new(requests),
                 index,
@@ -194,7 +194,7 @@ impl HashZone {
     /// Takes answers of the index; says whether there were any.
     pub fn poll(&self, zone: &Zone, now: Nanos) -> bool {
         let state = &mut *self.state.borrow_mut();
-        let State {
+        let HashState {
             machine,
             contexts,
             index,
@@ -234,7 +234,7 @@ impl HashZone {
     /// there were any.
     pub fn expire(&self, zone: &Zone, now: Nanos) -> bool {
         let state = &mut *self.state.borrow_mut();
-        let State {
+        let HashState {
             machine,
             contexts,
             members,
@@ -282,7 +282,7 @@ impl HashZone {
         }
     }
 
-    fn tell(&self, state: &mut State, request: RequestId, answer: Answer) {
+    fn tell(&self, state: &mut HashState, request: RequestId, answer: Answer) {
         let mut host = Host {
             members: &state.members,
             locks: &state.locks,
@@ -293,7 +293,7 @@ impl HashZone {
     }
 
     /// Carries out what the machine said, and what it says meanwhile.
-    fn carry_out(&self, zone: &Zone, state: &mut State) {
+    fn carry_out(&self, zone: &Zone, state: &mut HashState) {
         let mut next = 0;
         while let Some(&action) = state.actions.get(next) {
             next += 1;
@@ -336,7 +336,7 @@ impl HashZone {
     fn ask(
         &self,
         zone: &Zone,
-        state: &mut State,
+        state: &mut HashState,
         request: RequestId,
         op: IndexOp,
         name: crate::types::RecordName,
@@ -360,7 +360,7 @@ impl HashZone {
         Ok(())
     }
 
-    fn forward(&self, zone: &Zone, state: &mut State, action: Action) {
+    fn forward(&self, zone: &Zone, state: &mut HashState, action: Action) {
         let Some(request) = action.request() else {
             return;
         };

@@ -19,7 +19,7 @@ use crate::types::{JournalPoint, Mapping, Pbn, RecordName, SequenceNumber, ZoneI
 
 /// A step of starting or stopping a volume that each zone thread takes for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum AdminStep {
     /// Read the slab summary and the reference counters.
     Load,
     /// Wait until no request is under way.
@@ -32,9 +32,9 @@ pub enum Step {
     DrainDepot,
 }
 
-/// Where the replies to a [`Remap`] go.
+/// Where the replies to a [`MappingChange`] go.
 #[derive(Clone, Copy, Debug)]
-pub struct RemapTokens {
+pub struct ChangeTokens {
     /// The journal's.
     pub entry: u32,
     /// The owner's of the block that gains a reference, if one does.
@@ -45,11 +45,11 @@ pub struct RemapTokens {
 
 /// A change of mapping to be journaled and then counted.
 #[derive(Clone, Copy, Debug)]
-pub struct Remap {
+pub struct MappingChange {
     /// Who wants it.
     pub from: ZoneIndex,
     /// Where the replies go.
-    pub tokens: RemapTokens,
+    pub tokens: ChangeTokens,
     /// The change.
     pub entry: RecoveryJournalEntry,
     /// Whether the block that gains a reference was just written and has its writer's lock.
@@ -73,7 +73,7 @@ pub enum Call {
     /// To a logical zone: wait for the writes now under way.
     Barrier,
     /// To every zone: a step of starting or stopping.
-    Step(Step),
+    Admin(AdminStep),
 }
 
 /// The answer to a [`Call`], in the shape its kind asks for.
@@ -81,13 +81,13 @@ pub enum Call {
 pub enum Reply {
     /// To `Allocate`.
     Allocated(Result<Pbn, VdoError>),
-    /// To `Barrier` and `Step`.
+    /// To `Barrier` and `Admin`.
     Done(Result<(), VdoError>),
     /// To `Adjust`, with the budget of a block just written.
     Adjusted(Result<Option<IncrementBudget>, VdoError>),
     /// To `LockDuplicate`.
     Locked(Result<DuplicateLock, VdoError>),
-    /// To a [`Remap`], by the journal.
+    /// To a [`MappingChange`], by the journal.
     Appended(Result<JournalPoint, VdoError>),
 }
 
@@ -141,7 +141,7 @@ pub enum Note {
     /// To a physical zone: a lock on a block is given up.
     ReleaseLock(Pbn),
     /// To the journal's zone: journal a change of mapping and pass on what it means.
-    Remap(Remap),
+    Journal(MappingChange),
     /// To the journal's zone: keep a journal block.
     AcquireJournal(SequenceNumber, JournalHolder),
     /// To the journal's zone: a journal block is kept no longer.

@@ -15,10 +15,10 @@ use super::admin::Admin;
 use super::batch_hasher::BatchHasher;
 use super::counters::Counters;
 use super::generations::Generations;
+use super::journaling::{Changes, LateAdjustment};
 use super::logical_locks::{LogicalLocks, SlotIndex};
-use super::message::{Call, Entrant, Note, Outcome, PeerMessage, Reply, RequestAddress, Step};
+use super::message::{AdminStep, Call, Entrant, Note, Outcome, PeerMessage, Reply, RequestAddress};
 use super::post::Post;
-use super::remapping::{LateAdjustment, Remaps};
 use super::service_desk::ServiceDesk;
 use super::shared::Shared;
 use super::usage::UsageCounts;
@@ -85,7 +85,7 @@ pub struct Zone {
     /// What zone thread 0 keeps for the whole volume.
     pub(crate) admin: OnceCell<Admin>,
     slots: RefCell<Vec<SlotState>>,
-    pub(super) remaps: RefCell<Remaps>,
+    pub(super) changes: RefCell<Changes>,
     pub(super) late: RefCell<VecDeque<LateAdjustment>>,
     pub(super) late_arrived: WaitList,
     calls: RefCell<VecDeque<(ZoneIndex, u32, Call)>>,
@@ -153,7 +153,7 @@ impl Zone {
             read_only: WaitList::new(&scheduler),
             admin: OnceCell::new(),
             slots: RefCell::new((0..slots).map(|_| SlotState::default()).collect()),
-            remaps: RefCell::new(Remaps::with_capacity(match parts.index {
+            changes: RefCell::new(Changes::with_capacity(match parts.index {
                 ZoneIndex(0) => slots * usize::from(parts_zones),
                 _ => 0,
             })),
@@ -410,7 +410,7 @@ impl Zone {
     pub(crate) fn take_note(&self, note: Note) {
         match note {
             Note::ReleaseLock(pbn) => self.physical.release(pbn),
-            Note::Remap(remap) => self.begin_remap(remap),
+            Note::Journal(change) => self.begin_journaling(change),
             Note::AcquireJournal(sequence, holder) => {
                 self.with_journal(|journal| journal.acquire(sequence, holder));
             }
@@ -446,7 +446,7 @@ impl Zone {
                     self.generations.barrier().await;
                     Reply::Done(Ok(()))
                 }
-                Call::Step(step) => Reply::Done(self.take_step(step).await),
+                Call::Admin(step) => Reply::Done(self.take_admin_step(step).await),
                 Call::Allocate(_) | Call::Adjust { .. } | Call::LockDuplicate(_) => continue,
             };
             self.post.reply(from, token, reply);
@@ -454,21 +454,21 @@ impl Zone {
     }
 
     /// Takes a step of starting or stopping.
-    pub(crate) async fn take_step(&self, step: Step) -> Result<(), VdoError> {
+    pub(crate) async fn take_admin_step(&self, step: AdminStep) -> Result<(), VdoError> {
         match step {
-            Step::Load => self.physical.load().await,
-            Step::DrainRequests => {
+            AdminStep::Load => self.physical.load().await,
+            AdminStep::DrainRequests => {
                 self.quiet.wait_until(|| self.gauge.is_quiet()).await;
                 self.generations.barrier().await;
                 Ok(())
             }
-            Step::DrainBlockMap => self.block_map.drain(true).await,
-            Step::Index(verb) => self
+            AdminStep::DrainBlockMap => self.block_map.drain(true).await,
+            AdminStep::Index(verb) => self
                 .hash
                 .run_verb(verb)
                 .await
                 .map_err(|error| VdoError::Index(error.to_string())),
-            Step::DrainDepot => self.physical.drain(true).await,
+            AdminStep::DrainDepot => self.physical.drain(true).await,
         }
     }
 
@@ -504,15 +504,15 @@ impl Zone {
     }
 
     /// Takes a step on every zone thread, one after the other; the first error is returned.
-    pub(crate) async fn step_everywhere(&self, step: Step) -> Result<(), VdoError> {
+    pub(crate) async fn step_everywhere(&self, step: AdminStep) -> Result<(), VdoError> {
         let mut result = Ok(());
         for zone in (0..self.shared.zones).map(ZoneIndex) {
             let one = if zone == self.index {
-                self.take_step(step).await
+                self.take_admin_step(step).await
             } else {
-                match self.post.call(zone, Call::Step(step)).await {
+                match self.post.call(zone, Call::Admin(step)).await {
                     Reply::Done(result) => result,
-                    reply => Err(wrong_reply("Step", &reply)),
+                    reply => Err(wrong_reply("Admin", &reply)),
                 }
             };
             result = result.and(one);

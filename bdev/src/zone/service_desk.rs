@@ -115,8 +115,8 @@ impl TreePageSource for ServiceDesk {
                 mapping,
                 unmapping: Mapping::UNMAPPED,
             };
-            let remapped = zone.remap(entry, false).await;
-            match (remapped.point, remapped.budget) {
+            let journaled = zone.journal_and_count(entry, false).await;
+            match (journaled.point, journaled.budget) {
                 (Some(point), Ok(_)) => Ok((mapping, point)),
                 (point, counted) => {
                     point

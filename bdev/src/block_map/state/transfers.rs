@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::{JournalCall, State};
-use crate::VdoError;
+use super::{JournalCall, MapState};
 use crate::block_map::pages::{Contents, Dirt, PageId};
 use crate::block_map::waiters::WaitQueue;
+use crate::error::VdoError;
 use crate::format::Block;
 use crate::format::block_map_page::{BlockMapPage, BlockMapPageMut, PageValidity};
 use crate::types::{Pbn, SequenceNumber};
@@ -60,7 +60,7 @@ impl Writes {
     }
 }
 
-impl State {
+impl MapState {
     /// The next page to read and where it is.
     pub(in crate::block_map) fn next_read(&mut self) -> Option<(PageId, Pbn, bool)> {
         let id = self.reads.pop_front()?;

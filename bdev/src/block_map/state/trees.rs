@@ -1,15 +1,15 @@
 //! The way down a tree to a leaf, step by step, and making the pages that are missing on it.
 
-use super::{Phase, State};
-use crate::VdoError;
+use super::{MapPhase, MapState};
 use crate::block_map::pages::{Contents, PageId};
 use crate::block_map::waiters::{PageOp, WaiterId};
+use crate::error::VdoError;
 use crate::format::block_map_page::BlockMapPageMut;
 use crate::format::tree::TreePage;
 use crate::types::{Mapping, MappingState, Pbn, SequenceNumber};
 
 /// The next step on the way down a tree to a leaf.
-pub(in crate::block_map) enum Step {
+pub(in crate::block_map) enum Descent {
     /// The leaf is at this block.
     Found(Pbn),
     /// There is no leaf.
@@ -29,7 +29,7 @@ pub(in crate::block_map) struct Growing {
     pub(in crate::block_map) slot: u16,
 }
 
-impl State {
+impl MapState {
     /// Whether the zone owns the tree of this page.
     #[inline]
     pub(in crate::block_map) fn owns(&self, page: TreePage) -> bool {
@@ -40,7 +40,7 @@ impl State {
     #[inline]
     pub(in crate::block_map) fn locate_now(&self, leaf: TreePage) -> Option<Pbn> {
         let (parent, slot) = leaf.parent()?;
-        if !self.owns(leaf) || self.phase != Phase::Open {
+        if !self.owns(leaf) || self.phase != MapPhase::Open {
             return None;
         }
         let id = self.forest.page(parent)?;
@@ -57,11 +57,11 @@ impl State {
         &mut self,
         leaf: TreePage,
         grow: bool,
-    ) -> Result<Step, VdoError> {
+    ) -> Result<Descent, VdoError> {
         let mut page = leaf;
         loop {
             let Some((parent, slot)) = page.parent() else {
-                return Ok(Step::Wait(
+                return Ok(Descent::Wait(
                     self.read_tree_page(page, self.forest.root_pbn(page.root)),
                 ));
             };
@@ -70,7 +70,7 @@ impl State {
                 continue;
             };
             if self.pages.get(id).contents != Contents::Valid {
-                return Ok(Step::Wait(self.wait_for_page(id, PageOp::Await)));
+                return Ok(Descent::Wait(self.wait_for_page(id, PageOp::Await)));
             }
             let child = self.pages.entries(id).get(slot);
             if !child.state.is_mapped() && child.pbn == Pbn::ZERO {
@@ -89,9 +89,9 @@ impl State {
                 )));
             }
             if page.height == 0 {
-                return Ok(Step::Found(child.pbn));
+                return Ok(Descent::Found(child.pbn));
             }
-            return Ok(Step::Wait(self.read_tree_page(page, child.pbn)));
+            return Ok(Descent::Wait(self.read_tree_page(page, child.pbn)));
         }
     }
 
@@ -108,15 +108,15 @@ impl State {
         id
     }
 
-    fn missing(&mut self, page: TreePage, parent: PageId, slot: u16, grow: bool) -> Step {
+    fn missing(&mut self, page: TreePage, parent: PageId, slot: u16, grow: bool) -> Descent {
         if !grow {
-            return Step::Missing;
+            return Descent::Missing;
         }
         if let Some(queue) = self.forest.growth(parent, slot) {
-            return Step::Wait(self.waiters.enqueue(queue, PageOp::Await));
+            return Descent::Wait(self.waiters.enqueue(queue, PageOp::Await));
         }
         self.forest.start_growth(parent, slot);
-        Step::Grow(Growing {
+        Descent::Grow(Growing {
             page,
             parent,
             parent_pbn: self.pages.get(parent).pbn,

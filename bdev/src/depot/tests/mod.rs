@@ -17,8 +17,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::*;
-use crate::VdoError;
 use crate::buffer::{DmaMemory, HeapMemory};
+use crate::error::VdoError;
 use crate::format::slab::{SlabConfig, SlabGeometry};
 use crate::format::slab_summary::SUMMARY_BLOCKS;
 use crate::runtime::services::{JournalHolder, ZoneServices};

@@ -8,7 +8,7 @@ use super::oracle::{Image, Journaled, recover, stored_counts, summary_entry};
 use super::*;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum Deed {
     /// Allocate and refer to it this often.
     Write { references: u8 },
     /// Allocate and give back.
@@ -39,21 +39,21 @@ enum Step {
     PowerFailure { seed: u64 },
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = Deed> {
     let which = any::<prop::sample::Index>;
     prop_oneof![
-        10 => (1u8..5).prop_map(|references| Step::Write { references }),
-        2 => Just(Step::GiveUp),
-        2 => Just(Step::BlockMapPage),
-        6 => which().prop_map(|which| Step::Share { which }),
+        10 => (1u8..5).prop_map(|references| Deed::Write { references }),
+        2 => Just(Deed::GiveUp),
+        2 => Just(Deed::BlockMapPage),
+        6 => which().prop_map(|which| Deed::Share { which }),
         2 => (which(), any::<bool>())
-            .prop_map(|(which, keep)| Step::ShareWhileFreed { which, keep }),
-        8 => which().prop_map(|which| Step::Decrement { which }),
-        4 => (which(), 1u16..1500).prop_map(|(which, times)| Step::Churn { which, times }),
-        3 => (0u64..40).prop_map(|behind| Step::CommitOldest { behind }),
-        8 => (1u8..40).prop_map(|steps| Step::Disk { steps }),
-        1 => any::<bool>().prop_map(|save| Step::Pause { save }),
-        3 => any::<u64>().prop_map(|seed| Step::PowerFailure { seed }),
+            .prop_map(|(which, keep)| Deed::ShareWhileFreed { which, keep }),
+        8 => which().prop_map(|which| Deed::Decrement { which }),
+        4 => (which(), 1u16..1500).prop_map(|(which, times)| Deed::Churn { which, times }),
+        3 => (0u64..40).prop_map(|behind| Deed::CommitOldest { behind }),
+        8 => (1u8..40).prop_map(|steps| Deed::Disk { steps }),
+        1 => any::<bool>().prop_map(|save| Deed::Pause { save }),
+        3 => any::<u64>().prop_map(|seed| Deed::PowerFailure { seed }),
     ]
 }
 
@@ -153,9 +153,9 @@ impl Model {
         }
     }
 
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: Deed) {
         match step {
-            Step::Write { references } => {
+            Deed::Write { references } => {
                 let Some(pbn) = self.allocate(WriteKind::Data) else {
                     return;
                 };
@@ -168,12 +168,12 @@ impl Model {
                 self.settle();
                 self.fixture.zone.release(pbn);
             }
-            Step::GiveUp => {
+            Deed::GiveUp => {
                 if let Some(pbn) = self.allocate(WriteKind::Data) {
                     self.fixture.zone.release(pbn);
                 }
             }
-            Step::BlockMapPage => {
+            Deed::BlockMapPage => {
                 let Some(pbn) = self.allocate(WriteKind::BlockMap) else {
                     return;
                 };
@@ -181,7 +181,7 @@ impl Model {
                 self.settle();
                 self.fixture.zone.release(pbn);
             }
-            Step::Share { which } => {
+            Deed::Share { which } => {
                 let Some(pbn) = self.data_block(&which) else {
                     return;
                 };
@@ -196,7 +196,7 @@ impl Model {
                 self.settle();
                 self.fixture.zone.release(pbn);
             }
-            Step::ShareWhileFreed { which, keep } => {
+            Deed::ShareWhileFreed { which, keep } => {
                 let Some(pbn) = self.data_block(&which) else {
                     return;
                 };
@@ -213,12 +213,12 @@ impl Model {
                 assert_eq!(self.fixture.count(pbn), if keep { 1 } else { 255 });
                 self.fixture.zone.release(pbn);
             }
-            Step::Decrement { which } => {
+            Deed::Decrement { which } => {
                 if let Some(pbn) = self.data_block(&which) {
                     self.ask(pbn, ReferenceOperation::DataDecrement);
                 }
             }
-            Step::Churn { which, times } => {
+            Deed::Churn { which, times } => {
                 let Some(pbn) = self.data_block(&which) else {
                     return;
                 };
@@ -227,18 +227,18 @@ impl Model {
                     self.ask(pbn, ReferenceOperation::DataDecrement);
                 }
             }
-            Step::CommitOldest { behind } => {
+            Deed::CommitOldest { behind } => {
                 let newest = self.fixture.next.sequence.get();
                 self.fixture
                     .zone
                     .commit_oldest(SequenceNumber(newest.saturating_sub(behind)));
             }
-            Step::Disk { steps } => {
+            Deed::Disk { steps } => {
                 for _ in 0..steps {
                     self.fixture.disk.advance();
                 }
             }
-            Step::Pause { save } => {
+            Deed::Pause { save } => {
                 self.settle();
                 assert_eq!(self.fixture.drain(save), Ok(()));
                 if save {
@@ -246,7 +246,7 @@ impl Model {
                 }
                 self.fixture.zone.resume().unwrap();
             }
-            Step::PowerFailure { seed } => {
+            Deed::PowerFailure { seed } => {
                 self.check_recovery(&self.fixture.disk.blocks, true);
                 let mut state = seed | 1;
                 let torn = self.fixture.disk.after_power_failure(|| {

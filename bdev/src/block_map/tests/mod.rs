@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{BlockMapConfig, BlockMapEnvironment, BlockMapZone};
-use crate::VdoError;
 use crate::buffer::HeapMemory;
+use crate::error::VdoError;
 use crate::format::block_map_page::BlockMapPage;
 use crate::format::tree::TreeGeometry;
 use crate::runtime::services::{BlockMapSlot, JournalHolder, Rare, TreePageSource, ZoneServices};

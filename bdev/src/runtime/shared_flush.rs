@@ -1,60 +1,75 @@
 //! One flush of the base device for many who need one.
 //!
 //! Whoever must know that what it has seen completed is durable asks here. A flush that has begun already
-//! does not help, so it waits for the next one, together with all others who asked meanwhile.
+//! does not help, so it waits for the next one, together with all others who asked meanwhile. Nobody can
+//! rely on a flush after one that failed, so then all who ask are told of that failure.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::base::{BaseDevice, IoClass};
+use super::task::{Scheduler, WaitList};
 use crate::error::VdoError;
-use crate::runtime::base::{BaseDevice, IoClass};
-use crate::runtime::task::{Scheduler, WaitList};
 
-/// The flushes of one zone.
+/// The flushes of one part of a zone.
 #[derive(Debug)]
-pub(super) struct SharedFlush {
+pub struct SharedFlush {
+    scheduler: Rc<Scheduler>,
     base: Rc<BaseDevice>,
-    started: Cell<u64>,
-    finished: Cell<u64>,
-    /// The first failure; nobody can rely on a flush after it.
+    class: IoClass,
+    running: Cell<bool>,
+    begun: Cell<u64>,
+    ended: Cell<u64>,
+    /// The first failure.
     failed: RefCell<Option<VdoError>>,
     waiting: WaitList,
 }
 
 impl SharedFlush {
-    pub(super) fn new(base: &Rc<BaseDevice>, scheduler: &Rc<Scheduler>) -> SharedFlush {
+    /// Flushes that are counted among the I/Os of `class`.
+    pub fn new(scheduler: &Rc<Scheduler>, base: &Rc<BaseDevice>, class: IoClass) -> SharedFlush {
         SharedFlush {
+            scheduler: Rc::clone(scheduler),
             base: Rc::clone(base),
-            started: Cell::new(0),
-            finished: Cell::new(0),
+            class,
+            running: Cell::new(false),
+            begun: Cell::new(0),
+            ended: Cell::new(0),
             failed: RefCell::new(None),
             waiting: WaitList::new(scheduler),
         }
+    }
+
+    /// How many flushes have begun.
+    pub fn begun(&self) -> u64 {
+        self.begun.get()
     }
 
     /// Returns when a flush that began after this call has ended.
     ///
     /// # Errors
     /// When it, or one before it, failed.
-    pub(super) async fn flush(&self) -> Result<(), VdoError> {
-        let mine = self.started.get() + 1;
-        while self.finished.get() < mine {
-            if self.started.get() > self.finished.get() {
+    pub async fn flush(&self) -> Result<(), VdoError> {
+        let mine = self.begun.get() + 1;
+        while self.ended.get() < mine {
+            if let Some(error) = &*self.failed.borrow() {
+                return Err(error.clone());
+            }
+            if self.running.replace(true) {
                 self.waiting.wait().await;
                 continue;
             }
-            self.started.set(self.started.get() + 1);
-            let result = self.base.flush(IoClass::Metadata).await;
-            if let Err(error) = result {
-                self.failed.borrow_mut().get_or_insert(error);
+            // Others may be just about to ask.
+            self.scheduler.yield_now().await;
+            self.begun.set(self.begun.get() + 1);
+            match self.base.flush(self.class).await {
+                Ok(()) => self.ended.set(self.begun.get()),
+                Err(error) => *self.failed.borrow_mut() = Some(error),
             }
-            self.finished.set(self.started.get());
+            self.running.set(false);
             self.waiting.wake_all();
         }
-        match &*self.failed.borrow() {
-            Some(error) => Err(error.clone()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -70,7 +85,11 @@ mod tests {
     fn those_who_ask_during_a_flush_share_the_next() {
         let mut disk = TestDisk::new();
         disk.hold = true;
-        let gate = Rc::new(SharedFlush::new(&disk.base, &disk.scheduler));
+        let gate = Rc::new(SharedFlush::new(
+            &disk.scheduler,
+            &disk.base,
+            IoClass::Metadata,
+        ));
         let done = Rc::new(Cell::new(0));
         let ask = |disk: &mut TestDisk| {
             let (gate, done) = (Rc::clone(&gate), Rc::clone(&done));

@@ -16,12 +16,12 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::cache::Cache;
+use super::config::BlockMapConfig;
 use super::eras::Eras;
 use super::forest::Forest;
 use super::pages::{Contents, Dirt, PageId, Pages};
 use super::waiters::{PageOp, WaitQueue, WaiterId, Waiters};
-use super::zone::BlockMapConfig;
-use crate::VdoError;
+use crate::error::VdoError;
 use crate::format::block_map_page;
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::stats::BlockMapStatistics;
@@ -29,7 +29,7 @@ use crate::types::{Mapping, Pbn, SequenceNumber};
 
 pub(super) use transfers::PageCopy;
 use transfers::Writes;
-pub(super) use trees::{Growing, Step};
+pub(super) use trees::{Descent, Growing};
 
 /// How many cold leaves are looked at for a clean one before a dirty one is written.
 const CLEAN_SEARCH: usize = 16;
@@ -57,7 +57,7 @@ pub(super) enum Progress {
 
 /// What the zone is open for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum MapPhase {
     /// Requests.
     Open,
     /// Nothing but what is under way.
@@ -67,10 +67,10 @@ pub(super) enum Phase {
 }
 
 /// The state of one zone's part of the block map.
-pub(super) struct State {
+pub(super) struct MapState {
     nonce: u64,
     is_data_block: DataBlockTest,
-    pub(super) phase: Phase,
+    pub(super) phase: MapPhase,
     pub(super) read_only: bool,
     pages: Pages,
     cache: Cache,
@@ -91,19 +91,19 @@ pub(super) struct State {
     pub(super) statistics: BlockMapStatistics,
 }
 
-impl State {
+impl MapState {
     pub(super) fn new(
         config: &BlockMapConfig,
         is_data_block: DataBlockTest,
         scheduler: &Rc<Scheduler>,
         read_work: &Rc<WaitList>,
         write_work: &Rc<WaitList>,
-    ) -> State {
+    ) -> MapState {
         let slots = config.cache_pages as usize;
-        State {
+        MapState {
             nonce: config.nonce,
             is_data_block,
-            phase: Phase::Open,
+            phase: MapPhase::Open,
             read_only: false,
             pages: Pages::new(slots),
             cache: Cache::new(slots, config.requests),
@@ -153,7 +153,8 @@ impl State {
     #[inline]
     fn find_now(&self, pbn: Pbn) -> Option<PageId> {
         let id = self.cache.find(pbn)?;
-        let is_there = self.pages.get(id).contents == Contents::Valid && self.phase == Phase::Open;
+        let is_there =
+            self.pages.get(id).contents == Contents::Valid && self.phase == MapPhase::Open;
         is_there.then_some(id)
     }
 
@@ -169,7 +170,7 @@ impl State {
 
     /// A request to do something with the leaf at `pbn`.
     pub(super) fn request(&mut self, pbn: Pbn, op: PageOp) -> Progress {
-        if self.phase != Phase::Open {
+        if self.phase != MapPhase::Open {
             return Progress::Done(Err(VdoError::ShuttingDown));
         }
         if matches!(op, PageOp::Put(..)) {

@@ -8,7 +8,7 @@
 
 use std::rc::Rc;
 
-use super::message::{Call, Note, Remap, RemapTokens, Reply};
+use super::message::{Call, ChangeTokens, MappingChange, Note, Reply};
 use super::owner::{Zone, wrong_reply};
 use crate::depot::{IncrementBudget, ReferenceChange, ReferenceOperation};
 use crate::error::VdoError;
@@ -16,7 +16,7 @@ use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
 use crate::types::{JournalPoint, Pbn, ZoneIndex};
 
 /// What came of journaling a change and counting it.
-pub struct Remapped {
+pub struct Journaled {
     /// Where the entry is, if it became durable; to be released.
     pub point: Option<JournalPoint>,
     /// The budget of a block just written, or the first error.
@@ -24,14 +24,14 @@ pub struct Remapped {
 }
 
 /// Entries the journal has been given, by tag.
-pub(super) struct Remaps {
-    under_way: Vec<Option<Remap>>,
+pub(super) struct Changes {
+    under_way: Vec<Option<MappingChange>>,
     free: Vec<u32>,
 }
 
-impl Remaps {
-    pub(super) fn with_capacity(requests: usize) -> Remaps {
-        Remaps {
+impl Changes {
+    pub(super) fn with_capacity(requests: usize) -> Changes {
+        Changes {
             under_way: Vec::with_capacity(requests),
             free: Vec::with_capacity(requests),
         }
@@ -56,26 +56,26 @@ impl Zone {
     /// is a read lock then, and the budget for more references is returned.
     ///
     /// Whatever this returns with a point, the entry is to be released once the mapping has changed.
-    pub async fn remap(&self, entry: RecoveryJournalEntry, written: bool) -> Remapped {
+    pub async fn journal_and_count(&self, entry: RecoveryJournalEntry, written: bool) -> Journaled {
         let mut open = || self.post.open();
-        let tokens = RemapTokens {
+        let tokens = ChangeTokens {
             entry: open(),
             increment: (entry.mapping.pbn != Pbn::ZERO).then(&mut open),
             decrement: (entry.unmapping.pbn != Pbn::ZERO).then(&mut open),
         };
-        let remap = Remap {
+        let change = MappingChange {
             from: self.index,
             tokens,
             entry,
             written,
         };
         match &self.journal {
-            Some(_) => self.begin_remap(remap),
-            None => self.post.note(ZoneIndex(0), Note::Remap(remap)),
+            Some(_) => self.begin_journaling(change),
+            None => self.post.note(ZoneIndex(0), Note::Journal(change)),
         }
         let point = match self.post.reply_to(tokens.entry).await {
             Reply::Appended(result) => result,
-            reply => Err(wrong_reply("Remap", &reply)),
+            reply => Err(wrong_reply("Journal", &reply)),
         };
         let point = match point {
             Ok(point) => point,
@@ -87,7 +87,7 @@ impl Zone {
                     .for_each(|token| {
                         self.post.close(token);
                     });
-                return Remapped {
+                return Journaled {
                     point: None,
                     budget: Err(error),
                 };
@@ -104,55 +104,55 @@ impl Zone {
                 (Err(error), _) | (_, Err(error)) => Err(error),
             };
         }
-        Remapped {
+        Journaled {
             point: Some(point),
             budget,
         }
     }
 
     /// Gives the journal an entry on behalf of a request of any zone thread. Only on the journal's.
-    pub(super) fn begin_remap(&self, remap: Remap) {
+    pub(super) fn begin_journaling(&self, change: MappingChange) {
         let Some(journal) = &self.journal else {
             return log::error!("zone {}: an entry for the journal came astray", self.index);
         };
         let tag = {
-            let mut remaps = self.remaps.borrow_mut();
-            match remaps.free.pop() {
+            let mut changes = self.changes.borrow_mut();
+            match changes.free.pop() {
                 Some(tag) => {
-                    remaps.under_way[tag as usize] = Some(remap);
+                    changes.under_way[tag as usize] = Some(change);
                     tag
                 }
                 None => {
-                    remaps.under_way.push(Some(remap));
-                    remaps.under_way.len() as u32 - 1
+                    changes.under_way.push(Some(change));
+                    changes.under_way.len() as u32 - 1
                 }
             }
         };
-        if let Err(error) = journal.submit(u64::from(tag), remap.entry) {
+        if let Err(error) = journal.submit(u64::from(tag), change.entry) {
             self.entry_done(u64::from(tag), Err(error));
         }
     }
 
     /// The journal is done with an entry: it is durable, or failed. Called in the order of entries.
     pub(crate) fn entry_done(&self, tag: u64, result: Result<JournalPoint, VdoError>) {
-        let remap = {
-            let mut remaps = self.remaps.borrow_mut();
-            let Some(remap) = remaps
+        let change = {
+            let mut changes = self.changes.borrow_mut();
+            let Some(change) = changes
                 .under_way
                 .get_mut(tag as usize)
                 .and_then(Option::take)
             else {
                 return log::error!("the journal is done with an entry nobody gave it ({tag})");
             };
-            remaps.free.push(tag as u32);
-            remap
+            changes.free.push(tag as u32);
+            change
         };
-        let Remap {
+        let MappingChange {
             from,
             tokens,
             entry,
             written,
-        } = remap;
+        } = change;
         if let Ok(point) = result {
             if let Some(token) = tokens.increment {
                 let operation = match entry.operation {
