@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use super::list::{Links, List};
 use super::pages::PageId;
 use super::waiters::WaitQueue;
+use crate::runtime::list::{Links, List};
 use crate::types::Pbn;
 
 const NONE: u32 = u32::MAX;

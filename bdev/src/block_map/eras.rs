@@ -11,8 +11,8 @@
 //!                `------ maximum_age ------'
 //! ```
 
-use super::list::{Links, List};
 use super::pages::PageId;
+use crate::runtime::list::{Links, List};
 use crate::types::SequenceNumber;
 
 /// A page that is in no era.

@@ -27,13 +27,11 @@
 //! | `eras` | when a dirty page must be written |
 //! | `page_io` | the tasks that read and write |
 //! | `waiters` | requests that wait for a page |
-//! | `list` | linked lists by number |
 
 mod cache;
 mod config;
 mod eras;
 mod forest;
-mod list;
 mod page_io;
 mod pages;
 mod state;

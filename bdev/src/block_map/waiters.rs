@@ -10,10 +10,10 @@
 use std::rc::Rc;
 
 use crate::error::VdoError;
+use crate::runtime::list::{Links, List};
+use crate::runtime::table::{Key, Table};
 use crate::runtime::task::{Scheduler, TaskId};
 use crate::types::{Mapping, SequenceNumber};
-
-const NONE: u32 = u32::MAX;
 
 /// What to do with a page.
 #[derive(Clone, Copy, Debug)]
@@ -26,43 +26,28 @@ pub(super) enum PageOp {
     Put(u16, Mapping, SequenceNumber),
 }
 
-/// One waiter.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct WaiterId(u32);
-
 /// Waiters for one thing, first come first served.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct WaitQueue {
-    first: u32,
-    last: u32,
-}
+pub(super) type WaitQueue = List;
 
-impl WaitQueue {
-    /// Nobody waits.
-    pub(super) const EMPTY: WaitQueue = WaitQueue {
-        first: NONE,
-        last: NONE,
-    };
-}
+/// Names a waiter.
+pub(super) type WaiterId = Key<Waiter>;
 
-enum WaiterState {
-    Free,
-    Waiting(PageOp),
-    Done(Result<Mapping, VdoError>),
-}
-
-struct Waiter {
+/// A task that waits for a page, or has not yet run since it was woken.
+pub(super) struct Waiter {
     task: TaskId,
-    next: u32,
-    state: WaiterState,
+    wish: Wish,
+}
+
+enum Wish {
+    Open(PageOp),
+    Done(Result<Mapping, VdoError>),
 }
 
 /// The pool of waiters of a zone.
 pub(super) struct Waiters {
     scheduler: Rc<Scheduler>,
-    table: Vec<Waiter>,
-    free: u32,
-    in_use: usize,
+    table: Table<Waiter>,
+    links: Links,
 }
 
 impl Waiters {
@@ -70,64 +55,47 @@ impl Waiters {
     pub(super) fn new(scheduler: &Rc<Scheduler>, capacity: usize) -> Waiters {
         Waiters {
             scheduler: Rc::clone(scheduler),
-            table: Vec::with_capacity(capacity),
-            free: NONE,
-            in_use: 0,
+            table: Table::with_capacity(capacity),
+            links: Links::new(capacity),
         }
     }
 
     /// How many waiters wait, or have not yet run since they were woken.
     pub(super) fn in_use(&self) -> usize {
-        self.in_use
+        self.table.len()
     }
 
     /// Makes the running task the last of the queue.
     pub(super) fn enqueue(&mut self, queue: &mut WaitQueue, op: PageOp) -> WaiterId {
-        let waiter = Waiter {
+        let id = self.table.insert(Waiter {
             task: self.scheduler.current(),
-            next: NONE,
-            state: WaiterState::Waiting(op),
-        };
-        let id = self.free;
-        let id = if id == NONE {
-            self.table.push(waiter);
-            (self.table.len() - 1) as u32
-        } else {
-            self.free = self.table[id as usize].next;
-            self.table[id as usize] = waiter;
-            id
-        };
-        match queue.last {
-            NONE => queue.first = id,
-            last => self.table[last as usize].next = id,
-        }
-        queue.last = id;
-        self.in_use += 1;
-        WaiterId(id)
+            wish: Wish::Open(op),
+        });
+        self.links.cover(id.number());
+        queue.push(&mut self.links, id.number());
+        id
     }
 
     /// Takes the first of the queue and what he wants done.
     pub(super) fn dequeue(&mut self, queue: &mut WaitQueue) -> Option<(WaiterId, PageOp)> {
-        let id = queue.first;
-        if id == NONE {
-            return None;
+        let id = Key::new(queue.pop(&mut self.links)?);
+        match self.waiter(id).wish {
+            Wish::Open(op) => Some((id, op)),
+            Wish::Done(_) => unreachable!("whoever is on a queue waits"),
         }
-        let waiter = &self.table[id as usize];
-        queue.first = waiter.next;
-        if queue.first == NONE {
-            queue.last = NONE;
-        }
-        match waiter.state {
-            WaiterState::Waiting(op) => Some((WaiterId(id), op)),
-            _ => unreachable!("whoever is on a queue waits"),
-        }
+    }
+
+    fn waiter(&mut self, id: WaiterId) -> &mut Waiter {
+        let waiter = self.table.get_mut(id);
+        waiter.expect("a waiter has its number until he has taken his result")
     }
 
     /// Wakes a waiter that was dequeued, with the result of what he wanted.
     pub(super) fn finish(&mut self, id: WaiterId, result: Result<Mapping, VdoError>) {
-        let waiter = &mut self.table[id.0 as usize];
-        waiter.state = WaiterState::Done(result);
-        self.scheduler.wake(waiter.task);
+        let waiter = self.waiter(id);
+        waiter.wish = Wish::Done(result);
+        let task = waiter.task;
+        self.scheduler.wake(task);
     }
 
     /// Wakes all of a queue with an error.
@@ -139,18 +107,12 @@ impl Waiters {
 
     /// The result, once there is one; the waiter is then no more.
     pub(super) fn take(&mut self, id: WaiterId) -> Option<Result<Mapping, VdoError>> {
-        let waiter = &mut self.table[id.0 as usize];
-        match std::mem::replace(&mut waiter.state, WaiterState::Free) {
-            WaiterState::Done(result) => {
-                waiter.next = self.free;
-                self.free = id.0;
-                self.in_use -= 1;
-                Some(result)
-            }
-            state => {
-                waiter.state = state;
-                None
-            }
+        if let Wish::Open(_) = self.waiter(id).wish {
+            return None;
+        }
+        match self.table.remove(id)?.wish {
+            Wish::Done(result) => Some(result),
+            Wish::Open(_) => unreachable!("checked above"),
         }
     }
 }

@@ -4,30 +4,18 @@
 //! known in advance (slabs of a zone, from zero); the links between them are one array, so moving an
 //! item takes no memory. Within one priority the item that has waited longest comes first.
 
-const NONE: u32 = u32::MAX;
+use crate::runtime::list::{Links, List};
 
 /// Priorities go up to this: each has a bit of a word.
 pub(super) const HIGHEST: u8 = 63;
 
-#[derive(Clone, Copy, Debug)]
-struct Link {
-    previous: u32,
-    next: u32,
-    /// The queue the item is in, if any.
-    priority: Option<u8>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Ends {
-    first: u32,
-    last: u32,
-}
-
 /// Items by priority.
 #[derive(Debug)]
 pub(super) struct PriorityTable {
-    queues: Vec<Ends>,
-    links: Vec<Link>,
+    queues: Vec<List>,
+    links: Links,
+    /// The queue each item is in, if any.
+    priorities: Vec<Option<u8>>,
     /// Bit *p* is set when queue *p* is not empty.
     occupied: u64,
 }
@@ -36,18 +24,10 @@ impl PriorityTable {
     /// A table for items `0..items` and priorities `0..=highest` (at most [`HIGHEST`]).
     pub(super) fn new(highest: u8, items: usize) -> PriorityTable {
         assert!(highest <= HIGHEST, "each priority has a bit of a word");
-        let ends = Ends {
-            first: NONE,
-            last: NONE,
-        };
-        let link = Link {
-            previous: NONE,
-            next: NONE,
-            priority: None,
-        };
         PriorityTable {
-            queues: vec![ends; usize::from(highest) + 1],
-            links: vec![link; items],
+            queues: vec![List::EMPTY; usize::from(highest) + 1],
+            links: Links::new(items),
+            priorities: vec![None; items],
             occupied: 0,
         }
     }
@@ -61,55 +41,27 @@ impl PriorityTable {
     /// Appends an item to the queue of its priority, taking it out of the queue it is in, if any.
     pub(super) fn enqueue(&mut self, priority: u8, item: u32) {
         self.remove(item);
-        let ends = &mut self.queues[usize::from(priority)];
-        let previous = ends.last;
-        ends.last = item;
-        if previous == NONE {
-            ends.first = item;
-        } else {
-            self.links[previous as usize].next = item;
-        }
-        self.links[item as usize] = Link {
-            previous,
-            next: NONE,
-            priority: Some(priority),
-        };
+        self.queues[usize::from(priority)].push(&mut self.links, item);
+        self.priorities[item as usize] = Some(priority);
         self.occupied |= 1 << priority;
     }
 
     /// Takes out the item of the highest priority that has waited longest.
     pub(super) fn dequeue(&mut self) -> Option<u32> {
-        let item = self.queues[usize::from(self.top()?)].first;
+        let item = self.queues[usize::from(self.top()?)].first()?;
         self.remove(item);
         Some(item)
     }
 
     /// Takes an item out of the queue it is in, if any, and says whether it was in one.
     pub(super) fn remove(&mut self, item: u32) -> bool {
-        let Link {
-            previous,
-            next,
-            priority,
-        } = self.links[item as usize];
-        let Some(priority) = priority else {
+        let Some(priority) = self.priorities[item as usize].take() else {
             return false;
         };
-        self.links[item as usize].priority = None;
-        let ends = &mut self.queues[usize::from(priority)];
-        if previous == NONE {
-            ends.first = next;
-        }
-        if next == NONE {
-            ends.last = previous;
-        }
-        if ends.first == NONE {
+        let queue = &mut self.queues[usize::from(priority)];
+        queue.remove(&mut self.links, item);
+        if queue.is_empty() {
             self.occupied &= !(1 << priority);
-        }
-        if previous != NONE {
-            self.links[previous as usize].next = next;
-        }
-        if next != NONE {
-            self.links[next as usize].previous = previous;
         }
         true
     }

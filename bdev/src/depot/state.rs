@@ -16,7 +16,9 @@ use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::slab::SlabGeometry;
 use crate::format::slab_summary::SlabSummaryEntry;
+use crate::runtime::list::{Links, List};
 use crate::runtime::services::ZoneServices;
+use crate::runtime::table::{Key, Table};
 use crate::runtime::task::TaskId;
 use crate::stats::{RefCountsStatistics, SlabJournalStatistics, SlabSummaryStatistics};
 use crate::types::{Pbn, SequenceNumber, SlabNumber};
@@ -48,51 +50,32 @@ pub(super) enum DepotPhase {
 struct Ticket {
     change: ReferenceChange,
     offset: u32,
-    /// The ticket behind this one in its slab's queue.
-    next: Option<u32>,
     task: Option<TaskId>,
     result: Option<Result<(), VdoError>>,
     abandoned: bool,
 }
 
-/// The changes that wait for one slab, in order of arrival: a chain through their tickets.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct TicketQueue {
-    first: Option<u32>,
-    last: Option<u32>,
-}
-
-impl TicketQueue {
-    /// Whether none waits.
-    #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    /// The change that has waited longest.
-    pub(super) fn first(&self) -> Option<u32> {
-        self.first
-    }
-}
+/// The changes that wait for one slab, in order of arrival.
+pub(super) type TicketQueue = List;
 
 /// The changes that wait in this zone, and those made whose callers have not taken note.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tickets {
-    tickets: Vec<Option<Ticket>>,
-    free: Vec<u32>,
+    tickets: Table<Ticket>,
+    links: Links,
 }
 
 impl Tickets {
     pub(super) fn with_capacity(capacity: usize) -> Tickets {
         Tickets {
-            tickets: Vec::with_capacity(capacity),
-            free: Vec::with_capacity(capacity),
+            tickets: Table::with_capacity(capacity),
+            links: Links::new(capacity),
         }
     }
 
     fn get(&mut self, ticket: u32) -> &mut Ticket {
-        self.tickets[ticket as usize]
-            .as_mut()
+        self.tickets
+            .get_mut(Key::new(ticket))
             .expect("a ticket is valid until it is taken")
     }
 
@@ -106,31 +89,19 @@ impl Tickets {
         let ticket = Ticket {
             change,
             offset,
-            next: None,
             task: None,
             result: None,
             abandoned: false,
         };
-        let number = self.free.pop().unwrap_or(self.tickets.len() as u32);
-        match self.tickets.get_mut(number as usize) {
-            Some(place) => *place = Some(ticket),
-            None => self.tickets.push(Some(ticket)),
-        }
-        match queue.last.replace(number) {
-            Some(last) => self.get(last).next = Some(number),
-            None => queue.first = Some(number),
-        }
+        let number = self.tickets.insert(ticket).number();
+        self.links.cover(number);
+        queue.push(&mut self.links, number);
         number
     }
 
     /// Takes the change that has waited longest off its slab's queue.
     pub(super) fn pop(&mut self, queue: &mut TicketQueue) -> Option<u32> {
-        let first = queue.first?;
-        queue.first = self.get(first).next.take();
-        if queue.first.is_none() {
-            queue.last = None;
-        }
-        Some(first)
+        queue.pop(&mut self.links)
     }
 
     pub(super) fn change(&mut self, ticket: u32) -> (ReferenceChange, u32) {
@@ -172,8 +143,7 @@ impl Tickets {
     }
 
     fn remove(&mut self, number: u32) {
-        self.tickets[number as usize] = None;
-        self.free.push(number);
+        self.tickets.remove(Key::new(number));
     }
 }
 

@@ -4,11 +4,12 @@ use std::task::Poll;
 
 use crate::error::VdoError;
 use crate::format::recovery_journal::RecoveryJournalEntry;
+use crate::runtime::table::{Key, Table};
 use crate::runtime::task::TaskId;
 use crate::types::JournalPoint;
 
 /// Names a slot; queues hold these.
-pub(super) type SlotId = u32;
+pub(super) type SlotId = Key<Slot>;
 
 /// Who is told of an entry's end.
 #[derive(Clone, Copy, Debug)]
@@ -28,75 +29,67 @@ pub(super) enum Finished {
     Tag(u64, Result<JournalPoint, VdoError>),
 }
 
-enum Slot {
-    Free,
+/// An entry that is not committed yet, or whose requester has not run since.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// Not committed.
     Waiting {
+        /// Who is told.
         owner: Owner,
+        /// The entry.
         entry: RecoveryJournalEntry,
+        /// Its place, once it has one.
         point: JournalPoint,
     },
+    /// Over.
     Done(Result<JournalPoint, VdoError>),
 }
 
-/// The slots.
-pub(super) struct Waiters {
-    slots: Vec<Slot>,
-    free: Vec<SlotId>,
-}
+/// The slots: more are made, by allocation, if ever more come at once than were planned for.
+pub(super) struct Waiters(Table<Slot>);
 
 impl Waiters {
-    /// Slots for `capacity` requests; more are made, by allocation, if ever more come at once.
+    /// Slots for `capacity` requests.
     pub(super) fn new(capacity: usize) -> Waiters {
-        Waiters {
-            slots: (0..capacity).map(|_| Slot::Free).collect(),
-            free: (0..capacity as SlotId).rev().collect(),
-        }
+        Waiters(Table::with_capacity(capacity))
     }
 
-    /// How many slots there are, taken or not.
+    /// How many slots were ever taken at once.
     #[cfg(test)]
     pub(super) fn slots(&self) -> usize {
-        self.slots.len()
+        self.0.numbers()
     }
 
     /// Takes a slot for an entry.
     pub(super) fn add(&mut self, owner: Owner, entry: RecoveryJournalEntry) -> SlotId {
-        let slot = Slot::Waiting {
+        self.0.insert(Slot::Waiting {
             owner,
             entry,
             point: JournalPoint::default(),
-        };
-        match self.free.pop() {
-            Some(id) => {
-                self.slots[id as usize] = slot;
-                id
-            }
-            None => {
-                self.slots.push(slot);
-                (self.slots.len() - 1) as SlotId
-            }
-        }
+        })
     }
 
     /// The entry in a slot that waits.
     pub(super) fn entry(&self, id: SlotId) -> &RecoveryJournalEntry {
-        match &self.slots[id as usize] {
-            Slot::Waiting { entry, .. } => entry,
+        match self.0.get(id) {
+            Some(Slot::Waiting { entry, .. }) => entry,
             _ => unreachable!("a queued slot waits"),
         }
     }
 
     /// Gives the entry its place.
     pub(super) fn assign(&mut self, id: SlotId, place: JournalPoint) {
-        match &mut self.slots[id as usize] {
-            Slot::Waiting { point, .. } => *point = place,
+        match self.0.get_mut(id) {
+            Some(Slot::Waiting { point, .. }) => *point = place,
             _ => unreachable!("a queued slot waits"),
         }
     }
 
     /// Ends the wait: committed, or failed because the volume is read-only.
     pub(super) fn finish(&mut self, id: SlotId, committed: bool) -> Finished {
-        let slot = &mut self.slots[id as usize];
+        let Some(slot) = self.0.get_mut(id) else {
+            unreachable!("a queued slot is taken")
+        };
         let Slot::Waiting { owner, point, .. } = *slot else {
             unreachable!("a queued slot waits")
         };
@@ -111,8 +104,7 @@ impl Waiters {
                 Finished::Task(task)
             }
             Owner::Tag(tag) => {
-                *slot = Slot::Free;
-                self.free.push(id);
+                self.0.remove(id);
                 Finished::Tag(tag, result)
             }
         }
@@ -120,15 +112,11 @@ impl Waiters {
 
     /// The result, once there is one; that frees the slot.
     pub(super) fn take(&mut self, id: SlotId) -> Poll<Result<JournalPoint, VdoError>> {
-        let slot = &mut self.slots[id as usize];
-        if !matches!(slot, Slot::Done(_)) {
+        if !matches!(self.0.get(id), Some(Slot::Done(_))) {
             return Poll::Pending;
         }
-        match std::mem::replace(slot, Slot::Free) {
-            Slot::Done(result) => {
-                self.free.push(id);
-                Poll::Ready(result)
-            }
+        match self.0.remove(id) {
+            Some(Slot::Done(result)) => Poll::Ready(result),
             _ => unreachable!("checked above"),
         }
     }

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use super::table::{Key, Table};
 use super::task::{Scheduler, TaskId};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
@@ -63,10 +64,7 @@ enum Memory {
     Shared(#[expect(dead_code, reason = "held so that the device may read it")] Arc<Buffer>),
 }
 
-enum Entry {
-    Free {
-        next: u32,
-    },
+enum Io {
     Pending {
         task: TaskId,
         op: BaseOp,
@@ -79,13 +77,10 @@ enum Entry {
     },
 }
 
-const END: u32 = u32::MAX;
-
 /// The table of I/Os in flight of one zone thread.
 pub struct BaseDevice {
     scheduler: Rc<Scheduler>,
-    entries: RefCell<Vec<Entry>>,
-    free: Cell<u32>,
+    ios: RefCell<Table<Io>>,
     outgoing: RefCell<VecDeque<BaseIo>>,
     counts: RefCell<IoCounts>,
     in_flight: Cell<u32>,
@@ -96,8 +91,7 @@ impl BaseDevice {
     pub fn new(scheduler: &Rc<Scheduler>, capacity: usize) -> Rc<BaseDevice> {
         Rc::new(BaseDevice {
             scheduler: Rc::clone(scheduler),
-            entries: RefCell::new(Vec::with_capacity(capacity)),
-            free: Cell::new(END),
+            ios: RefCell::new(Table::with_capacity(capacity)),
             outgoing: RefCell::new(VecDeque::with_capacity(capacity)),
             counts: RefCell::new(IoCounts::default()),
             in_flight: Cell::new(0),
@@ -181,7 +175,7 @@ impl BaseDevice {
         memory: Memory,
     ) -> (Memory, Result<(), VdoError>) {
         let task = self.scheduler.current();
-        let token = self.insert(Entry::Pending {
+        let key = self.ios.borrow_mut().insert(Io::Pending {
             task,
             op,
             class,
@@ -194,7 +188,7 @@ impl BaseDevice {
             blocks,
             memory: address,
             fua,
-            token,
+            token: key.number(),
         });
         self.in_flight.set(self.in_flight.get() + 1);
         {
@@ -210,7 +204,7 @@ impl BaseDevice {
                 counts.fuas[class] += 1;
             }
         }
-        let (errno, memory) = std::future::poll_fn(|_| self.take_done(token)).await;
+        let (errno, memory) = std::future::poll_fn(|_| self.take_done(key)).await;
         let result = if errno == 0 {
             Ok(())
         } else {
@@ -229,37 +223,13 @@ impl BaseDevice {
         (memory, result)
     }
 
-    fn insert(&self, entry: Entry) -> u32 {
-        let mut entries = self.entries.borrow_mut();
-        let free = self.free.get();
-        if free == END {
-            entries.push(entry);
-            return (entries.len() - 1) as u32;
-        }
-        let slot = &mut entries[free as usize];
-        let Entry::Free { next } = *slot else {
-            unreachable!("the free list holds free entries")
-        };
-        self.free.set(next);
-        *slot = entry;
-        free
-    }
-
-    fn take_done(&self, token: u32) -> Poll<(i32, Memory)> {
-        let mut entries = self.entries.borrow_mut();
-        let slot = &mut entries[token as usize];
-        if !matches!(slot, Entry::Done { .. }) {
+    fn take_done(&self, key: Key<Io>) -> Poll<(i32, Memory)> {
+        let mut ios = self.ios.borrow_mut();
+        if !matches!(ios.get(key), Some(Io::Done { .. })) {
             return Poll::Pending;
         }
-        let entry = std::mem::replace(
-            slot,
-            Entry::Free {
-                next: self.free.get(),
-            },
-        );
-        self.free.set(token);
-        match entry {
-            Entry::Done { errno, memory } => Poll::Ready((errno, memory)),
+        match ios.remove(key) {
+            Some(Io::Done { errno, memory }) => Poll::Ready((errno, memory)),
             _ => unreachable!("checked above"),
         }
     }
@@ -272,16 +242,16 @@ impl BaseDevice {
 
     /// Takes a completion from the host's channel and wakes the task that waits for it.
     pub fn complete(&self, done: IoCompletion) {
-        let mut entries = self.entries.borrow_mut();
-        let Some(slot) = entries.get_mut(done.token as usize) else {
+        let mut ios = self.ios.borrow_mut();
+        let Some(io) = ios.get_mut(Key::new(done.token)) else {
             return;
         };
-        let Entry::Pending {
+        let Io::Pending {
             task,
             op,
             class,
             memory,
-        } = slot
+        } = io
         else {
             log::error!(
                 "the base device completed an I/O twice (token {})",
@@ -291,7 +261,7 @@ impl BaseDevice {
         };
         let (task, op, class) = (*task, *op, *class as usize);
         let memory = std::mem::replace(memory, Memory::None);
-        *slot = Entry::Done {
+        *io = Io::Done {
             errno: done.errno,
             memory,
         };

@@ -1,12 +1,15 @@
 //! What every part of a zone thread stands on: tasks, base I/O, and the traits by which a part asks for what is not its own.
 //!
 //! A zone thread runs cooperative tasks ([`task`]), and their I/O to the base device goes by one table
-//! ([`base`]); many who need a flush share one ([`shared_flush`]). Block map, depot and journal know no more of a volume than that and the traits in
+//! ([`base`]); many who need a flush share one ([`shared_flush`]). What is under way has a number in a
+//! [`table`], and stands in line on a [`list`]. Block map, depot and journal know no more of a volume than that and the traits in
 //! [`services`], so that each can be tested alone, on a disk in memory.
 
 pub mod base;
+pub mod list;
 pub mod services;
 pub mod shared_flush;
+pub mod table;
 pub mod task;
 #[cfg(test)]
 pub(crate) mod test_disk;

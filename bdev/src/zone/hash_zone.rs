@@ -23,6 +23,7 @@ use crate::hash::blocks_equal;
 use crate::index::{
     AnswerMode, DedupeIndex, IndexError, IndexEvent, IndexOp, IndexRequest, IndexVerb, MemoryIndex,
 };
+use crate::runtime::table::{Key, Table};
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::seam::Nanos;
 use crate::stats::ZoneStatistics;
@@ -38,32 +39,15 @@ struct Member {
     unlocking: Option<ReadLock>,
 }
 
-/// Locks on physical blocks that hash locks (or their writing requests) hold, by number.
-#[derive(Default)]
-struct HeldLocks {
-    budgets: Vec<Option<IncrementBudget>>,
-    free: Vec<u32>,
+/// Locks on physical blocks that hash locks (or their writing requests) hold. Towards the machine each has a number.
+type HeldLocks = Table<IncrementBudget>;
+
+fn hold(locks: &mut HeldLocks, budget: IncrementBudget) -> ReadLock {
+    ReadLock(u64::from(locks.insert(budget).number()))
 }
 
-impl HeldLocks {
-    fn insert(&mut self, budget: IncrementBudget) -> ReadLock {
-        match self.free.pop() {
-            Some(index) => {
-                self.budgets[index as usize] = Some(budget);
-                ReadLock(u64::from(index))
-            }
-            None => {
-                self.budgets.push(Some(budget));
-                ReadLock(self.budgets.len() as u64 - 1)
-            }
-        }
-    }
-
-    fn remove(&mut self, lock: ReadLock) {
-        if self.budgets[lock.0 as usize].take().is_some() {
-            self.free.push(lock.0 as u32);
-        }
-    }
+fn key_of(lock: ReadLock) -> Key<IncrementBudget> {
+    Key::new(lock.0 as u32)
 }
 
 /// What the machine asks at once.
@@ -82,11 +66,7 @@ impl LockHost for Host<'_> {
     }
 
     fn claim_increment(&mut self, lock: ReadLock) -> bool {
-        let budget = self
-            .locks
-            .budgets
-            .get(lock.0 as usize)
-            .and_then(Option::as_ref);
+        let budget = self.locks.get(key_of(lock));
         budget.is_some_and(IncrementBudget::claim)
     }
 }
@@ -121,10 +101,7 @@ impl HashZone {
                 contexts: Contexts::new(requests),
                 index,
                 members: (0..requests).map(|_| None).collect(),
-                locks: HeldLocks {
-                    budgets: Vec::with_capacity(2 * requests as usize),
-                    free: Vec::with_capacity(2 * requests as usize),
-                },
+                locks: HeldLocks::with_capacity(2 * requests as usize),
                 actions,
                 updating: vec![false; requests as usize],
                 verb_result: None,
@@ -164,25 +141,25 @@ impl HashZone {
             return;
         };
         let answer = match outcome {
-            Outcome::Locked(budget) => Answer::Locked(state.locks.insert(budget)),
+            Outcome::Locked(budget) => Answer::Locked(hold(&mut state.locks, budget)),
             Outcome::NotLocked => Answer::NotLocked,
             Outcome::Verified { equal } => Answer::Verified { equal },
             Outcome::Written(mapping, budget) => {
-                let lock = state.locks.insert(budget);
+                let lock = hold(&mut state.locks, budget);
                 member.own_lock = Some(lock);
                 Answer::Written(WrittenAt::Allocation(mapping.pbn, lock))
             }
             Outcome::Deduplicated => Answer::Deduplicated,
             Outcome::Unlocked => {
                 if let Some(lock) = member.unlocking.take() {
-                    state.locks.remove(lock);
+                    state.locks.remove(key_of(lock));
                 }
                 // The block is compared again before it is shared again: once unlocked, it may change.
                 Answer::Unlocked { anchored: false }
             }
             Outcome::Failed => {
                 if let Some(lock) = member.unlocking.take() {
-                    state.locks.remove(lock);
+                    state.locks.remove(key_of(lock));
                 }
                 Answer::Failed { shared: None }
             }
@@ -375,7 +352,7 @@ impl HashZone {
             Action::TakeAllocation { .. } => member.own_lock = None,
             action if action.is_last() => {
                 if let Some(lock) = member.own_lock.take() {
-                    state.locks.remove(lock);
+                    state.locks.remove(key_of(lock));
                 }
                 *place = None;
             }

@@ -13,6 +13,7 @@ use super::owner::{Zone, wrong_reply};
 use crate::depot::{IncrementBudget, ReferenceChange, ReferenceOperation};
 use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
+use crate::runtime::table::Key;
 use crate::types::{JournalPoint, Pbn, ZoneIndex};
 
 /// What came of journaling a change and counting it.
@@ -21,21 +22,6 @@ pub struct Journaled {
     pub point: Option<JournalPoint>,
     /// The budget of a block just written, or the first error.
     pub budget: Result<Option<IncrementBudget>, VdoError>,
-}
-
-/// Entries the journal has been given, by tag.
-pub(super) struct Changes {
-    under_way: Vec<Option<MappingChange>>,
-    free: Vec<u32>,
-}
-
-impl Changes {
-    pub(super) fn with_capacity(requests: usize) -> Changes {
-        Changes {
-            under_way: Vec::with_capacity(requests),
-            free: Vec::with_capacity(requests),
-        }
-    }
 }
 
 /// A change of a count that waits for room in a slab journal.
@@ -115,37 +101,17 @@ impl Zone {
         let Some(journal) = &self.journal else {
             return log::error!("zone {}: an entry for the journal came astray", self.index);
         };
-        let tag = {
-            let mut changes = self.changes.borrow_mut();
-            match changes.free.pop() {
-                Some(tag) => {
-                    changes.under_way[tag as usize] = Some(change);
-                    tag
-                }
-                None => {
-                    changes.under_way.push(Some(change));
-                    changes.under_way.len() as u32 - 1
-                }
-            }
-        };
-        if let Err(error) = journal.submit(u64::from(tag), change.entry) {
-            self.entry_done(u64::from(tag), Err(error));
+        let tag = u64::from(self.changes.borrow_mut().insert(change).number());
+        if let Err(error) = journal.submit(tag, change.entry) {
+            self.entry_done(tag, Err(error));
         }
     }
 
     /// The journal is done with an entry: it is durable, or failed. Called in the order of entries.
     pub(crate) fn entry_done(&self, tag: u64, result: Result<JournalPoint, VdoError>) {
-        let change = {
-            let mut changes = self.changes.borrow_mut();
-            let Some(change) = changes
-                .under_way
-                .get_mut(tag as usize)
-                .and_then(Option::take)
-            else {
-                return log::error!("the journal is done with an entry nobody gave it ({tag})");
-            };
-            changes.free.push(tag as u32);
-            change
+        let key = u32::try_from(tag).ok().map(Key::new);
+        let Some(change) = key.and_then(|key| self.changes.borrow_mut().remove(key)) else {
+            return log::error!("the journal is done with an entry nobody gave it ({tag})");
         };
         let MappingChange {
             from,

@@ -15,9 +15,11 @@ use super::admin::Admin;
 use super::batch_hasher::BatchHasher;
 use super::counters::Counters;
 use super::generations::Generations;
-use super::journaling::{Changes, LateAdjustment};
+use super::journaling::LateAdjustment;
 use super::logical_locks::{LogicalLocks, SlotIndex};
-use super::message::{AdminStep, Call, Entrant, Note, Outcome, PeerMessage, Reply, RequestAddress};
+use super::message::{
+    AdminStep, Call, Entrant, MappingChange, Note, Outcome, PeerMessage, Reply, RequestAddress,
+};
 use super::post::Post;
 use super::service_desk::ServiceDesk;
 use super::shared::Shared;
@@ -29,6 +31,7 @@ use crate::depot::{DuplicateLock, PhysicalZone, WriteKind};
 use crate::error::VdoError;
 use crate::journal::RecoveryJournal;
 use crate::runtime::base::BaseDevice;
+use crate::runtime::table::Table;
 use crate::runtime::task::{Scheduler, TaskId, WaitList};
 use crate::types::{JournalPoint, Pbn, RecordName, ZoneIndex};
 use crate::zone::hash_zone::HashZone;
@@ -85,7 +88,8 @@ pub struct Zone {
     /// What zone thread 0 keeps for the whole volume.
     pub(crate) admin: OnceCell<Admin>,
     slots: RefCell<Vec<SlotState>>,
-    pub(super) changes: RefCell<Changes>,
+    /// Changes of mapping the journal has been given, by tag.
+    pub(super) changes: RefCell<Table<MappingChange>>,
     pub(super) late: RefCell<VecDeque<LateAdjustment>>,
     pub(super) late_arrived: WaitList,
     calls: RefCell<VecDeque<(ZoneIndex, u32, Call)>>,
@@ -153,7 +157,7 @@ impl Zone {
             read_only: WaitList::new(&scheduler),
             admin: OnceCell::new(),
             slots: RefCell::new((0..slots).map(|_| SlotState::default()).collect()),
-            changes: RefCell::new(Changes::with_capacity(match parts.index {
+            changes: RefCell::new(Table::with_capacity(match parts.index {
                 ZoneIndex(0) => slots * usize::from(parts_zones),
                 _ => 0,
             })),

@@ -1,29 +1,26 @@
 //! A zone thread's post office: messages on their way out, and calls waiting for a reply.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Poll;
 
 use super::message::{Call, Note, PeerMessage, Reply};
+use crate::runtime::table::{Key, Table};
 use crate::runtime::task::{Scheduler, TaskId};
 use crate::types::ZoneIndex;
 
-enum Pending {
-    Free { next: u32 },
+enum Awaited {
     Waiting(TaskId),
     Answered(Reply),
 }
-
-const END: u32 = u32::MAX;
 
 /// The outgoing messages and outstanding calls of one zone thread.
 pub struct Post {
     scheduler: Rc<Scheduler>,
     me: ZoneIndex,
     outbox: RefCell<VecDeque<(ZoneIndex, PeerMessage)>>,
-    calls: RefCell<Vec<Pending>>,
-    free: Cell<u32>,
+    calls: RefCell<Table<Awaited>>,
 }
 
 impl Post {
@@ -33,8 +30,7 @@ impl Post {
             scheduler: Rc::clone(scheduler),
             me,
             outbox: RefCell::new(VecDeque::with_capacity(capacity)),
-            calls: RefCell::new(Vec::with_capacity(capacity)),
-            free: Cell::new(END),
+            calls: RefCell::new(Table::with_capacity(capacity)),
         })
     }
 
@@ -66,28 +62,13 @@ impl Post {
     /// Makes a place for a reply to the task that runs now. It is used up by [`Post::reply_to`], or
     /// given back by [`Post::close`].
     pub fn open(&self) -> u32 {
-        let waiting = Pending::Waiting(self.scheduler.current());
-        let mut calls = self.calls.borrow_mut();
-        let token = self.free.get();
-        if token == END {
-            calls.push(waiting);
-            return (calls.len() - 1) as u32;
-        }
-        let slot = &mut calls[token as usize];
-        let Pending::Free { next } = *slot else {
-            unreachable!("the free list holds free slots")
-        };
-        self.free.set(next);
-        *slot = waiting;
-        token
+        let waiting = Awaited::Waiting(self.scheduler.current());
+        self.calls.borrow_mut().insert(waiting).number()
     }
 
     /// Gives back the place of a reply that will not come.
     pub fn close(&self, token: u32) {
-        self.calls.borrow_mut()[token as usize] = Pending::Free {
-            next: self.free.get(),
-        };
-        self.free.set(token);
+        self.calls.borrow_mut().remove(Key::new(token));
     }
 
     /// Waits for the reply to `token`.
@@ -112,10 +93,10 @@ impl Post {
     /// A reply has arrived: wakes whoever asked.
     pub fn deliver(&self, token: u32, reply: Reply) {
         let mut calls = self.calls.borrow_mut();
-        match calls.get_mut(token as usize) {
-            Some(slot @ Pending::Waiting(_)) => {
-                let before = std::mem::replace(slot, Pending::Answered(reply));
-                if let Pending::Waiting(task) = before {
+        match calls.get_mut(Key::new(token)) {
+            Some(slot @ Awaited::Waiting(_)) => {
+                let before = std::mem::replace(slot, Awaited::Answered(reply));
+                if let Awaited::Waiting(task) = before {
                     self.scheduler.wake(task);
                 }
             }
@@ -138,19 +119,12 @@ impl Post {
 
     fn take(&self, token: u32) -> Poll<Reply> {
         let mut calls = self.calls.borrow_mut();
-        let slot = &mut calls[token as usize];
-        if !matches!(slot, Pending::Answered(_)) {
+        let key = Key::new(token);
+        if !matches!(calls.get(key), Some(Awaited::Answered(_))) {
             return Poll::Pending;
         }
-        let answered = std::mem::replace(
-            slot,
-            Pending::Free {
-                next: self.free.get(),
-            },
-        );
-        self.free.set(token);
-        match answered {
-            Pending::Answered(reply) => Poll::Ready(reply),
+        match calls.remove(key) {
+            Some(Awaited::Answered(reply)) => Poll::Ready(reply),
             _ => unreachable!("checked above"),
         }
     }

@@ -1,4 +1,4 @@
-//! Doubly linked lists of pages, by number, with the links kept in a table.
+//! Doubly linked lists of things with numbers, whose links are kept in one array.
 //!
 //! Lists that share one [`Links`] partition their elements: each is on one of them or on none.
 //! Nothing is allocated when an element moves.
@@ -12,51 +12,80 @@ struct Link {
     next: u32,
 }
 
+impl Link {
+    const NONE: Link = Link {
+        previous: NONE,
+        next: NONE,
+    };
+}
+
 /// The links of every element that may be on one of a family of lists.
 #[derive(Debug, Default)]
-pub(super) struct Links(Vec<Link>);
+pub struct Links(Vec<Link>);
 
 impl Links {
     /// Links for elements `0..count`.
-    pub(super) fn new(count: usize) -> Links {
+    pub fn new(count: usize) -> Links {
         let mut links = Links::default();
         links.resize(count);
         links
     }
 
-    /// Makes room for elements `0..count`.
-    pub(super) fn resize(&mut self, count: usize) {
-        let unlinked = Link {
-            previous: NONE,
-            next: NONE,
-        };
-        self.0.resize(count, unlinked);
+    /// Makes room for elements `0..count`, which is no less than before.
+    pub fn resize(&mut self, count: usize) {
+        self.0.resize(count, Link::NONE);
+    }
+
+    /// Makes room for `element` if there is none yet.
+    #[inline]
+    pub fn cover(&mut self, element: u32) {
+        if element as usize >= self.0.len() {
+            self.resize(element as usize + 1);
+        }
     }
 }
 
 /// One list: its two ends.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct List {
+pub struct List {
     first: u32,
     last: u32,
 }
 
+impl Default for List {
+    fn default() -> Self {
+        List::EMPTY
+    }
+}
+
 impl List {
     /// A list of nothing.
-    pub(super) const EMPTY: List = List {
+    pub const EMPTY: List = List {
         first: NONE,
         last: NONE,
     };
 
+    /// Whether nothing is on it.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+
+    /// The first element.
+    #[inline]
+    pub fn first(&self) -> Option<u32> {
+        (self.first != NONE).then_some(self.first)
+    }
+
     /// The last element.
     #[inline]
-    pub(super) fn last(&self) -> Option<u32> {
+    pub fn last(&self) -> Option<u32> {
         (self.last != NONE).then_some(self.last)
     }
 
     /// Puts an element that is on no list at the end.
     #[inline]
-    pub(super) fn push(&mut self, links: &mut Links, element: u32) {
+    pub fn push(&mut self, links: &mut Links, element: u32) {
         links.0[element as usize] = Link {
             previous: self.last,
             next: NONE,
@@ -70,7 +99,7 @@ impl List {
 
     /// Takes out an element that is on this list.
     #[inline]
-    pub(super) fn remove(&mut self, links: &mut Links, element: u32) {
+    pub fn remove(&mut self, links: &mut Links, element: u32) {
         let Link { previous, next } = links.0[element as usize];
         match previous {
             NONE => self.first = next,
@@ -83,7 +112,7 @@ impl List {
     }
 
     /// Takes out the first element.
-    pub(super) fn pop(&mut self, links: &mut Links) -> Option<u32> {
+    pub fn pop(&mut self, links: &mut Links) -> Option<u32> {
         let first = self.first;
         if first == NONE {
             return None;
@@ -93,7 +122,7 @@ impl List {
     }
 
     /// The elements from first to last.
-    pub(super) fn iter<'a>(&self, links: &'a Links) -> impl Iterator<Item = u32> + 'a {
+    pub fn iter<'a>(&self, links: &'a Links) -> impl Iterator<Item = u32> + 'a {
         let mut at = self.first;
         std::iter::from_fn(move || {
             let element = at;
@@ -132,7 +161,9 @@ mod tests {
                 }
                 for (list, model) in lists.iter().zip(&model) {
                     prop_assert_eq!(&list.iter(&links).collect::<Vec<_>>(), model);
+                    prop_assert_eq!(list.first(), model.first().copied());
                     prop_assert_eq!(list.last(), model.last().copied());
+                    prop_assert_eq!(list.is_empty(), model.is_empty());
                 }
             }
             while let Some(element) = lists[0].pop(&mut links) {
