@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `config` | how large and how old it may get |
 //! | `zone` | the zone as others see it: locate, get, put, drain |
+//! | `core` | what its requests and its I/O tasks share |
 //! | `state` | what it knows and decides, free of waiting and I/O: leaves and room for them |
 //! | `state/trees` | the way down a tree, and making what is missing on it |
 //! | `state/transfers` | pages on their way from and to disk |
@@ -30,6 +31,7 @@
 
 mod cache;
 mod config;
+mod core;
 mod eras;
 mod forest;
 mod page_io;

@@ -15,8 +15,8 @@
 
 use std::rc::Rc;
 
+use super::core::MapCore;
 use super::state::PageCopy;
-use super::zone::MapCore;
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::Block;

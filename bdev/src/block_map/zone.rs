@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use super::config::BlockMapConfig;
+use super::core::MapCore;
 use super::page_io;
-use super::state::{DataBlockTest, Descent, Growing, JournalCall, MapPhase, MapState, Progress};
-use super::waiters::{PageOp, WaiterId};
+use super::state::{DataBlockTest, Descent, Growing, MapPhase, MapState, Progress};
+use super::waiters::PageOp;
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
 use crate::format::tree::{TreeGeometry, TreePage};
@@ -35,80 +35,9 @@ pub struct BlockMapEnvironment {
     pub is_data_block: DataBlockTest,
 }
 
-/// What the requests and the I/O tasks of a zone share.
-pub(super) struct MapCore {
-    pub(super) state: RefCell<MapState>,
-    pub(super) base: Rc<BaseDevice>,
-    pub(super) services: Rc<dyn ZoneServices>,
-    pub(super) flushes: SharedFlush,
-    pub(super) read_work: Rc<WaitList>,
-    pub(super) write_work: Rc<WaitList>,
-    idle: WaitList,
-    holder: JournalHolder,
-}
-
-impl MapCore {
-    /// Tells the journal what there is to tell, and a drain that waits whether it is over. Called
-    /// after every step, with the state not borrowed: who is told may call back.
-    #[inline]
-    pub(super) fn settle(&self) {
-        let mut calls = {
-            let mut state = self.state.borrow_mut();
-            if state.phase == MapPhase::Draining && state.is_quiet() {
-                self.idle.wake_all();
-            }
-            if state.journal_calls().is_empty() {
-                return;
-            }
-            std::mem::take(state.journal_calls())
-        };
-        for call in calls.drain(..) {
-            match call {
-                JournalCall::Acquire(sequence) => {
-                    self.services.acquire_journal_lock(sequence, self.holder);
-                }
-                JournalCall::Release(sequence) => {
-                    self.services.release_journal_lock(sequence, self.holder);
-                }
-            }
-        }
-        let mut state = self.state.borrow_mut();
-        if state.journal_calls().is_empty() {
-            *state.journal_calls() = calls;
-        }
-    }
-
-    /// Turns the volume read-only.
-    pub(super) fn enter_read_only(&self, why: &VdoError) {
-        if *why != VdoError::ReadOnly {
-            self.services.enter_read_only(why);
-        }
-        self.notice_read_only();
-    }
-
-    /// Sees whether the volume has become read-only.
-    #[inline]
-    pub(super) fn notice_read_only(&self) {
-        if self.services.is_read_only() {
-            let mut state = self.state.borrow_mut();
-            if !state.read_only {
-                state.enter_read_only();
-            }
-        }
-    }
-
-    async fn wait(&self, waiter: WaiterId) -> Result<Mapping, VdoError> {
-        std::future::poll_fn(|_| match self.state.borrow_mut().take(waiter) {
-            Some(result) => Poll::Ready(result),
-            None => Poll::Pending,
-        })
-        .await
-    }
-}
-
 /// One logical zone's part of the block map. Lives on one zone thread.
 pub struct BlockMapZone {
-    shared: Rc<MapCore>,
+    core: Rc<MapCore>,
     geometry: TreeGeometry,
     source: Rc<dyn TreePageSource>,
 }
@@ -150,7 +79,7 @@ impl BlockMapZone {
         let read_work = Rc::new(WaitList::new(&scheduler));
         let write_work = Rc::new(WaitList::new(&scheduler));
         let state = MapState::new(config, is_data_block, &scheduler, &read_work, &write_work);
-        let shared = Rc::new(MapCore {
+        let core = Rc::new(MapCore {
             state: RefCell::new(state),
             flushes: SharedFlush::new(&scheduler, &base, IoClass::PageCache),
             base,
@@ -161,13 +90,13 @@ impl BlockMapZone {
             holder: JournalHolder::Logical(config.zone),
         });
         for _ in 0..config.readers {
-            scheduler.spawn(page_io::read_pages(Rc::clone(&shared), buffer()?));
+            scheduler.spawn(page_io::read_pages(Rc::clone(&core), buffer()?));
         }
         for _ in 0..config.writers {
-            scheduler.spawn(page_io::write_pages(Rc::clone(&shared), buffer()?));
+            scheduler.spawn(page_io::write_pages(Rc::clone(&core), buffer()?));
         }
         Ok(Rc::new(BlockMapZone {
-            shared,
+            core,
             geometry: config.geometry,
             source,
         }))
@@ -188,7 +117,7 @@ impl BlockMapZone {
         }
         let (leaf, slot) = self.geometry.leaf(lbn);
         {
-            let mut state = self.shared.state.borrow_mut();
+            let mut state = self.core.state.borrow_mut();
             if lbn.get() >= self.geometry.logical_blocks || !state.owns(leaf) {
                 return Err(VdoError::Invalid(format!(
                     "logical block {lbn} is not in this zone of a volume of {} blocks",
@@ -201,8 +130,8 @@ impl BlockMapZone {
             state.begin_search();
         }
         let result = self.search(leaf, grow).await;
-        self.shared.state.borrow_mut().end_search();
-        self.shared.settle();
+        self.core.state.borrow_mut().end_search();
+        self.core.settle();
         Ok(result?.map(|pbn| BlockMapSlot { pbn, slot }))
     }
 
@@ -212,21 +141,21 @@ impl BlockMapZone {
             return None;
         }
         let (leaf, slot) = self.geometry.leaf(lbn);
-        let pbn = self.shared.state.borrow().locate_now(leaf)?;
+        let pbn = self.core.state.borrow().locate_now(leaf)?;
         Some(BlockMapSlot { pbn, slot })
     }
 
     async fn search(&self, leaf: TreePage, grow: bool) -> Result<Option<Pbn>, VdoError> {
         loop {
-            let step = self.shared.state.borrow_mut().step(leaf, grow);
+            let step = self.core.state.borrow_mut().step(leaf, grow);
             match step {
                 Ok(Descent::Found(page)) => return Ok(Some(page)),
                 Ok(Descent::Missing) => return Ok(None),
-                Ok(Descent::Wait(waiter)) => _ = self.shared.wait(waiter).await?,
+                Ok(Descent::Wait(waiter)) => _ = self.core.wait(waiter).await?,
                 Ok(Descent::Grow(growing)) => self.grow(growing).await?,
                 Err(error) => {
                     if matches!(error, VdoError::Inconsistent(_)) {
-                        self.shared.enter_read_only(&error);
+                        self.core.enter_read_only(&error);
                     }
                     return Err(error);
                 }
@@ -239,7 +168,7 @@ impl BlockMapZone {
             pbn: growing.parent_pbn,
             slot: growing.slot,
         };
-        let allocated = if self.shared.services.is_read_only() {
+        let allocated = if self.core.services.is_read_only() {
             Err(VdoError::ReadOnly)
         } else {
             self.source.allocate(parent).await
@@ -247,19 +176,16 @@ impl BlockMapZone {
         match allocated {
             Ok((page, point)) => {
                 let sequence = point.sequence;
-                self.shared
-                    .state
-                    .borrow_mut()
-                    .grown(growing, page, sequence);
-                self.shared.settle();
+                self.core.state.borrow_mut().grown(growing, page, sequence);
+                self.core.settle();
                 self.source.finish(page, point);
                 Ok(())
             }
             Err(error) => {
                 if error != VdoError::NoSpace {
-                    self.shared.enter_read_only(&error);
+                    self.core.enter_read_only(&error);
                 }
-                self.shared.state.borrow_mut().not_grown(growing, &error);
+                self.core.state.borrow_mut().not_grown(growing, &error);
                 Err(error)
             }
         }
@@ -274,12 +200,12 @@ impl BlockMapZone {
     /// or is damaged (the volume is then read-only). [`VdoError::ReadOnly`] if the volume is read-only, the
     /// leaf is not in memory and no other can make room for it.
     pub async fn get(&self, slot: BlockMapSlot) -> Result<Mapping, VdoError> {
-        let now = self.shared.state.borrow_mut().get_now(slot.pbn, slot.slot);
+        let now = self.core.state.borrow_mut().get_now(slot.pbn, slot.slot);
         if let Some(mapping) = now {
             return Ok(mapping);
         }
         let mapping = self.run(slot, PageOp::Get(slot.slot)).await?;
-        if self.shared.state.borrow().is_valid_mapping(mapping) {
+        if self.core.state.borrow().is_valid_mapping(mapping) {
             return Ok(mapping);
         }
         let error = VdoError::BadMapping {
@@ -305,14 +231,14 @@ impl BlockMapZone {
         mapping: Mapping,
         point: JournalPoint,
     ) -> Result<(), VdoError> {
-        self.shared.notice_read_only();
+        self.core.notice_read_only();
         let sequence = point.sequence;
         let now = {
-            let mut state = self.shared.state.borrow_mut();
+            let mut state = self.core.state.borrow_mut();
             state.put_now(slot.pbn, slot.slot, mapping, sequence)
         };
         if now {
-            self.shared.settle();
+            self.core.settle();
             return Ok(());
         }
         let op = PageOp::Put(slot.slot, mapping, sequence);
@@ -320,16 +246,16 @@ impl BlockMapZone {
     }
 
     async fn run(&self, slot: BlockMapSlot, op: PageOp) -> Result<Mapping, VdoError> {
-        let progress = self.shared.state.borrow_mut().request(slot.pbn, op);
+        let progress = self.core.state.borrow_mut().request(slot.pbn, op);
         match progress {
             Progress::Done(result) => {
-                self.shared.settle();
+                self.core.settle();
                 result
             }
             Progress::Waits(waiter) => {
-                self.shared.notice_read_only();
-                let result = self.shared.wait(waiter).await;
-                self.shared.settle();
+                self.core.notice_read_only();
+                let result = self.core.wait(waiter).await;
+                self.core.settle();
                 result
             }
         }
@@ -337,7 +263,7 @@ impl BlockMapZone {
 
     /// The recovery journal has begun block `tail`: pages with changes that are now too old are written.
     pub fn advance_era(&self, tail: SequenceNumber) {
-        self.shared.state.borrow_mut().advance(tail);
+        self.core.state.borrow_mut().advance(tail);
     }
 
     /// Waits until nothing is under way; with `save`, until everything dirty is on the device and no
@@ -347,7 +273,7 @@ impl BlockMapZone {
     /// # Errors
     /// [`VdoError::ReadOnly`] if the volume is: nothing more is written then, but all is quiet.
     pub async fn drain(&self, save: bool) -> Result<(), VdoError> {
-        let shared = &self.shared;
+        let shared = &self.core;
         shared.state.borrow_mut().phase = MapPhase::Draining;
         loop {
             let is_quiet = || shared.state.borrow().is_quiet();
@@ -362,7 +288,7 @@ impl BlockMapZone {
                 break;
             }
         }
-        if self.shared.services.is_read_only() {
+        if self.core.services.is_read_only() {
             return Err(VdoError::ReadOnly);
         }
         Ok(())
@@ -370,19 +296,19 @@ impl BlockMapZone {
 
     /// Takes requests again after [`BlockMapZone::drain`].
     pub fn resume(&self) {
-        self.shared.state.borrow_mut().phase = MapPhase::Open;
+        self.core.state.borrow_mut().phase = MapPhase::Open;
     }
 
     /// The volume has become read-only: requests that wait for what will not be written are answered.
     pub fn notice_read_only(&self) {
-        self.shared.notice_read_only();
-        self.shared.settle();
+        self.core.notice_read_only();
+        self.core.settle();
     }
 
     /// Counters and gauges.
     pub fn statistics(&self) -> BlockMapStatistics {
-        let mut statistics = self.shared.state.borrow().statistics();
-        statistics.flush_count = self.shared.flushes.begun();
+        let mut statistics = self.core.state.borrow().statistics();
+        statistics.flush_count = self.core.flushes.begun();
         statistics
     }
 }

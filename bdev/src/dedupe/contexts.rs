@@ -16,6 +16,7 @@
 //! [`Contexts::expire`] is called when [`Contexts::next_deadline`] has come.
 
 use super::action::RequestId;
+use crate::runtime::list::{Links, List};
 use crate::seam::Nanos;
 
 /// How long a request waits for the index unless told otherwise, in milliseconds.
@@ -44,7 +45,6 @@ pub fn allowed_timer_ms(milliseconds: u64) -> u64 {
 }
 
 const NANOS_PER_MS: u64 = 1_000_000;
-const NONE: u32 = u32::MAX;
 
 /// Names a context towards the index. Valid until the index has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,15 +78,12 @@ enum ContextState {
     TimedOutComplete,
 }
 
-/// One question to the index. Pending contexts form a list in order of submission; idle ones, and those that
-/// are timed out and complete, a stack each (through `next`).
+/// One question to the index.
 #[derive(Clone, Copy, Debug)]
 struct Context {
     state: ContextState,
     request: RequestId,
     submitted: Nanos,
-    next: u32,
-    previous: u32,
 }
 
 /// How many contexts are in each state.
@@ -106,10 +103,13 @@ pub struct ContextTally {
 #[derive(Clone, Debug)]
 pub struct Contexts {
     contexts: Vec<Context>,
-    idle: u32,
-    complete: u32,
-    oldest: u32,
-    newest: u32,
+    links: Links,
+    /// The one that became idle last is last, and is used first.
+    idle: List,
+    /// Timed out and complete, likewise.
+    complete: List,
+    /// In order of submission.
+    pending: List,
     deadline: Option<Nanos>,
     timeout: u64,
     minimum_timer: u64,
@@ -130,19 +130,22 @@ struct ReportLimit {
 impl Contexts {
     /// `count` idle contexts, and the default times. dm-vdo has one context for each request there can be, 2048.
     pub fn new(count: u32) -> Contexts {
-        let context = |index: u32| Context {
+        let context = Context {
             state: ContextState::Idle,
-            request: RequestId(NONE),
+            request: RequestId(u32::MAX),
             submitted: Nanos(0),
-            next: if index + 1 < count { index + 1 } else { NONE },
-            previous: NONE,
         };
+        let mut links = Links::new(count as usize);
+        let mut idle = List::EMPTY;
+        for id in (0..count).rev() {
+            idle.push(&mut links, id);
+        }
         Contexts {
-            contexts: (0..count).map(context).collect(),
-            idle: if count > 0 { 0 } else { NONE },
-            complete: NONE,
-            oldest: NONE,
-            newest: NONE,
+            contexts: vec![context; count as usize],
+            links,
+            idle,
+            complete: List::EMPTY,
+            pending: List::EMPTY,
             deadline: None,
             timeout: DEFAULT_TIMEOUT_MS * NANOS_PER_MS,
             minimum_timer: DEFAULT_MINIMUM_TIMER_MS * NANOS_PER_MS,
@@ -172,34 +175,22 @@ impl Contexts {
     /// Takes a context for a request about to ask the index. `None` if all are in use: the request must do
     /// without, and is counted.
     pub fn acquire(&mut self, now: Nanos, request: RequestId) -> Option<ContextId> {
-        let id = if self.idle != NONE {
+        let id = if let Some(id) = self.idle.pop_last(&mut self.links) {
             self.active += 1;
-            let id = self.idle;
-            self.idle = self.contexts[id as usize].next;
             id
-        } else if self.complete != NONE {
+        } else if let Some(id) = self.complete.pop_last(&mut self.links) {
             // It was never given back, so it is counted as active already.
-            let id = self.complete;
-            self.complete = self.contexts[id as usize].next;
             id
         } else {
             self.busy += 1;
             return None;
         };
-        let previous = self.newest;
         self.contexts[id as usize] = Context {
             state: ContextState::Pending,
             request,
             submitted: now,
-            next: NONE,
-            previous,
         };
-        if previous == NONE {
-            self.oldest = id;
-        } else {
-            self.contexts[previous as usize].next = id;
-        }
-        self.newest = id;
+        self.pending.push(&mut self.links, id);
         self.arm(now, now);
         Some(ContextId(id))
     }
@@ -211,19 +202,15 @@ impl Contexts {
         };
         match context.state {
             ContextState::Pending => {
-                let request = context.request;
-                self.unlink(id.0);
-                let context = &mut self.contexts[id.0 as usize];
                 context.state = ContextState::Idle;
-                context.next = self.idle;
-                self.idle = id.0;
+                self.pending.remove(&mut self.links, id.0);
+                self.idle.push(&mut self.links, id.0);
                 self.active -= 1;
-                Reply::Deliver(request)
+                Reply::Deliver(context.request)
             }
             ContextState::TimedOut => {
                 context.state = ContextState::TimedOutComplete;
-                context.next = self.complete;
-                self.complete = id.0;
+                self.complete.push(&mut self.links, id.0);
                 Reply::Late
             }
             ContextState::Idle | ContextState::TimedOutComplete => Reply::Unexpected,
@@ -257,8 +244,7 @@ impl Contexts {
         }
         self.deadline = None;
         let mut count = 0;
-        while self.oldest != NONE {
-            let id = self.oldest;
+        while let Some(id) = self.pending.first() {
             let Context {
                 submitted, request, ..
             } = self.contexts[id as usize];
@@ -266,7 +252,7 @@ impl Contexts {
                 self.arm(submitted, now);
                 break;
             }
-            self.unlink(id);
+            self.pending.remove(&mut self.links, id);
             self.contexts[id as usize].state = ContextState::TimedOut;
             give_up(request);
             count += 1;
@@ -283,13 +269,9 @@ impl Contexts {
     /// Takes back every context that is timed out and complete, and says whether now all are idle: asked when the
     /// volume is to stand still.
     pub fn is_quiet(&mut self) -> bool {
-        while self.complete != NONE {
-            let id = self.complete;
-            let context = &mut self.contexts[id as usize];
-            self.complete = context.next;
-            context.state = ContextState::Idle;
-            context.next = self.idle;
-            self.idle = id;
+        while let Some(id) = self.complete.pop_last(&mut self.links) {
+            self.contexts[id as usize].state = ContextState::Idle;
+            self.idle.push(&mut self.links, id);
             self.active -= 1;
         }
         self.active == 0
@@ -316,21 +298,6 @@ impl Contexts {
         if self.deadline.is_none() {
             let due = submitted.0.saturating_add(self.timeout);
             self.deadline = Some(Nanos(due.max(now.0.saturating_add(self.minimum_timer))));
-        }
-    }
-
-    /// Takes a context from the list of pending ones.
-    fn unlink(&mut self, id: u32) {
-        let Context { next, previous, .. } = self.contexts[id as usize];
-        if previous == NONE {
-            self.oldest = next;
-        } else {
-            self.contexts[previous as usize].next = next;
-        }
-        if next == NONE {
-            self.newest = previous;
-        } else {
-            self.contexts[next as usize].previous = previous;
         }
     }
 }

@@ -20,7 +20,7 @@ impl Link {
 }
 
 /// The links of every element that may be on one of a family of lists.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Links(Vec<Link>);
 
 impl Links {
@@ -121,6 +121,14 @@ impl List {
         Some(first)
     }
 
+    /// Takes out the last element.
+    #[inline]
+    pub fn pop_last(&mut self, links: &mut Links) -> Option<u32> {
+        let last = self.last()?;
+        self.remove(links, last);
+        Some(last)
+    }
+
     /// The elements from first to last.
     pub fn iter<'a>(&self, links: &'a Links) -> impl Iterator<Item = u32> + 'a {
         let mut at = self.first;
@@ -165,6 +173,9 @@ mod tests {
                     prop_assert_eq!(list.last(), model.last().copied());
                     prop_assert_eq!(list.is_empty(), model.is_empty());
                 }
+            }
+            if let Some(element) = lists[0].pop_last(&mut links) {
+                prop_assert_eq!(Some(element), model[0].pop());
             }
             while let Some(element) = lists[0].pop(&mut links) {
                 prop_assert_eq!(element, model[0].remove(0));
