@@ -73,6 +73,25 @@ pub struct HashZoneDump {
     pub hash_locks: Vec<HashLockDump>,
     /// The dedupe contexts, counted by state.
     pub contexts: ContextsDump,
+    /// The requests of this zone thread's logical blocks that are under way.
+    pub requests: Vec<RequestDump>,
+    /// Requests of clients that wait, at least in part, to be taken up.
+    pub waiting_requests: u64,
+    /// I/Os to the base bdev under way.
+    pub base_ios: u64,
+}
+
+/// One request for one block.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestDump {
+    /// What it is: `read`, `write`, `unmap` or `write_zeroes`.
+    pub kind: String,
+    /// The logical block.
+    pub logical_block: u64,
+    /// What it waits for.
+    pub waits_for: String,
+    /// For how long, in microseconds.
+    pub waiting_us: u64,
 }
 
 /// One hash lock.

@@ -12,7 +12,7 @@ use vdo_tests::sim::run_seed_and;
 const SEEDS: u64 = 300;
 
 /// Rows of the hash-lock table that no request can take in the engine as it is, and why.
-const UNREACHABLE: [(Row, &str); 8] = [
+const UNREACHABLE: [(Row, &str); 9] = [
     (Row::WrittenShared, "nothing is compressed yet"),
     (Row::UnlockedAnchored, ANCHORED),
     (Row::RelockedClaimed, ANCHORED),
@@ -24,6 +24,10 @@ const UNREACHABLE: [(Row, &str); 8] = [
         "a copy that cannot be read is no copy",
     ),
     (Row::FailedUnlocking, "unlocking cannot fail"),
+    (
+        Row::UnlockedForWaiters,
+        "a hash zone unlocks a block within one step, in which nobody arrives",
+    ),
 ];
 
 const ANCHORED: &str = "a block once unlocked is always compared again";

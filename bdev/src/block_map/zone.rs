@@ -135,8 +135,9 @@ impl BlockMapZone {
         Ok(result?.map(|pbn| BlockMapSlot { pbn, slot }))
     }
 
+    /// As [`BlockMapZone::locate`], if the way is in memory and leads to a page.
     #[inline]
-    fn locate_now(&self, lbn: Lbn) -> Option<BlockMapSlot> {
+    pub fn locate_now(&self, lbn: Lbn) -> Option<BlockMapSlot> {
         if lbn.get() >= self.geometry.logical_blocks {
             return None;
         }
@@ -200,8 +201,7 @@ impl BlockMapZone {
     /// or is damaged (the volume is then read-only). [`VdoError::ReadOnly`] if the volume is read-only, the
     /// leaf is not in memory and no other can make room for it.
     pub async fn get(&self, slot: BlockMapSlot) -> Result<Mapping, VdoError> {
-        let now = self.core.state.borrow_mut().get_now(slot.pbn, slot.slot);
-        if let Some(mapping) = now {
+        if let Some(mapping) = self.get_now(slot) {
             return Ok(mapping);
         }
         let mapping = self.run(slot, PageOp::Get(slot.slot)).await?;
@@ -231,18 +231,31 @@ impl BlockMapZone {
         mapping: Mapping,
         point: JournalPoint,
     ) -> Result<(), VdoError> {
+        if self.put_now(slot, mapping, point) {
+            return Ok(());
+        }
+        let op = PageOp::Put(slot.slot, mapping, point.sequence);
+        self.run(slot, op).await.map(|_| ())
+    }
+
+    /// As [`BlockMapZone::get`], if the leaf is in memory and the entry can be true.
+    #[inline]
+    pub fn get_now(&self, slot: BlockMapSlot) -> Option<Mapping> {
+        self.core.state.borrow_mut().get_now(slot.pbn, slot.slot)
+    }
+
+    /// As [`BlockMapZone::put`], if the leaf is in memory and may be changed; says whether it was.
+    #[inline]
+    pub fn put_now(&self, slot: BlockMapSlot, mapping: Mapping, point: JournalPoint) -> bool {
         self.core.notice_read_only();
-        let sequence = point.sequence;
         let now = {
             let mut state = self.core.state.borrow_mut();
-            state.put_now(slot.pbn, slot.slot, mapping, sequence)
+            state.put_now(slot.pbn, slot.slot, mapping, point.sequence)
         };
         if now {
             self.core.settle();
-            return Ok(());
         }
-        let op = PageOp::Put(slot.slot, mapping, sequence);
-        self.run(slot, op).await.map(|_| ())
+        now
     }
 
     async fn run(&self, slot: BlockMapSlot, op: PageOp) -> Result<Mapping, VdoError> {

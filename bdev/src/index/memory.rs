@@ -197,6 +197,18 @@ impl DedupeIndex for MemoryIndex {
     }
 
     #[inline]
+    fn answer_now(
+        &mut self,
+        request: &IndexRequest,
+    ) -> Option<Result<Option<Mapping>, IndexError>> {
+        let at_once = self.verb.is_none()
+            && self.inbox.is_empty()
+            && self.answers.is_open()
+            && self.answers.is_empty();
+        at_once.then(|| self.perform(request))
+    }
+
+    #[inline]
     fn submit(&mut self, request: IndexRequest) {
         if matches!(
             self.verb,

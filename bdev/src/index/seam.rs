@@ -188,6 +188,12 @@ pub trait DedupeIndex {
     /// until then any other verb fails as [`IndexError::Busy`].
     fn start(&mut self, verb: IndexVerb);
 
+    /// Does what is asked and answers at once, if that can be done without waiting; the request's token means
+    /// nothing then. `None` if it cannot be, or if earlier requests are not answered yet: then it is
+    /// to be submitted.
+    fn answer_now(&mut self, request: &IndexRequest)
+    -> Option<Result<Option<Mapping>, IndexError>>;
+
     /// Takes a request in. Its answer comes out of a later poll, exactly once, with an error if the
     /// index cannot take it now. Never blocks.
     fn submit(&mut self, request: IndexRequest);

@@ -104,8 +104,13 @@ pub trait JournalHooks: 'static {
     /// `oldest` should write them. May come again with the same number.
     fn request_slab_journal_commits(&self, oldest: SequenceNumber);
 
-    /// An entry given to [`RecoveryJournal::submit`] under `tag` is committed, or has failed.
-    fn entry_done(&self, tag: u64, result: Result<JournalPoint, VdoError>);
+    /// The entry given to [`RecoveryJournal::submit`] under `tag` is committed, or has failed.
+    fn entry_done(
+        &self,
+        tag: u64,
+        entry: RecoveryJournalEntry,
+        result: Result<JournalPoint, VdoError>,
+    );
 }
 
 /// The recovery journal of a volume. See the [module](self).
@@ -244,7 +249,12 @@ impl RecoveryJournal {
     /// Gives up the hold of an entry: its change is in the block map in memory, and what it made dirty
     /// has its own hold.
     pub fn release_entry(&self, point: JournalPoint) {
-        let result = self.state.borrow_mut().release_entries(point.sequence, 1);
+        self.release_entries(point.sequence, 1);
+    }
+
+    /// As [`RecoveryJournal::release_entry`], for `number` entries of block `sequence`.
+    pub fn release_entries(&self, sequence: SequenceNumber, number: u16) {
+        let result = self.state.borrow_mut().release_entries(sequence, number);
         self.after_release(result);
     }
 
@@ -430,7 +440,9 @@ impl RecoveryJournal {
             match finished {
                 None => break,
                 Some(Finished::Task(task)) => self.scheduler.wake(task),
-                Some(Finished::Tag(tag, result)) => self.hooks.entry_done(tag, result),
+                Some(Finished::Tag(tag, entry, result)) => {
+                    self.hooks.entry_done(tag, entry, result);
+                }
             }
         }
         let read_only = self.is_read_only();

@@ -26,7 +26,7 @@ pub(super) enum Finished {
     /// Wake the task; its slot has the result.
     Task(TaskId),
     /// Tell the hooks.
-    Tag(u64, Result<JournalPoint, VdoError>),
+    Tag(u64, RecoveryJournalEntry, Result<JournalPoint, VdoError>),
 }
 
 /// An entry that is not committed yet, or whose requester has not run since.
@@ -90,7 +90,12 @@ impl Waiters {
         let Some(slot) = self.0.get_mut(id) else {
             unreachable!("a queued slot is taken")
         };
-        let Slot::Waiting { owner, point, .. } = *slot else {
+        let Slot::Waiting {
+            owner,
+            entry,
+            point,
+        } = *slot
+        else {
             unreachable!("a queued slot waits")
         };
         let result = if committed {
@@ -105,7 +110,7 @@ impl Waiters {
             }
             Owner::Tag(tag) => {
                 self.0.remove(id);
-                Finished::Tag(tag, result)
+                Finished::Tag(tag, entry, result)
             }
         }
     }

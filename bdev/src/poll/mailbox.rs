@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_queue::{ArrayQueue, SegQueue};
 
+use crate::request::InFlight;
 use crate::request::pieces::Cursor;
 use crate::seam::{HostRequest, ZoneWaker};
 use crate::zone::message::PeerMessage;
@@ -20,7 +21,7 @@ const REQUESTS: usize = 16 * 1024;
 const MESSAGES: usize = 16 * 1024;
 
 /// Whatever a zone thread should run for someone else: control work, and rare.
-pub type Errand = Box<dyn FnOnce(&Rc<Zone>) + Send>;
+pub type Errand = Box<dyn FnOnce(&Rc<Zone>, &dyn InFlight) + Send>;
 
 /// What other threads can put before a zone thread.
 pub struct Mailbox<R: HostRequest, W: ZoneWaker> {

@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use super::flush_desk::FlushDesk;
 use super::mailbox::Mailbox;
-use crate::request::slot::FrontDesk;
+use crate::dedupe::RequestId;
+use crate::error::VdoError;
+use crate::request::Requests;
+use crate::runtime::base::IoOwner;
 use crate::runtime::task::Executor;
 use crate::seam::{BaseChannel, Host, IoCompletion, Nanos};
 use crate::types::ZoneIndex;
+use crate::zone::logical_locks::SlotIndex;
 use crate::zone::owner::Zone;
 
 /// Tasks run at one go before the thread looks at its mailbox and its channel again.
@@ -17,7 +21,7 @@ const TASKS_PER_ROUND: usize = 4096;
 /// Rounds of running and hashing in one poll.
 const ROUNDS_PER_POLL: usize = 4;
 
-/// Requests taken from the mailbox in one poll.
+/// Requests taken from the mailbox, and pieces of requests admitted, in one poll.
 const REQUESTS_PER_POLL: usize = 512;
 
 /// One zone thread: the zone, its tasks, its mailbox and its channel to the base device.
@@ -27,7 +31,7 @@ pub struct ZoneThread<H: Host> {
     zone: Rc<Zone>,
     executor: Executor,
     channel: H::Channel,
-    desk: Rc<FrontDesk<H::Request>>,
+    requests: Requests<H::Request>,
     flushes: Rc<FlushDesk<H::Request>>,
     mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
     read_only_known: bool,
@@ -38,7 +42,7 @@ impl<H: Host> ZoneThread<H> {
         zone: Rc<Zone>,
         executor: Executor,
         channel: H::Channel,
-        desk: Rc<FrontDesk<H::Request>>,
+        requests: Requests<H::Request>,
         flushes: Rc<FlushDesk<H::Request>>,
         mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
     ) -> ZoneThread<H> {
@@ -47,7 +51,7 @@ impl<H: Host> ZoneThread<H> {
             zone,
             executor,
             channel,
-            desk,
+            requests,
             flushes,
             mailboxes,
             read_only_known,
@@ -58,25 +62,26 @@ impl<H: Host> ZoneThread<H> {
     /// index are not looked for: see [`ZoneThread::expire_contexts`].
     pub fn poll(&mut self, now: Nanos) -> bool {
         self.zone.scheduler.set_now(now);
+        self.zone.look_at_counted();
         let mut busy = self.take_mail();
-        let base = Rc::clone(&self.zone.base);
-        busy |= self
-            .channel
-            .poll(&mut |done: IoCompletion| base.complete(done));
+        busy |= self.take_completions();
         busy |= self.zone.hash.poll(&self.zone, now);
         if self.zone.shared.is_read_only() && !self.read_only_known {
             self.read_only_known = true;
             self.zone.read_only_entered();
         }
+        busy |= self.zone.tell_counted();
         for _ in 0..ROUNDS_PER_POLL {
-            let mut ran = self.executor.run(TASKS_PER_ROUND);
-            ran |= self.zone.hasher.run();
+            let mut ran = self.requests.run(REQUESTS_PER_POLL);
+            ran |= self.serve_readers();
+            ran |= self.executor.run(TASKS_PER_ROUND);
             busy |= ran;
             if !ran {
                 break;
             }
         }
-        while let Some(io) = base.next_outgoing() {
+        self.zone.tell_released();
+        while let Some(io) = self.zone.base.next_outgoing() {
             busy = true;
             // SAFETY: the table of I/Os owns the memory, or holds it by way of the caller's request,
             // until the completion of this I/O is given to it.
@@ -87,6 +92,42 @@ impl<H: Host> ZoneThread<H> {
             self.zone.publish_usage();
         }
         busy
+    }
+
+    /// Takes the completions of I/Os to whoever waits for them.
+    fn take_completions(&mut self) -> bool {
+        let zone = &self.zone;
+        let any = self
+            .channel
+            .poll(&mut |done: IoCompletion| zone.base.complete(done));
+        while let Some((owner, end)) = zone.base.next_ended() {
+            match owner {
+                IoOwner::Request(slot) => self.requests.io_ended(SlotIndex(slot), end),
+                IoOwner::Member(id) => zone.hash.io_ended(zone, RequestId(id), end),
+            }
+        }
+        if let Some(token) = zone.base.take_stray() {
+            let error = VdoError::Inconsistent(format!(
+                "the base device completed an I/O that was not under way (token {token})"
+            ));
+            zone.services
+                .enter_read_only_because(&error, format_args!("completions"));
+        }
+        any
+    }
+
+    /// Gives buffers to those who wait for one to read into.
+    fn serve_readers(&mut self) -> bool {
+        let zone = &self.zone;
+        let mut any = false;
+        while let Some((owner, buffer)) = zone.scratch.next_served() {
+            any = true;
+            match owner {
+                IoOwner::Request(slot) => self.requests.buffer_free(SlotIndex(slot), buffer),
+                IoOwner::Member(id) => zone.hash.buffer_free(zone, RequestId(id), buffer),
+            }
+        }
+        any
     }
 
     /// Sends the writes on that have waited too long for the index, without deduplication; says whether there were any.
@@ -106,7 +147,17 @@ impl<H: Host> ZoneThread<H> {
 
     /// The thread is about to sleep until it is woken; false if it should not, since there is work.
     pub fn prepare_to_sleep(&self) -> bool {
-        !self.executor.has_ready() && self.mailbox().prepare_to_sleep()
+        if self.executor.has_ready()
+            || self.requests.has_work()
+            || !self.mailbox().prepare_to_sleep()
+        {
+            return false;
+        }
+        if self.zone.awaits_what_is_counted() {
+            self.mailbox().stay_awake();
+            return false;
+        }
+        true
     }
 
     /// Which zone thread this is.
@@ -137,7 +188,7 @@ impl<H: Host> ZoneThread<H> {
         {
             any = true;
             room -= 1;
-            self.desk.admit(&self.zone, cursor);
+            self.requests.arrive(cursor);
         }
         let backlog = room == 0;
         if self.zone.gauge.backlog.replace(backlog) && !backlog {
@@ -149,23 +200,27 @@ impl<H: Host> ZoneThread<H> {
         }
         while let Some(errand) = mailbox.take_errand() {
             any = true;
-            errand(&self.zone);
+            errand(&self.zone, &self.requests);
         }
         any
     }
 
     fn send_mail(&mut self) -> bool {
+        self.zone.announce_committed();
         let mut any = false;
         let mut wake = 0_u64;
+        let mut all_out = true;
         while let Some((to, message)) = self.zone.post.next_outgoing() {
-            if let Err(message) = self.mailboxes[to.index()].send(message) {
-                self.zone.post.put_back(to, message);
-                wake |= 1 << to.get();
-                any = true;
-                break;
-            }
             wake |= 1 << to.get();
             any = true;
+            if let Err(message) = self.mailboxes[to.index()].send(message) {
+                self.zone.post.put_back(to, message);
+                all_out = false;
+                break;
+            }
+        }
+        if all_out {
+            wake |= u64::from(self.zone.publish_counted());
         }
         while wake != 0 {
             self.mailboxes[wake.trailing_zeros() as usize].wake();

@@ -8,20 +8,15 @@ use crate::format::tree::{ENTRIES_PER_PAGE, TreeGeometry};
 use crate::seam::{RequestHeader, RequestKind};
 use crate::types::{BLOCK_SIZE, Lbn, ZoneIndex};
 
-/// Blocks that one request slot unmaps or zeroes, one after another.
-const MAXIMUM_RUN: u64 = 16;
-
-/// A part of a request that one request slot serves.
+/// A part of a request, in one block: what one record serves.
 #[derive(Clone, Debug)]
 pub struct Piece<R> {
     /// The request it is a part of.
     pub request: R,
     /// What is wanted.
     pub kind: RequestKind,
-    /// The (first) logical block.
+    /// The logical block.
     pub lbn: Lbn,
-    /// Whole blocks from there: one, except to unmap or zero.
-    pub blocks: u32,
     /// Where the piece begins, in bytes into the request.
     pub start: usize,
     /// First byte in the block; zero unless the piece is partial.
@@ -30,14 +25,6 @@ pub struct Piece<R> {
     pub length: usize,
     /// Whether a write must be durable before it is acknowledged.
     pub fua: bool,
-}
-
-impl<R> Piece<R> {
-    /// Whether the piece covers only part of its block.
-    #[inline]
-    pub fn is_partial(&self) -> bool {
-        self.length < BLOCK_SIZE
-    }
 }
 
 /// What is left of a request for one zone thread.
@@ -70,7 +57,7 @@ impl<R: Clone> Cursor<R> {
             let lbn = self.position / block_size;
             let page = lbn / ENTRIES_PER_PAGE;
             if zones == 1 || tree.zone(Lbn(lbn), zones) == zone {
-                return Some(self.take(lbn, page, end));
+                return Some(self.take(lbn, end));
             }
             self.position = (page + 1) * ENTRIES_PER_PAGE * block_size;
         }
@@ -81,30 +68,16 @@ impl<R: Clone> Cursor<R> {
         self.position >= self.header.offset + self.header.length
     }
 
-    fn take(&mut self, lbn: u64, page: u64, end: u64) -> Piece<R> {
+    fn take(&mut self, lbn: u64, end: u64) -> Piece<R> {
         let block_size = BLOCK_SIZE as u64;
         let position = self.position;
         let offset = position % block_size;
-        let in_block = (block_size - offset).min(end - position);
-        let many = matches!(
-            self.header.kind,
-            RequestKind::Unmap | RequestKind::WriteZeroes
-        );
-        let (blocks, length) = if many && in_block == block_size {
-            let page_end = (page + 1) * ENTRIES_PER_PAGE;
-            let blocks = ((end - position) / block_size)
-                .min(page_end - lbn)
-                .min(MAXIMUM_RUN);
-            (blocks, blocks * block_size)
-        } else {
-            (1, in_block)
-        };
+        let length = (block_size - offset).min(end - position);
         self.position += length;
         Piece {
             request: self.request.clone(),
             kind: self.header.kind,
             lbn: Lbn(lbn),
-            blocks: blocks as u32,
             start: (position - self.header.offset) as usize,
             offset: offset as usize,
             length: length as usize,
@@ -172,8 +145,7 @@ mod tests {
                     any = true;
                     let begin = piece.lbn.get() * BLOCK_SIZE as u64 + piece.offset as u64;
                     prop_assert_eq!(begin, offset + piece.start as u64);
-                    prop_assert!(piece.is_partial() || piece.length == piece.blocks as usize * BLOCK_SIZE);
-                    prop_assert!(piece.offset + piece.length <= BLOCK_SIZE || piece.offset == 0);
+                    prop_assert!(piece.offset + piece.length <= BLOCK_SIZE);
                     spans.push((begin, piece.length as u64));
                 }
                 prop_assert_eq!(any, set & (1 << zone) != 0);

@@ -1,62 +1,95 @@
-//! Step 7 of a write: the journal, the reference counts and the block map learn, in this
-//! order, where a logical block's data is now.
+//! Steps 5 and 6: the journal, the reference counts and the block map learn, in this order, where the block's
+//! data is now.
 //!
 //! The journal entry says what the block is mapped to and what it was mapped to before, and is durable
-//! before either count changes. Both counts change (or rather, their slab journals hold the change)
-//! before the mapping does. So after a crash the journal always knows more than the rest.
+//! before either count changes. Both counts change (or rather, their slab journals hold the change) before
+//! the mapping does. So after a crash the journal always knows more than the rest.
 
-use std::rc::Rc;
-
-use super::slot::Slot;
-use crate::depot::IncrementBudget;
+use super::Requests;
+use super::assist::Job;
+use super::record::{Purpose, Stage};
 use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
-use crate::runtime::services::BlockMapSlot;
-use crate::types::Mapping;
+use crate::seam::HostRequest;
+use crate::types::{JournalPoint, Mapping};
+use crate::zone::events::Placed;
+use crate::zone::journaling::Journaler;
+use crate::zone::logical_locks::SlotIndex;
 
-impl Slot {
-    /// Maps `slot` to `target` instead of what it maps to now.
-    pub(super) async fn remap(&self, slot: BlockMapSlot, target: Mapping) -> Result<(), VdoError> {
-        self.remap_written(slot, target, false).await.map(drop)
+impl<R: HostRequest> Requests<R> {
+    /// Maps the block to zeroes or to nothing.
+    pub(super) fn map_nothing(&mut self, slot: SlotIndex, target: Mapping) {
+        match target.state.is_mapped() {
+            true => self.zone.counters.zero_block(),
+            false => self.zone.counters.discarded_block(),
+        }
+        let vio = self.vio(slot);
+        vio.target = target;
+        if !vio.fua {
+            vio.answer(0);
+        }
+        self.replace(slot);
     }
 
-    /// Maps `slot` to `target`. If the data was just `written` there by this request, its write lock
-    /// becomes a read lock once the data may be shared, and the budget of further references is
-    /// returned.
-    pub(super) async fn remap_written(
-        &self,
-        slot: BlockMapSlot,
-        target: Mapping,
-        written: bool,
-    ) -> Result<Option<IncrementBudget>, VdoError> {
-        let zone = Rc::clone(&self.zone);
-        let old = match zone.block_map.get(slot).await {
-            // What an impossible entry referred to is not known; it is replaced like none.
-            Err(VdoError::BadMapping { .. }) => Mapping::UNMAPPED,
-            old => old?,
-        };
+    /// Maps the block to its target instead of what it is mapped to now.
+    pub(super) fn replace(&mut self, slot: SlotIndex) {
+        self.look_up(slot, Purpose::Replace);
+    }
+
+    /// Journals the change from `old`.
+    pub(super) fn journal(&mut self, slot: SlotIndex, old: Mapping) {
+        self.wait(slot, Stage::Journal);
+        let vio = self.vio(slot);
         let entry = RecoveryJournalEntry {
             operation: JournalOperation::DataRemapping,
-            slot,
-            mapping: target,
+            slot: vio.entry,
+            mapping: vio.target,
             unmapping: old,
         };
-        let journaled = zone.journal_and_count(entry, written).await;
-        let result = match journaled.budget {
-            Ok(budget) => {
-                let point = journaled
-                    .point
-                    .expect("a change that was counted was journaled");
-                zone.block_map
-                    .put(slot, target, point)
-                    .await
-                    .map(|()| budget)
-            }
-            Err(error) => Err(error),
+        self.zone.journal_entry(Journaler::Request(slot), entry);
+    }
+
+    /// The change is journaled and counted.
+    pub(super) fn counted(&mut self, slot: SlotIndex, point: Result<JournalPoint, VdoError>) {
+        let point = match point {
+            Ok(point) => point,
+            Err(error) => return self.finish_mapping(slot, Err(error)),
         };
-        if let Some(point) = journaled.point {
-            zone.release_entry(point);
+        let vio = self.vio(slot);
+        vio.point = Some(point);
+        let (entry, target) = (vio.entry, vio.target);
+        match self.zone.block_map.put_now(entry, target, point) {
+            true => self.mapped(slot, Ok(())),
+            false => {
+                let job = Job::Map {
+                    entry,
+                    target,
+                    point,
+                };
+                self.assist(slot, Stage::Map, job);
+            }
         }
-        result
+    }
+
+    pub(super) fn mapped(&mut self, slot: SlotIndex, result: Result<(), VdoError>) {
+        if let Some(point) = self.vio(slot).point.take() {
+            self.zone.release_entry(point);
+        }
+        self.finish_mapping(slot, result);
+    }
+
+    /// Tells the hash zone, if it waits for that, how the mapping went, and finishes.
+    pub(super) fn finish_mapping(&mut self, slot: SlotIndex, result: Result<(), VdoError>) {
+        if let Some(placed) = self.vio(slot).placed {
+            if result.is_ok() {
+                match placed {
+                    Placed::Own(_) => self.zone.counters.new_block(),
+                    Placed::Shared(_) => self.zone.counters.deduplicated_block(),
+                }
+            }
+            let hash_zone = self.vio(slot).hash_zone;
+            self.zone.report_mapped(hash_zone, slot, result.is_ok());
+        }
+        self.finish(slot, result);
     }
 }

@@ -58,10 +58,61 @@ pub struct IoCounts {
     pub discards_completed: [u64; IO_CLASSES],
 }
 
+#[derive(Debug)]
 enum Memory {
     None,
     Owned(Buffer),
     Shared(#[expect(dead_code, reason = "held so that the device may read it")] Arc<Buffer>),
+}
+
+/// Whose an I/O is that no task waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoOwner {
+    /// The request in this slot.
+    Request(u32),
+    /// The member of the hash zone with this number.
+    Member(u32),
+}
+
+/// The end of an I/O that no task waited for.
+#[derive(Debug)]
+pub struct IoEnd {
+    op: BaseOp,
+    pbn: Pbn,
+    errno: i32,
+    memory: Memory,
+}
+
+impl IoEnd {
+    /// How it went.
+    pub fn result(&self) -> Result<(), VdoError> {
+        outcome(self.op, self.pbn, self.errno)
+    }
+
+    /// The buffer that was read into, if it was one of ours.
+    pub fn into_buffer(self) -> Option<Buffer> {
+        match self.memory {
+            Memory::Owned(buffer) => Some(buffer),
+            Memory::None | Memory::Shared(_) => None,
+        }
+    }
+}
+
+fn outcome(op: BaseOp, pbn: Pbn, errno: i32) -> Result<(), VdoError> {
+    if errno == 0 {
+        return Ok(());
+    }
+    let operation = match op {
+        BaseOp::Read => "read",
+        BaseOp::Write => "write",
+        BaseOp::Flush => "flush",
+        BaseOp::Discard => "discard",
+    };
+    Err(VdoError::Io {
+        operation,
+        pbn,
+        errno,
+    })
 }
 
 enum Io {
@@ -70,6 +121,12 @@ enum Io {
         op: BaseOp,
         class: IoClass,
         memory: Memory,
+    },
+    /// No task waits: its end is for the owner.
+    Owned {
+        owner: IoOwner,
+        class: IoClass,
+        io: IoEnd,
     },
     Done {
         errno: i32,
@@ -82,8 +139,11 @@ pub struct BaseDevice {
     scheduler: Rc<Scheduler>,
     ios: RefCell<Table<Io>>,
     outgoing: RefCell<VecDeque<BaseIo>>,
+    ended: RefCell<VecDeque<(IoOwner, IoEnd)>>,
     counts: RefCell<IoCounts>,
     in_flight: Cell<u32>,
+    /// A completion came that belongs to no I/O.
+    stray: Cell<Option<u32>>,
 }
 
 impl BaseDevice {
@@ -93,8 +153,10 @@ impl BaseDevice {
             scheduler: Rc::clone(scheduler),
             ios: RefCell::new(Table::with_capacity(capacity)),
             outgoing: RefCell::new(VecDeque::with_capacity(capacity)),
+            ended: RefCell::new(VecDeque::with_capacity(capacity)),
             counts: RefCell::new(IoCounts::default()),
             in_flight: Cell::new(0),
+            stray: Cell::new(None),
         })
     }
 
@@ -115,14 +177,44 @@ impl BaseDevice {
         }
     }
 
-    /// Reads one block straight into memory the caller vouches for.
+    /// Begins to read the block of data at `pbn` into `buffer`, for `owner`, who is told by
+    /// [`BaseDevice::next_ended`].
+    pub fn start_read(&self, owner: IoOwner, pbn: Pbn, buffer: Buffer) {
+        let address = buffer.as_ptr();
+        self.start(owner, BaseOp::Read, pbn, address, Memory::Owned(buffer));
+    }
+
+    /// Begins to read the block of data at `pbn` straight into memory the caller vouches for.
     ///
     /// # Safety
     /// `memory` is one block, aligned as the base device needs, and stays valid and unused by anyone
-    /// else until this future is done. The future must not be dropped before.
-    pub async unsafe fn read_direct(&self, pbn: Pbn, memory: NonNull<u8>) -> Result<(), VdoError> {
-        let io = (BaseOp::Read, pbn, 1, memory, false);
-        self.run(IoClass::Data, io, Memory::None).await.1
+    /// else until the owner is told of the end.
+    pub unsafe fn start_read_direct(&self, owner: IoOwner, pbn: Pbn, memory: NonNull<u8>) {
+        self.start(owner, BaseOp::Read, pbn, memory, Memory::None);
+    }
+
+    /// Begins to write a block of data that others may read meanwhile.
+    pub fn start_write(&self, owner: IoOwner, pbn: Pbn, block: Arc<Buffer>) {
+        let address = block.as_ptr();
+        self.start(owner, BaseOp::Write, pbn, address, Memory::Shared(block));
+    }
+
+    fn start(&self, owner: IoOwner, op: BaseOp, pbn: Pbn, address: NonNull<u8>, memory: Memory) {
+        let class = IoClass::Data;
+        let io = IoEnd {
+            op,
+            pbn,
+            errno: 0,
+            memory,
+        };
+        let key = self.ios.borrow_mut().insert(Io::Owned { owner, class, io });
+        self.send(class, (op, pbn, 1, address, false), key);
+    }
+
+    /// The oldest end of an I/O that no task waits for, and whose it is.
+    #[inline]
+    pub fn next_ended(&self) -> Option<(IoOwner, IoEnd)> {
+        self.ended.borrow_mut().pop_front()
     }
 
     /// Writes the first `blocks` blocks of `buffer` to `pbn`; the buffer comes back in any case.
@@ -141,19 +233,6 @@ impl BaseDevice {
             (Memory::Owned(buffer), result) => (buffer, result),
             _ => unreachable!("memory comes back as it was given"),
         }
-    }
-
-    /// Writes one block that others may read meanwhile.
-    pub async fn write_shared(
-        &self,
-        class: IoClass,
-        pbn: Pbn,
-        block: Arc<Buffer>,
-        fua: bool,
-    ) -> Result<(), VdoError> {
-        let address = block.as_ptr();
-        let io = (BaseOp::Write, pbn, 1, address, fua);
-        self.run(class, io, Memory::Shared(block)).await.1
     }
 
     /// Makes every completed write durable.
@@ -181,6 +260,17 @@ impl BaseDevice {
             class,
             memory,
         });
+        self.send(class, (op, pbn, blocks, address, fua), key);
+        let (errno, memory) = std::future::poll_fn(|_| self.take_done(key)).await;
+        (memory, outcome(op, pbn, errno))
+    }
+
+    fn send(
+        &self,
+        class: IoClass,
+        (op, pbn, blocks, address, fua): (BaseOp, Pbn, usize, NonNull<u8>, bool),
+        key: Key<Io>,
+    ) {
         let blocks = u32::try_from(blocks).expect("an I/O is far smaller than 2^32 blocks");
         self.outgoing.borrow_mut().push_back(BaseIo {
             op,
@@ -191,36 +281,17 @@ impl BaseDevice {
             token: key.number(),
         });
         self.in_flight.set(self.in_flight.get() + 1);
-        {
-            let mut counts = self.counts.borrow_mut();
-            let class = class as usize;
-            match op {
-                BaseOp::Read => counts.reads[class] += 1,
-                BaseOp::Write => counts.writes[class] += 1,
-                BaseOp::Flush => counts.flushes[class] += 1,
-                BaseOp::Discard => counts.discards[class] += 1,
-            }
-            if fua {
-                counts.fuas[class] += 1;
-            }
+        let mut counts = self.counts.borrow_mut();
+        let class = class as usize;
+        match op {
+            BaseOp::Read => counts.reads[class] += 1,
+            BaseOp::Write => counts.writes[class] += 1,
+            BaseOp::Flush => counts.flushes[class] += 1,
+            BaseOp::Discard => counts.discards[class] += 1,
         }
-        let (errno, memory) = std::future::poll_fn(|_| self.take_done(key)).await;
-        let result = if errno == 0 {
-            Ok(())
-        } else {
-            let operation = match op {
-                BaseOp::Read => "read",
-                BaseOp::Write => "write",
-                BaseOp::Flush => "flush",
-                BaseOp::Discard => "discard",
-            };
-            Err(VdoError::Io {
-                operation,
-                pbn,
-                errno,
-            })
-        };
-        (memory, result)
+        if fua {
+            counts.fuas[class] += 1;
+        }
     }
 
     fn take_done(&self, key: Key<Io>) -> Poll<(i32, Memory)> {
@@ -240,40 +311,62 @@ impl BaseDevice {
         self.outgoing.borrow_mut().pop_front()
     }
 
-    /// Takes a completion from the host's channel and wakes the task that waits for it.
+    /// Takes a completion from the host's channel, wakes the task that waits for it or keeps it for its owner. One
+    /// that belongs to no I/O is kept for [`BaseDevice::take_stray`].
     pub fn complete(&self, done: IoCompletion) {
         let mut ios = self.ios.borrow_mut();
-        let Some(io) = ios.get_mut(Key::new(done.token)) else {
-            return;
-        };
-        let Io::Pending {
-            task,
-            op,
-            class,
-            memory,
-        } = io
-        else {
-            log::error!(
-                "the base device completed an I/O twice (token {})",
-                done.token
-            );
-            return;
-        };
-        let (task, op, class) = (*task, *op, *class as usize);
-        let memory = std::mem::replace(memory, Memory::None);
-        *io = Io::Done {
-            errno: done.errno,
-            memory,
+        let key = Key::new(done.token);
+        let (op, class) = match ios.get_mut(key) {
+            Some(io @ Io::Pending { .. }) => {
+                let ended = Io::Done {
+                    errno: done.errno,
+                    memory: Memory::None,
+                };
+                let Io::Pending {
+                    task,
+                    op,
+                    class,
+                    memory: lent,
+                } = std::mem::replace(io, ended)
+                else {
+                    unreachable!("matched above")
+                };
+                if let Io::Done { memory, .. } = io {
+                    *memory = lent;
+                }
+                self.scheduler.wake(task);
+                (op, class)
+            }
+            Some(Io::Owned { .. }) => {
+                let Some(Io::Owned {
+                    owner,
+                    class,
+                    mut io,
+                }) = ios.remove(key)
+                else {
+                    unreachable!("matched above")
+                };
+                io.errno = done.errno;
+                let op = io.op;
+                self.ended.borrow_mut().push_back((owner, io));
+                (op, class)
+            }
+            Some(Io::Done { .. }) | None => return self.stray.set(Some(done.token)),
         };
         self.in_flight.set(self.in_flight.get() - 1);
         let mut counts = self.counts.borrow_mut();
+        let class = class as usize;
         match op {
             BaseOp::Read => counts.reads_completed[class] += 1,
             BaseOp::Write => counts.writes_completed[class] += 1,
             BaseOp::Flush => counts.flushes_completed[class] += 1,
             BaseOp::Discard => counts.discards_completed[class] += 1,
         }
-        self.scheduler.wake(task);
+    }
+
+    /// The token of a completion that belonged to no I/O under way, once.
+    pub fn take_stray(&self) -> Option<u32> {
+        self.stray.take()
     }
 
     /// How many I/Os have been started and not completed.

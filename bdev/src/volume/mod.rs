@@ -33,6 +33,7 @@ use crate::index::AnswerMode;
 use crate::poll::mailbox::{Errand, Mailbox};
 pub use crate::poll::thread::ZoneThread;
 use crate::request::pieces::{Cursor, zones_of};
+pub use crate::request::{RequestReport, Stage};
 use crate::seam::{Host, HostRequest, RequestHeader, RequestKind};
 use crate::stats::VolumeStatistics;
 use crate::types::{BLOCK_SIZE, ZoneIndex};
@@ -339,7 +340,7 @@ impl<H: Host> Volume<H> {
         let volume = Arc::clone(self);
         self.errand(
             0,
-            Box::new(move |zone| {
+            Box::new(move |zone, _| {
                 let zone0 = std::rc::Rc::clone(zone);
                 zone.scheduler.spawn(async move {
                     let result = admin::start(&zone0).await;
@@ -361,7 +362,7 @@ impl<H: Host> Volume<H> {
         let volume = Arc::clone(self);
         self.errand(
             0,
-            Box::new(move |zone| {
+            Box::new(move |zone, _| {
                 let zone0 = std::rc::Rc::clone(zone);
                 zone.scheduler.spawn(async move {
                     let result = match before == Phase::Online as u8 {
@@ -379,7 +380,7 @@ impl<H: Host> Volume<H> {
     pub fn index(&self, command: IndexCommand, done: Done<Result<IndexWord, VdoError>>) {
         self.errand(
             0,
-            Box::new(move |zone| {
+            Box::new(move |zone, _| {
                 let zone0 = std::rc::Rc::clone(zone);
                 zone.scheduler
                     .spawn(async move { done(admin::index(&zone0, command).await) });
@@ -396,7 +397,7 @@ impl<H: Host> Volume<H> {
             .set_dedupe_timeouts(timeout_ms, minimum_timer_ms);
         for zone in 0..self.shared.zones {
             let errand: Errand =
-                Box::new(move |zone| zone.hash.set_timeouts(timeout_ms, minimum_timer_ms));
+                Box::new(move |zone, _| zone.hash.set_timeouts(timeout_ms, minimum_timer_ms));
             self.errand(zone, errand);
         }
     }
@@ -415,7 +416,10 @@ impl<H: Host> Volume<H> {
     /// Makes the index slow, silent or failing, to see what becomes of writes.
     pub fn set_index_answer_mode(&self, mode: AnswerMode) {
         for zone in 0..self.shared.zones {
-            self.errand(zone, Box::new(move |zone| zone.hash.set_answer_mode(mode)));
+            self.errand(
+                zone,
+                Box::new(move |zone, _| zone.hash.set_answer_mode(mode)),
+            );
         }
     }
 
@@ -435,7 +439,7 @@ impl<H: Host> Volume<H> {
         );
     }
 
-    /// Live hash locks and contexts, by hash zone.
+    /// Requests in flight, live hash locks and contexts, by zone thread.
     pub fn dump(&self, done: Done<VolumeDump>) {
         let name = self.shared.name.clone();
         reports::gather(

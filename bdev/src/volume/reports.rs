@@ -8,7 +8,8 @@ use super::{Done, Volume};
 use crate::dedupe::{ContextTally, LockReport, TransitionCounts};
 use crate::format::VolumeLayout;
 use crate::poll::mailbox::Errand;
-use crate::seam::Host;
+use crate::request::{InFlight, RequestReport};
+use crate::seam::{Host, Nanos};
 use crate::stats::{MemoryUsage, OperatingMode, VolumeFigures, VolumeStatistics, ZoneStatistics};
 use crate::types::BLOCK_SIZE;
 use crate::zone::counters::fill_io;
@@ -18,6 +19,10 @@ use crate::zone::usage::{UsageCounts, ZoneUsage};
 /// One zone thread in a dump.
 #[derive(Clone, Debug)]
 pub struct ZoneDump {
+    /// When this was.
+    pub now: Nanos,
+    /// Requests that have been admitted and have not ended, what each waits for, and since when.
+    pub in_flight: Vec<RequestReport>,
     /// Live hash locks.
     pub locks: Vec<LockReport>,
     /// Dedupe contexts by state.
@@ -32,7 +37,7 @@ pub struct ZoneDump {
     pub base_ios: u32,
 }
 
-/// A dump of a volume's hash zones.
+/// What is under way in a volume.
 #[derive(Clone, Debug)]
 pub struct VolumeDump {
     /// What the volume is called.
@@ -69,7 +74,7 @@ struct Gathering<T> {
 pub(super) fn gather<T: Send + 'static>(
     zones: u8,
     send: impl Fn(u8, Errand),
-    ask: fn(&Rc<Zone>) -> T,
+    ask: fn(&Rc<Zone>, &dyn InFlight) -> T,
     done: Done<Vec<T>>,
 ) {
     let gathering = Arc::new(Mutex::new(Gathering {
@@ -81,8 +86,8 @@ pub(super) fn gather<T: Send + 'static>(
         let gathering = Arc::clone(&gathering);
         send(
             number,
-            Box::new(move |zone| {
-                let part = ask(zone);
+            Box::new(move |zone, requests| {
+                let part = ask(zone, requests);
                 let mut all = gathering.lock().unwrap_or_else(PoisonError::into_inner);
                 all.parts[usize::from(number)] = Some(part);
                 all.missing -= 1;
@@ -106,7 +111,7 @@ pub(super) struct ZonePart {
     peak: u32,
 }
 
-pub(super) fn zone_statistics(zone: &Rc<Zone>) -> ZonePart {
+pub(super) fn zone_statistics(zone: &Rc<Zone>, _: &dyn InFlight) -> ZonePart {
     let mut counters = zone.counters.get();
     fill_io(&mut counters, &zone.base.counts());
     zone.hash.fill(&mut counters);
@@ -194,8 +199,10 @@ pub(super) fn statistics(mut figures: VolumeFigures, parts: Vec<ZonePart>) -> Vo
     VolumeStatistics { figures, zones }
 }
 
-pub(super) fn zone_dump(zone: &Rc<Zone>) -> ZoneDump {
+pub(super) fn zone_dump(zone: &Rc<Zone>, requests: &dyn InFlight) -> ZoneDump {
     ZoneDump {
+        now: zone.scheduler.now(),
+        in_flight: requests.reports(),
         locks: zone.hash.lock_reports(),
         contexts: zone.hash.context_tally(),
         transitions: zone.hash.transitions(),

@@ -16,16 +16,16 @@ use crate::journal::{JournalConfig, RecoveryJournal};
 use crate::poll::flush_desk::FlushDesk;
 use crate::poll::mailbox::Mailbox;
 use crate::poll::thread::ZoneThread;
-use crate::request::slot::{FrontDesk, Slot, serve};
+use crate::request::Requests;
 use crate::runtime::base::BaseDevice;
 use crate::runtime::task::{Executor, Scheduler, WaitList};
 use crate::seam::Host;
 use crate::types::ZoneIndex;
 use crate::zone::admin::Admin;
 use crate::zone::hash_zone::HashZone;
-use crate::zone::logical_locks::SlotIndex;
 use crate::zone::owner::{Parts, Zone};
 use crate::zone::post::Post;
+use crate::zone::scratch::Scratch;
 use crate::zone::service_desk::ServiceDesk;
 use crate::zone::shared::Shared;
 use crate::zone::super_block::SuperBlockKeeper;
@@ -33,8 +33,8 @@ use crate::zone::super_block::SuperBlockKeeper;
 /// Block-map pages a zone thread reads, and writes, at a time.
 const PAGE_IO: usize = 64;
 
-/// Changes of reference counts that a zone thread waits for at a time.
-const LATE_ADJUSTMENTS: usize = 32;
+/// Buffers a zone thread has to read blocks into.
+const SCRATCH: u32 = 256;
 
 /// What becomes a zone thread on the thread that will poll it.
 pub struct ZoneSeed<H: Host> {
@@ -123,29 +123,18 @@ impl<H: Host> ZoneSeed<H> {
             physical,
             journal,
             hash,
+            scratch: Scratch::new(self.buffers(slots.min(SCRATCH), "buffers to read into")?),
         });
         services.open(&zone);
         if self.index == ZoneIndex(0) {
             self.appoint_admin(&zone)?;
         }
 
-        let desk = Rc::new(FrontDesk::new(slots as usize));
-        for index in 0..slots {
-            let what = "the buffers of requests";
-            let buffer = || Buffer::new(&self.memory, 1).ok_or(VolumeError::NoMemory { what });
-            let slot = Slot {
-                zone: Rc::clone(&zone),
-                index: SlotIndex(index),
-                data: Arc::new(buffer()?),
-                scratch: Some(buffer()?),
-            };
-            scheduler.spawn(serve(slot, Rc::clone(&desk)));
-        }
+        let what = "the buffers of requests";
+        let requests = Requests::new(&zone, self.buffers(slots, what)?);
         let flushes = Rc::new(FlushDesk::new(&zone));
         scheduler.spawn(Rc::clone(&flushes).serve(Rc::clone(&zone)));
-        for _ in 0..LATE_ADJUSTMENTS {
-            scheduler.spawn(Rc::clone(&zone).serve_late_adjustments());
-        }
+        scheduler.spawn(Rc::clone(&zone).serve_late_changes());
         // Of each other zone thread a barrier and a step may be under way.
         for _ in 0..2 * zones {
             scheduler.spawn(Rc::clone(&zone).serve_calls());
@@ -155,10 +144,15 @@ impl<H: Host> ZoneSeed<H> {
             zone,
             executor,
             channel,
-            desk,
+            requests,
             flushes,
             self.mailboxes,
         ))
+    }
+
+    fn buffers(&self, number: u32, what: &'static str) -> Result<Vec<Buffer>, VolumeError> {
+        let buffer = |_| Buffer::new(&self.memory, 1).ok_or(VolumeError::NoMemory { what });
+        (0..number).map(buffer).collect()
     }
 
     fn journal(

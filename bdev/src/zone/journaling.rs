@@ -1,209 +1,418 @@
 //! How a change of mapping reaches the journal and then the reference counts, in one order for all.
 //!
-//! A request gives its change to the journal's zone thread and waits for up to three replies: the
-//! journal's, when the entry is durable, and one from each physical zone whose count changes. When
-//! an entry is durable the journal's thread itself passes its changes on, entry by entry, so that every slab
-//! journal has its entries in the order of the recovery journal, whichever threads the requests live on. A change
-//! that finds its slab's journal full takes its place there at once and is waited for by a task of its own.
+//! 1. Whoever wants the change gives it to the journal's zone thread ([`Zone::journal_entry`]).
+//! 2. When the entry is durable, the journal's thread announces it to every zone thread, in the order of the
+//!    journal. So every slab journal has its entries in the order of the recovery journal, whichever threads
+//!    the requests live on.
+//! 3. Each zone thread takes out of the announcements what concerns it: it changes the counts of its blocks, and
+//!    notes which of its own requests wait. A change that finds its slab's journal full takes its place there
+//!    at once and is waited for by a task.
+//! 4. Each zone thread publishes how far it has counted, its *watermark*: all changes up to there are made. A
+//!    request goes on when those who count for it have come past its entry. So nobody answers anybody.
+//!
+//! A watermark must not overtake what was said before it: the holds that slab journals take on the journal's blocks have to
+//! arrive before a request gives up its own. So it is published after the mail is out, and looked at before the
+//! mail is taken in.
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::message::{Call, ChangeTokens, MappingChange, Note, Reply};
-use super::owner::{Zone, wrong_reply};
-use crate::depot::{IncrementBudget, ReferenceChange, ReferenceOperation};
+use super::events::Event;
+use super::logical_locks::SlotIndex;
+use super::message::{Note, Reply};
+use super::owner::Zone;
+use crate::depot::{ReferenceChange, ReferenceOperation};
 use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
-use crate::runtime::table::Key;
+use crate::runtime::task::{Scheduler, WaitList};
 use crate::types::{JournalPoint, Pbn, ZoneIndex};
 
-/// What came of journaling a change and counting it.
-pub struct Journaled {
-    /// Where the entry is, if it became durable; to be released.
-    pub point: Option<JournalPoint>,
-    /// The budget of a block just written, or the first error.
-    pub budget: Result<Option<IncrementBudget>, VdoError>,
+/// Who on a zone thread wants an entry journaled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Journaler {
+    /// A request.
+    Request(SlotIndex),
+    /// A task, which waits for the reply with this token.
+    Task(u32),
+}
+
+/// A [`Journaler`] of a certain zone thread, in the one word the journal keeps beside an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalerTag(pub u64);
+
+impl JournalerTag {
+    /// Of `who` on zone thread `zone`.
+    pub fn new(zone: ZoneIndex, who: Journaler) -> JournalerTag {
+        let (kind, number) = match who {
+            Journaler::Request(SlotIndex(slot)) => (0, slot),
+            Journaler::Task(token) => (1, token),
+        };
+        JournalerTag(u64::from(zone.get()) << 40 | kind << 32 | u64::from(number))
+    }
+
+    /// The zone thread.
+    pub fn zone(self) -> ZoneIndex {
+        ZoneIndex((self.0 >> 40) as u8)
+    }
+
+    /// Who it is there.
+    pub fn who(self) -> Journaler {
+        match self.0 >> 32 & 1 {
+            0 => Journaler::Request(SlotIndex(self.0 as u32)),
+            _ => Journaler::Task(self.0 as u32),
+        }
+    }
+}
+
+/// An entry that is durable, or whose end is known otherwise.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Who wanted it.
+    pub tag: JournalerTag,
+    /// What it says.
+    pub entry: RecoveryJournalEntry,
+    /// Where it is.
+    pub point: JournalPoint,
+}
+
+/// A place in the order of all entries, as one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Order(u64);
+
+impl From<JournalPoint> for Order {
+    fn from(point: JournalPoint) -> Order {
+        Order(point.sequence.get() << 8 | u64::from(point.entry))
+    }
+}
+
+/// How far a zone thread has counted, for any thread to read.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Watermark(AtomicU64);
+
+/// One who waits until an entry is counted.
+#[derive(Debug)]
+struct Awaiting {
+    who: Journaler,
+    point: JournalPoint,
+    /// Who counts for it: bit *i* for zone *i*.
+    counters: u16,
 }
 
 /// A change of a count that waits for room in a slab journal.
-pub(super) struct LateAdjustment {
-    from: ZoneIndex,
-    token: u32,
+#[derive(Debug)]
+struct LateChange {
+    order: Order,
     ticket: u32,
-    budget: Result<Option<IncrementBudget>, VdoError>,
+}
+
+/// What a zone thread knows of entries under way.
+#[derive(Debug)]
+pub(super) struct Journaling {
+    /// Announcements not yet sent; on the journal's thread.
+    announcements: RefCell<Vec<Committed>>,
+    /// The last entry taken note of.
+    seen: Cell<Order>,
+    /// Changes not made yet, oldest first.
+    late: RefCell<VecDeque<LateChange>>,
+    late_came: WaitList,
+    /// What the others know of `seen` and `late`.
+    published: Cell<Order>,
+    /// Zone threads whose requests may wait for what was counted since then.
+    interested: Cell<u16>,
+    /// How far the others had counted when this thread last looked.
+    known: Box<[Cell<Order>]>,
+    awaiting: RefCell<VecDeque<Awaiting>>,
+}
+
+impl Journaling {
+    pub(super) fn new(scheduler: &Rc<Scheduler>, slots: usize, zones: u8) -> Journaling {
+        Journaling {
+            announcements: RefCell::new(Vec::new()),
+            seen: Cell::new(Order(0)),
+            late: RefCell::new(VecDeque::new()),
+            late_came: WaitList::new(scheduler),
+            published: Cell::new(Order(0)),
+            interested: Cell::new(0),
+            known: (0..zones).map(|_| Cell::default()).collect(),
+            awaiting: RefCell::new(VecDeque::with_capacity(slots)),
+        }
+    }
+
+    /// Up to where all changes are made here.
+    #[inline]
+    fn counted(&self) -> Order {
+        match self.late.borrow().front() {
+            None => self.seen.get(),
+            Some(late) => Order(late.order.0 - 1),
+        }
+    }
 }
 
 impl Zone {
-    /// Journals a change of mapping, waits until the entry is durable, and then until the reference
-    /// counts of the block that gains a reference and of the one that loses one have changed.
+    /// Journals a change of mapping, and has it counted. The end is an [`Event::Counted`], or a
+    /// [`Reply::Counted`] to a task.
     ///
-    /// The journal's zone passes the changes on, in the order of the entries, straight to the physical
-    /// zones: every slab journal has its entries in the order of the recovery journal. With
-    /// `written`, the block that gains the reference was just written by this request; its write lock
-    /// is a read lock then, and the budget for more references is returned.
-    ///
-    /// Whatever this returns with a point, the entry is to be released once the mapping has changed.
-    pub async fn journal_and_count(&self, entry: RecoveryJournalEntry, written: bool) -> Journaled {
-        let mut open = || self.post.open();
-        let tokens = ChangeTokens {
-            entry: open(),
-            increment: (entry.mapping.pbn != Pbn::ZERO).then(&mut open),
-            decrement: (entry.unmapping.pbn != Pbn::ZERO).then(&mut open),
-        };
-        let change = MappingChange {
-            from: self.index,
-            tokens,
-            entry,
-            written,
-        };
+    /// When that comes with a point, the entry is to be released once the mapping has changed.
+    pub fn journal_entry(&self, who: Journaler, entry: RecoveryJournalEntry) {
+        let tag = JournalerTag::new(self.index, who);
         match &self.journal {
-            Some(_) => self.begin_journaling(change),
-            None => self.post.note(ZoneIndex(0), Note::Journal(change)),
-        }
-        let point = match self.post.reply_to(tokens.entry).await {
-            Reply::Appended(result) => result,
-            reply => Err(wrong_reply("Journal", &reply)),
-        };
-        let point = match point {
-            Ok(point) => point,
-            Err(error) => {
-                tokens
-                    .increment
-                    .into_iter()
-                    .chain(tokens.decrement)
-                    .for_each(|token| {
-                        self.post.close(token);
-                    });
-                return Journaled {
-                    point: None,
-                    budget: Err(error),
-                };
-            }
-        };
-        let mut budget = Ok(None);
-        for token in tokens.increment.into_iter().chain(tokens.decrement) {
-            let adjusted = match self.post.reply_to(token).await {
-                Reply::Adjusted(adjusted) => adjusted,
-                reply => Err(wrong_reply("Adjust", &reply)),
-            };
-            budget = match (budget, adjusted) {
-                (Ok(had), Ok(got)) => Ok(had.or(got)),
-                (Err(error), _) | (_, Err(error)) => Err(error),
-            };
-        }
-        Journaled {
-            point: Some(point),
-            budget,
+            Some(_) => self.submit_entry(tag, entry),
+            None => self.post.note(ZoneIndex(0), Note::Journal(tag, entry)),
         }
     }
 
-    /// Gives the journal an entry on behalf of a request of any zone thread. Only on the journal's.
-    pub(super) fn begin_journaling(&self, change: MappingChange) {
-        let Some(journal) = &self.journal else {
-            return log::error!("zone {}: an entry for the journal came astray", self.index);
-        };
-        let tag = u64::from(self.changes.borrow_mut().insert(change).number());
-        if let Err(error) = journal.submit(tag, change.entry) {
-            self.entry_done(tag, Err(error));
-        }
-    }
-
-    /// The journal is done with an entry: it is durable, or failed. Called in the order of entries.
-    pub(crate) fn entry_done(&self, tag: u64, result: Result<JournalPoint, VdoError>) {
-        let key = u32::try_from(tag).ok().map(Key::new);
-        let Some(change) = key.and_then(|key| self.changes.borrow_mut().remove(key)) else {
-            return log::error!("the journal is done with an entry nobody gave it ({tag})");
-        };
-        let MappingChange {
-            from,
-            tokens,
-            entry,
-            written,
-        } = change;
-        if let Ok(point) = result {
-            if let Some(token) = tokens.increment {
-                let operation = match entry.operation {
-                    JournalOperation::DataRemapping => ReferenceOperation::DataIncrement,
-                    JournalOperation::BlockMapRemapping => ReferenceOperation::BlockMapIncrement,
-                };
-                let change = ReferenceChange {
-                    pbn: entry.mapping.pbn,
-                    operation,
-                    point,
-                };
-                self.pass_on(from, token, change, written);
-            }
-            if let Some(token) = tokens.decrement {
-                let operation = ReferenceOperation::DataDecrement;
-                let change = ReferenceChange {
-                    pbn: entry.unmapping.pbn,
-                    operation,
-                    point,
-                };
-                self.pass_on(from, token, change, false);
-            }
-        }
-        self.answer(from, tokens.entry, Reply::Appended(result));
-    }
-
-    /// Passes a change of a count on to the block's owner, who will answer the request's zone thread.
-    fn pass_on(&self, from: ZoneIndex, token: u32, change: ReferenceChange, written: bool) {
-        match self.owner_of(change.pbn) {
-            Ok(owner) if owner == self.index => self.adjust(from, token, change, written),
-            Ok(owner) => self
-                .post
-                .pass_on(from, owner, token, Call::Adjust { change, written }),
-            Err(error) => self.answer(from, token, Reply::Adjusted(Err(error))),
-        }
-    }
-
-    /// Changes a count of a block of this zone and answers whoever wanted it, now or when there is room
-    /// in the slab's journal.
-    pub(super) fn adjust(
+    /// As [`Zone::journal_entry`], for the task that runs now.
+    pub async fn journal_for_task(
         &self,
-        from: ZoneIndex,
-        token: u32,
-        change: ReferenceChange,
-        written: bool,
-    ) {
-        let budget = match written {
-            true => self.physical.downgrade_write(change.pbn, false).map(Some),
-            false => Ok(None),
-        };
-        let adjustment = self.physical.adjust(change);
-        match adjustment.now() {
-            Ok(result) => {
-                let adjusted = result.and(budget);
-                self.answer(from, token, Reply::Adjusted(adjusted));
-            }
-            Err(later) => {
-                let ticket = later.into_ticket();
-                self.late.borrow_mut().push_back(LateAdjustment {
-                    from,
-                    token,
-                    ticket,
-                    budget,
-                });
-                self.late_arrived.wake_one();
-            }
+        entry: RecoveryJournalEntry,
+    ) -> Result<JournalPoint, VdoError> {
+        let token = self.post.open();
+        self.journal_entry(Journaler::Task(token), entry);
+        match self.post.reply_to(token).await {
+            Reply::Counted(result) => result,
+            reply => Err(super::post::wrong_reply("Journal", &reply)),
         }
     }
 
-    /// Waits for changes of counts that could not be made at once, one at a time, for ever.
-    pub(crate) async fn serve_late_adjustments(self: Rc<Self>) {
+    /// Gives the journal an entry of any zone thread.
+    pub(super) fn submit_entry(&self, tag: JournalerTag, entry: RecoveryJournalEntry) {
+        let submitted = match &self.journal {
+            Some(journal) => journal.submit(tag.0, entry),
+            None => Err(self.no_journal("an entry")),
+        };
+        if let Err(error) = submitted {
+            self.entry_failed(tag, error);
+        }
+    }
+
+    /// An entry will not be durable.
+    pub(super) fn entry_failed(&self, tag: JournalerTag, error: VdoError) {
+        if tag.zone() == self.index {
+            self.entry_done(tag.who(), Err(error));
+        } else {
+            self.post.note(tag.zone(), Note::NotJournaled(tag, error));
+        }
+    }
+
+    /// An entry is durable. Called on the journal's thread, in the order of entries.
+    pub(super) fn entry_committed(&self, committed: Committed) {
+        if self.shared.zones > 1 {
+            self.journaling
+                .announcements
+                .borrow_mut()
+                .push(committed.clone());
+        }
+        self.take_committed(&committed);
+        self.tell_counted();
+    }
+
+    /// Tells the other zone threads which entries have become durable.
+    pub(crate) fn announce_committed(&self) {
+        let mut announcements = self.journaling.announcements.borrow_mut();
+        if announcements.is_empty() {
+            return;
+        }
+        let announced: Arc<[Committed]> = announcements.drain(..).collect();
+        for zone in 1..self.shared.zones {
+            let note = Note::Committed(Arc::clone(&announced));
+            self.post.note(ZoneIndex(zone), note);
+        }
+    }
+
+    /// Takes out of the announced entries what concerns this zone.
+    pub(super) fn take_announced(&self, announced: &[Committed]) {
+        for committed in announced {
+            self.take_committed(committed);
+        }
+        self.tell_counted();
+    }
+
+    fn take_committed(&self, committed: &Committed) {
+        let Committed { tag, entry, point } = committed;
+        let order = Order::from(*point);
+        let mut counters = 0;
+        let increment = match entry.operation {
+            JournalOperation::DataRemapping => ReferenceOperation::DataIncrement,
+            JournalOperation::BlockMapRemapping => ReferenceOperation::BlockMapIncrement,
+        };
+        for (pbn, operation) in [
+            (entry.mapping.pbn, increment),
+            (entry.unmapping.pbn, ReferenceOperation::DataDecrement),
+        ] {
+            if pbn == Pbn::ZERO {
+                continue;
+            }
+            // A block of no slab is nobody's: whoever wanted the entry says so.
+            let owner = self.shared.physical_zone(pbn).unwrap_or(tag.zone());
+            counters |= 1 << owner.get();
+            if owner == self.index {
+                let point = *point;
+                self.count(
+                    order,
+                    ReferenceChange {
+                        pbn,
+                        operation,
+                        point,
+                    },
+                );
+                let interested = &self.journaling.interested;
+                interested.set(interested.get() | 1 << tag.zone().get());
+            }
+        }
+        self.journaling.seen.set(order);
+        if tag.zone() == self.index {
+            let awaiting = Awaiting {
+                who: tag.who(),
+                point: *point,
+                counters,
+            };
+            self.journaling.awaiting.borrow_mut().push_back(awaiting);
+        }
+    }
+
+    fn count(&self, order: Order, change: ReferenceChange) {
+        if let Err(later) = self.physical.adjust(change).now() {
+            let ticket = later.into_ticket();
+            let late = LateChange { order, ticket };
+            self.journaling.late.borrow_mut().push_back(late);
+            self.journaling.late_came.wake_one();
+        }
+    }
+
+    /// Waits for changes of counts that could not be made at once, oldest first, for ever.
+    pub(crate) async fn serve_late_changes(self: Rc<Self>) {
+        let journaling = &self.journaling;
         loop {
-            let next = self.late.borrow_mut().pop_front();
-            let Some(LateAdjustment {
-                from,
-                token,
-                ticket,
-                budget,
-            }) = next
-            else {
-                self.late_arrived.wait().await;
+            let oldest = journaling.late.borrow().front().map(|late| late.ticket);
+            let Some(ticket) = oldest else {
+                journaling.late_came.wait().await;
                 continue;
             };
-            let result = self.physical.take_up(ticket).await;
-            self.answer(from, token, Reply::Adjusted(result.and(budget)));
+            // What goes wrong turns the volume read-only, which the request sees.
+            _ = self.physical.take_up(ticket).await;
+            journaling.late.borrow_mut().pop_front();
+            self.tell_counted();
         }
+    }
+
+    /// Lets those go on whose entries have been counted; says whether there were any.
+    pub(crate) fn tell_counted(&self) -> bool {
+        let mut any = false;
+        while let Some(Awaiting { who, point, .. }) = self.next_counted() {
+            any = true;
+            let result = match self.is_read_only() {
+                true => Err(VdoError::ReadOnly),
+                false => Ok(point),
+            };
+            if result.is_err() {
+                self.release_entry(point);
+            }
+            self.entry_done(who, result);
+        }
+        any
+    }
+
+    fn next_counted(&self) -> Option<Awaiting> {
+        let mut awaiting = self.journaling.awaiting.borrow_mut();
+        let first = awaiting.front()?;
+        let order = Order::from(first.point);
+        let mut counters = first.counters;
+        while counters != 0 {
+            let zone = counters.trailing_zeros() as usize;
+            counters &= counters - 1;
+            let counted = match zone == self.index.index() {
+                true => self.journaling.counted(),
+                false => self.journaling.known[zone].get(),
+            };
+            if counted < order {
+                return None;
+            }
+        }
+        awaiting.pop_front()
+    }
+
+    fn entry_done(&self, who: Journaler, result: Result<JournalPoint, VdoError>) {
+        match who {
+            Journaler::Request(slot) => self.events.put(slot, Event::Counted(result)),
+            Journaler::Task(token) => self.deliver(token, Reply::Counted(result)),
+        }
+    }
+
+    /// Looks how far the others have counted. Only before the mail is taken in.
+    pub(crate) fn look_at_counted(&self) {
+        if self.shared.zones == 1 || self.journaling.awaiting.borrow().is_empty() {
+            return;
+        }
+        for (known, watermark) in self.journaling.known.iter().zip(&self.shared.watermarks) {
+            known.set(Order(watermark.0.load(Ordering::Acquire)));
+        }
+    }
+
+    /// Lets the other zone threads know how far this one has counted, and returns which of them to wake: bit *i* for
+    /// zone *i*. Only when all mail is out.
+    pub(crate) fn publish_counted(&self) -> u16 {
+        let counted = self.journaling.counted();
+        if self.shared.zones == 1 || counted == self.journaling.published.replace(counted) {
+            return 0;
+        }
+        self.shared.watermarks[self.index.index()]
+            .0
+            .store(counted.0, Ordering::Release);
+        let interested = match self.journaling.late.borrow().is_empty() {
+            true => self.journaling.interested.take(),
+            false => self.journaling.interested.get(),
+        };
+        interested & !(1 << self.index.get())
+    }
+
+    /// Whether someone waits here for what has been counted elsewhere.
+    pub(crate) fn awaits_what_is_counted(&self) -> bool {
+        let first = match self.journaling.awaiting.borrow().front() {
+            Some(first) => (Order::from(first.point), first.counters),
+            None => return false,
+        };
+        let (order, counters) = first;
+        (0..usize::from(self.shared.zones))
+            .filter(|zone| counters & 1 << zone != 0)
+            .all(|zone| match zone == self.index.index() {
+                true => self.journaling.counted() >= order,
+                false => self.shared.watermarks[zone].0.load(Ordering::Acquire) >= order.0,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::SequenceNumber;
+
+    #[test]
+    fn a_tag_says_who_and_where() {
+        for who in [
+            Journaler::Request(SlotIndex(0)),
+            Journaler::Request(SlotIndex(u32::MAX)),
+            Journaler::Task(7),
+            Journaler::Task(u32::MAX),
+        ] {
+            for zone in [0, 1, 15] {
+                let tag = JournalerTag::new(ZoneIndex(zone), who);
+                assert_eq!((tag.zone(), tag.who()), (ZoneIndex(zone), who));
+            }
+        }
+    }
+
+    #[test]
+    fn entries_are_ordered_by_block_and_place() {
+        let order = |sequence, entry| {
+            Order::from(JournalPoint {
+                sequence: SequenceNumber(sequence),
+                entry,
+            })
+        };
+        assert!(order(1, 216) < order(2, 0) && order(2, 0) < order(2, 1));
     }
 }

@@ -1,177 +1,255 @@
 //! Locks on logical blocks: requests for the same block go one after the other, in order of arrival.
 //!
-//! A queue per block costs no memory of its own: the map knows each locked block's first and last
-//! request slot, and each slot knows the one behind it (a slot waits for one block at most).
+//! Nothing here takes memory after the start: a slot holds or waits for one block at most, so everything about
+//! its lock lies in a place of its own. The holders of locked blocks hang in short chains, one for each
+//! bucket of a table; those that wait for a block hang behind its holder.
+//!
+//! ```text
+//!   buckets        holders (by block)
+//!   [ 3 ] -------> slot 3 --------> slot 8
+//!   [ - ]            |
+//!   [ 5 ] -> ...     +-> slot 6 -> slot 1     wait for the block of slot 3
+//! ```
 
 use std::cell::RefCell;
-use std::rc::Rc;
-use std::task::Poll;
 
-use hashbrown::HashMap;
-
-use crate::runtime::task::{Scheduler, TaskId};
 use crate::types::Lbn;
 
 /// Names a request slot of one zone thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SlotIndex(pub u32);
 
-#[derive(Clone, Copy)]
-struct Queue {
-    holder: u32,
-    last: u32,
+/// Nobody.
+const NONE: u32 = u32::MAX;
+
+/// What one slot has to do with locks.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// The block it holds or waits for.
+    lbn: u64,
+    /// The next holder in its bucket, if it is a holder.
+    next_holder: u32,
+    /// Who waits right behind it.
+    next_waiter: u32,
+    /// The last who waits, if it is a holder and somebody does.
+    last_waiter: u32,
 }
 
-#[derive(Clone, Copy)]
-struct Waiter {
-    task: Option<TaskId>,
-    next: Option<u32>,
-    granted: bool,
+impl Place {
+    const FREE: Place = Place {
+        lbn: 0,
+        next_holder: NONE,
+        next_waiter: NONE,
+        last_waiter: NONE,
+    };
+}
+
+#[derive(Debug)]
+struct LockTable {
+    buckets: Box<[u32]>,
+    places: Box<[Place]>,
+    held: usize,
+}
+
+impl LockTable {
+    #[inline]
+    fn bucket(&self, lbn: Lbn) -> usize {
+        // Neighbours spread out; what decides are the high bits of the product.
+        let mixed = lbn.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        mixed as usize & (self.buckets.len() - 1)
+    }
+
+    #[inline]
+    fn place(&mut self, slot: u32) -> &mut Place {
+        &mut self.places[slot as usize]
+    }
+
+    #[inline]
+    fn holder(&self, lbn: Lbn) -> Option<u32> {
+        let mut at = self.buckets[self.bucket(lbn)];
+        while at != NONE {
+            let place = &self.places[at as usize];
+            if place.lbn == lbn.get() {
+                return Some(at);
+            }
+            at = place.next_holder;
+        }
+        None
+    }
+
+    /// Puts `new` (which may be the slot behind `old` in the chain) where the bucket's chain has `old`.
+    fn replace_holder(&mut self, lbn: Lbn, old: u32, new: u32) {
+        let bucket = self.bucket(lbn);
+        if self.buckets[bucket] == old {
+            self.buckets[bucket] = new;
+            return;
+        }
+        let mut at = self.buckets[bucket];
+        while self.place(at).next_holder != old {
+            at = self.place(at).next_holder;
+        }
+        self.place(at).next_holder = new;
+    }
 }
 
 /// The logical-block locks of one zone thread.
-pub struct LogicalLocks {
-    scheduler: Rc<Scheduler>,
-    queues: RefCell<HashMap<u64, Queue>>,
-    waiters: RefCell<Vec<Waiter>>,
-}
+#[derive(Debug)]
+pub struct LogicalLocks(RefCell<LockTable>);
 
 impl LogicalLocks {
     /// Locks for `slots` request slots.
-    pub fn new(scheduler: &Rc<Scheduler>, slots: usize) -> LogicalLocks {
-        LogicalLocks {
-            scheduler: Rc::clone(scheduler),
-            queues: RefCell::new(HashMap::with_capacity(slots)),
-            waiters: RefCell::new(vec![
-                Waiter {
-                    task: None,
-                    next: None,
-                    granted: false
-                };
-                slots
-            ]),
-        }
+    pub fn new(slots: usize) -> LogicalLocks {
+        LogicalLocks(RefCell::new(LockTable {
+            buckets: vec![NONE; (2 * slots).next_power_of_two()].into(),
+            places: vec![Place::FREE; slots].into(),
+            held: 0,
+        }))
     }
 
     /// The slot that holds the lock on `lbn`, if any does.
+    #[inline]
     pub fn holder(&self, lbn: Lbn) -> Option<SlotIndex> {
-        self.queues
-            .borrow()
-            .get(&lbn.get())
-            .map(|queue| SlotIndex(queue.holder))
+        self.0.borrow().holder(lbn).map(SlotIndex)
     }
 
-    /// Locks `lbn` for `slot`, after everyone who asked before.
-    pub async fn lock(&self, lbn: Lbn, slot: SlotIndex) {
-        {
-            let mut queues = self.queues.borrow_mut();
-            let Some(queue) = queues.get_mut(&lbn.get()) else {
-                queues.insert(
-                    lbn.get(),
-                    Queue {
-                        holder: slot.0,
-                        last: slot.0,
-                    },
-                );
-                return;
-            };
-            let mut waiters = self.waiters.borrow_mut();
-            waiters[queue.last as usize].next = Some(slot.0);
-            waiters[slot.0 as usize] = Waiter {
-                task: Some(self.scheduler.current()),
-                next: None,
-                granted: false,
-            };
-            queue.last = slot.0;
-        }
-        std::future::poll_fn(|_| {
-            if self.waiters.borrow()[slot.0 as usize].granted {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
+    /// Locks `lbn` for `slot`, and says whether that holds it now; else it waits behind everyone who asked
+    /// before, until [`LogicalLocks::unlock`] names it.
+    #[inline]
+    pub fn lock(&self, lbn: Lbn, slot: SlotIndex) -> bool {
+        let table = &mut *self.0.borrow_mut();
+        let holder = table.holder(lbn);
+        *table.place(slot.0) = Place {
+            lbn: lbn.get(),
+            ..Place::FREE
+        };
+        match holder {
+            None => {
+                let bucket = table.bucket(lbn);
+                table.place(slot.0).next_holder = table.buckets[bucket];
+                table.buckets[bucket] = slot.0;
+                table.held += 1;
+                true
             }
-        })
-        .await
+            Some(holder) => {
+                let last = match table.place(holder).last_waiter {
+                    NONE => holder,
+                    last => last,
+                };
+                table.place(last).next_waiter = slot.0;
+                table.place(holder).last_waiter = slot.0;
+                false
+            }
+        }
     }
 
-    /// Whether someone waits for the lock on `lbn`.
-    pub fn is_contended(&self, lbn: Lbn) -> bool {
-        self.queues
-            .borrow()
-            .get(&lbn.get())
-            .is_some_and(|queue| queue.holder != queue.last)
-    }
-
-    /// Gives up the lock on `lbn`, which `slot` holds.
-    pub fn unlock(&self, lbn: Lbn, slot: SlotIndex) {
-        let mut queues = self.queues.borrow_mut();
-        let mut waiters = self.waiters.borrow_mut();
-        let next = waiters[slot.0 as usize].next.take();
-        let queue = queues
-            .get_mut(&lbn.get())
-            .expect("a lock being released is in the map");
+    /// Gives up the lock on `lbn`, which `slot` holds, and names the slot that holds it from now on.
+    ///
+    /// # Panics
+    /// If `slot` does not hold the lock.
+    #[inline]
+    pub fn unlock(&self, lbn: Lbn, slot: SlotIndex) -> Option<SlotIndex> {
+        let table = &mut *self.0.borrow_mut();
         assert_eq!(
-            queue.holder, slot.0,
+            table.holder(lbn),
+            Some(slot.0),
             "a logical lock is released by its holder"
         );
-        match next {
-            None => {
-                queues.remove(&lbn.get());
-            }
-            Some(next) => {
-                queue.holder = next;
-                let waiter = &mut waiters[next as usize];
-                waiter.granted = true;
-                if let Some(task) = waiter.task.take() {
-                    self.scheduler.wake(task);
-                }
-            }
+        let Place {
+            next_holder,
+            next_waiter,
+            last_waiter,
+            ..
+        } = *table.place(slot.0);
+        if next_waiter == NONE {
+            table.replace_holder(lbn, slot.0, next_holder);
+            table.held -= 1;
+            return None;
         }
+        table.replace_holder(lbn, slot.0, next_waiter);
+        let heir = table.place(next_waiter);
+        heir.next_holder = next_holder;
+        heir.last_waiter = match last_waiter == next_waiter {
+            true => NONE,
+            false => last_waiter,
+        };
+        Some(SlotIndex(next_waiter))
     }
 
     /// How many blocks are locked.
     pub fn len(&self) -> usize {
-        self.queues.borrow().len()
+        self.0.borrow().held
     }
 
     /// Whether no block is locked.
     pub fn is_empty(&self) -> bool {
-        self.queues.borrow().is_empty()
+        self.len() == 0
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::collections::{HashMap, VecDeque};
+
+    use proptest::prelude::*;
 
     use super::*;
-    use crate::runtime::task::Executor;
 
     #[test]
     fn requests_for_one_block_go_in_order_and_others_do_not_wait() {
-        let scheduler = Scheduler::new();
-        let mut executor = Executor::new(Rc::clone(&scheduler));
-        let locks = Rc::new(LogicalLocks::new(&scheduler, 4));
-        let log = Rc::new(RefCell::new(Vec::new()));
-        for (slot, lbn) in [(0, 7), (1, 7), (2, 8), (3, 7)] {
-            let (locks, log) = (Rc::clone(&locks), Rc::clone(&log));
-            scheduler.spawn(async move {
-                locks.lock(Lbn(lbn), SlotIndex(slot)).await;
-                log.borrow_mut().push(slot);
-            });
-        }
-        executor.run(100);
-        assert_eq!(*log.borrow(), [0, 2]);
-        assert!(locks.is_contended(Lbn(7)) && !locks.is_contended(Lbn(8)));
-        locks.unlock(Lbn(7), SlotIndex(0));
-        executor.run(100);
-        assert_eq!(*log.borrow(), [0, 2, 1]);
+        let locks = LogicalLocks::new(4);
+        let granted: Vec<bool> = [(0, 7), (1, 7), (2, 8), (3, 7)]
+            .map(|(slot, lbn)| locks.lock(Lbn(lbn), SlotIndex(slot)))
+            .into();
+        assert_eq!(granted, [true, false, true, false]);
+        assert_eq!(locks.unlock(Lbn(7), SlotIndex(0)), Some(SlotIndex(1)));
         assert_eq!(locks.holder(Lbn(7)), Some(SlotIndex(1)));
-        locks.unlock(Lbn(7), SlotIndex(1));
-        executor.run(100);
-        locks.unlock(Lbn(7), SlotIndex(3));
-        locks.unlock(Lbn(8), SlotIndex(2));
-        assert_eq!(*log.borrow(), [0, 2, 1, 3]);
+        assert_eq!(locks.unlock(Lbn(7), SlotIndex(1)), Some(SlotIndex(3)));
+        assert_eq!(locks.unlock(Lbn(7), SlotIndex(3)), None);
+        assert_eq!(locks.unlock(Lbn(8), SlotIndex(2)), None);
         assert!(locks.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "released by its holder")]
+    fn a_waiter_cannot_unlock() {
+        let locks = LogicalLocks::new(2);
+        locks.lock(Lbn(1), SlotIndex(0));
+        locks.lock(Lbn(1), SlotIndex(1));
+        locks.unlock(Lbn(1), SlotIndex(1));
+    }
+
+    proptest! {
+        /// Few blocks and few buckets, so that chains and queues mix.
+        #[test]
+        fn the_table_is_a_queue_for_each_block(
+            choices in prop::collection::vec((0u32..8, 0u64..5), 1..200),
+        ) {
+            let locks = LogicalLocks::new(8);
+            let mut queues: HashMap<u64, VecDeque<u32>> = HashMap::new();
+            let mut of: [Option<u64>; 8] = [None; 8];
+            for (slot, lbn) in choices {
+                match of[slot as usize] {
+                    None => {
+                        let queue = queues.entry(lbn).or_default();
+                        queue.push_back(slot);
+                        of[slot as usize] = Some(lbn);
+                        prop_assert_eq!(locks.lock(Lbn(lbn), SlotIndex(slot)), queue.len() == 1);
+                    }
+                    Some(held) if queues[&held][0] == slot => {
+                        let queue = queues.get_mut(&held).unwrap();
+                        queue.pop_front();
+                        of[slot as usize] = None;
+                        let next = queue.front().copied().map(SlotIndex);
+                        prop_assert_eq!(locks.unlock(Lbn(held), SlotIndex(slot)), next);
+                    }
+                    Some(_) => {}
+                }
+                for (lbn, queue) in &queues {
+                    let holder = queue.front().copied().map(SlotIndex);
+                    prop_assert_eq!(locks.holder(Lbn(*lbn)), holder);
+                }
+                prop_assert_eq!(locks.len(), queues.values().filter(|queue| !queue.is_empty()).count());
+            }
+        }
     }
 }

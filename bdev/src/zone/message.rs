@@ -7,15 +7,17 @@
 
 use std::sync::Arc;
 
+use super::events::Verdict;
+use super::journaling::{Committed, JournalerTag};
 use super::logical_locks::SlotIndex;
 use crate::buffer::Buffer;
-use crate::dedupe::Action;
-use crate::depot::{DuplicateLock, IncrementBudget, ReferenceChange, WriteKind};
+use crate::dedupe::RequestId;
+use crate::depot::{DuplicateLock, IncrementBudget, WriteKind};
 use crate::error::VdoError;
 use crate::format::recovery_journal::RecoveryJournalEntry;
 use crate::index::IndexVerb;
 use crate::runtime::services::JournalHolder;
-use crate::types::{JournalPoint, Mapping, Pbn, RecordName, SequenceNumber, ZoneIndex};
+use crate::types::{JournalPoint, Pbn, RecordName, SequenceNumber, ZoneIndex};
 
 /// A step of starting or stopping a volume that each zone thread takes for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,44 +34,11 @@ pub enum AdminStep {
     DrainDepot,
 }
 
-/// Where the replies to a [`MappingChange`] go.
-#[derive(Clone, Copy, Debug)]
-pub struct ChangeTokens {
-    /// The journal's.
-    pub entry: u32,
-    /// The owner's of the block that gains a reference, if one does.
-    pub increment: Option<u32>,
-    /// The owner's of the block that loses one.
-    pub decrement: Option<u32>,
-}
-
-/// A change of mapping to be journaled and then counted.
-#[derive(Clone, Copy, Debug)]
-pub struct MappingChange {
-    /// Who wants it.
-    pub from: ZoneIndex,
-    /// Where the replies go.
-    pub tokens: ChangeTokens,
-    /// The change.
-    pub entry: RecoveryJournalEntry,
-    /// Whether the block that gains a reference was just written and has its writer's lock.
-    pub written: bool,
-}
-
 /// A question to the owner of something.
 #[derive(Debug)]
 pub enum Call {
     /// To a physical zone: a block to write, write-locked.
     Allocate(WriteKind),
-    /// To a physical zone, from the journal's on a request's behalf: count a reference.
-    Adjust {
-        /// The change.
-        change: ReferenceChange,
-        /// Whether the block was just written: its write lock becomes a read lock first.
-        written: bool,
-    },
-    /// To a physical zone: lock a block that may hold wanted data.
-    LockDuplicate(Pbn),
     /// To a logical zone: wait for the writes now under way.
     Barrier,
     /// To every zone: a step of starting or stopping.
@@ -83,12 +52,8 @@ pub enum Reply {
     Allocated(Result<Pbn, VdoError>),
     /// To `Barrier` and `Admin`.
     Done(Result<(), VdoError>),
-    /// To `Adjust`, with the budget of a block just written.
-    Adjusted(Result<Option<IncrementBudget>, VdoError>),
-    /// To `LockDuplicate`.
-    Locked(Result<DuplicateLock, VdoError>),
-    /// To a [`MappingChange`], by the journal.
-    Appended(Result<JournalPoint, VdoError>),
+    /// To a task that wanted an entry journaled and counted.
+    Counted(Result<JournalPoint, VdoError>),
 }
 
 /// Names a request slot of the volume: a zone thread and one of its slots.
@@ -100,39 +65,37 @@ pub struct RequestAddress {
     pub slot: SlotIndex,
 }
 
-/// A write that wants to share its data.
+/// A write that wants a place for its data.
 #[derive(Debug)]
 pub struct Entrant {
     /// Who it is.
     pub from: RequestAddress,
     /// The name of its data.
     pub name: RecordName,
-    /// The data. The hash zone compares it with others', and lets go of it with the last action.
+    /// The data. The hash zone writes it and compares it with others', and lets go of it before its last word.
     pub data: Arc<Buffer>,
-    /// The block it may write to, if it got one.
-    pub allocation: Option<Pbn>,
 }
 
-/// What a request brings back from an [`Action`] of its hash zone.
+/// What a hash zone asks the owner of a block on behalf of one of its writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberCall {
+    /// A block to write data to, write-locked.
+    Allocate,
+    /// Lock a block that may hold wanted data.
+    Lock(Pbn),
+    /// A block was written and is mapped: make its write lock a read lock.
+    Downgrade(Pbn),
+}
+
+/// The answer to a [`MemberCall`].
 #[derive(Debug)]
-pub enum Outcome {
-    /// The block is read-locked.
-    Locked(IncrementBudget),
-    /// The block could not be locked.
-    NotLocked,
-    /// The block was compared.
-    Verified {
-        /// Whether every byte is the same.
-        equal: bool,
-    },
-    /// The data is in the request's own block, whose lock is a read lock now.
-    Written(Mapping, IncrementBudget),
-    /// The logical block refers to the shared copy.
-    Deduplicated,
-    /// The block is unlocked.
-    Unlocked,
-    /// It went wrong.
-    Failed,
+pub enum MemberReply {
+    /// To `Allocate`.
+    Allocated(Result<Pbn, VdoError>),
+    /// To `Lock`.
+    Locked(Result<DuplicateLock, VdoError>),
+    /// To `Downgrade`.
+    Downgraded(Result<IncrementBudget, VdoError>),
 }
 
 /// Something the other should know.
@@ -140,24 +103,39 @@ pub enum Outcome {
 pub enum Note {
     /// To a physical zone: a lock on a block is given up.
     ReleaseLock(Pbn),
-    /// To the journal's zone: journal a change of mapping and pass on what it means.
-    Journal(MappingChange),
+    /// To the journal's zone: journal a change of mapping.
+    Journal(JournalerTag, RecoveryJournalEntry),
+    /// From the journal's zone: these entries are durable, in this order.
+    Committed(Arc<[Committed]>),
+    /// From the journal's zone: this entry will not be durable.
+    NotJournaled(JournalerTag, VdoError),
     /// To the journal's zone: keep a journal block.
     AcquireJournal(SequenceNumber, JournalHolder),
     /// To the journal's zone: a journal block is kept no longer.
     ReleaseJournal(SequenceNumber, JournalHolder),
-    /// To the journal's zone: a request is done with its entry.
-    ReleaseEntry(JournalPoint),
+    /// To the journal's zone: so many requests are done with their entries in a block.
+    ReleaseEntries(SequenceNumber, u16),
     /// To a logical zone: the journal's tail has advanced; write pages that are too old.
     AdvanceEra(SequenceNumber),
     /// To a physical zone: write slab journals that hold journal blocks up to this.
     CommitSlabJournals(SequenceNumber),
-    /// To a hash zone: a write wants to share.
+    /// To a hash zone: a write wants a place for its data.
     Enter(Entrant),
-    /// To a hash zone: a request has done what it was told.
-    Outcome(RequestAddress, Outcome),
-    /// To a request: what its hash zone wants of it.
-    Act(SlotIndex, Action),
+    /// To a hash zone: a request has mapped its block to where its data is, or failed to.
+    Mapped(RequestAddress, bool),
+    /// To a request: what its hash zone says.
+    Verdict(SlotIndex, Verdict),
+    /// To the owner of a block, from a hash zone.
+    MemberCall {
+        /// The hash zone.
+        from: ZoneIndex,
+        /// Its write.
+        member: RequestId,
+        /// The question.
+        call: MemberCall,
+    },
+    /// To a hash zone: the answer for one of its writes.
+    MemberReply(RequestId, MemberReply),
 }
 
 /// What travels between zone threads.

@@ -6,8 +6,10 @@
 //! keeps the super block ([`super_block`]) and starts, stops and steers the volume ([`admin`]).
 
 pub mod admin;
-pub mod batch_hasher;
+pub(crate) mod asking;
 pub mod counters;
+pub mod events;
+pub mod fragments;
 pub mod generations;
 pub mod hash_zone;
 pub mod journaling;
@@ -15,7 +17,9 @@ pub mod logical_locks;
 pub mod message;
 pub mod owner;
 pub mod post;
+pub mod scratch;
 pub mod service_desk;
+pub(crate) mod serving;
 pub mod shared;
 pub(crate) mod super_block;
 pub mod usage;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::message::{Call, Note, PeerMessage, Reply};
+use crate::error::VdoError;
 use crate::runtime::table::{Key, Table};
 use crate::runtime::task::{Scheduler, TaskId};
 use crate::types::ZoneIndex;
@@ -49,6 +50,12 @@ impl Post {
 
     /// Asks another zone thread and waits for its reply.
     pub async fn call(&self, to: ZoneIndex, call: Call) -> Reply {
+        let token = self.start_call(to, call);
+        self.reply_to(token).await
+    }
+
+    /// Asks another zone thread; the reply is for the task that runs now ([`Post::reply_to`]).
+    pub fn start_call(&self, to: ZoneIndex, call: Call) -> u32 {
         let token = self.open();
         let message = PeerMessage::Call {
             from: self.me,
@@ -56,31 +63,18 @@ impl Post {
             call,
         };
         self.outbox.borrow_mut().push_back((to, message));
-        self.reply_to(token).await
+        token
     }
 
-    /// Makes a place for a reply to the task that runs now. It is used up by [`Post::reply_to`], or
-    /// given back by [`Post::close`].
+    /// Makes a place for a reply to the task that runs now. It is used up by [`Post::reply_to`].
     pub fn open(&self) -> u32 {
         let waiting = Awaited::Waiting(self.scheduler.current());
         self.calls.borrow_mut().insert(waiting).number()
     }
 
-    /// Gives back the place of a reply that will not come.
-    pub fn close(&self, token: u32) {
-        self.calls.borrow_mut().remove(Key::new(token));
-    }
-
     /// Waits for the reply to `token`.
     pub async fn reply_to(&self, token: u32) -> Reply {
         std::future::poll_fn(|_| self.take(token)).await
-    }
-
-    /// Makes a call on behalf of `from`, whose place for the reply `token` is.
-    pub fn pass_on(&self, from: ZoneIndex, to: ZoneIndex, token: u32, call: Call) {
-        self.outbox
-            .borrow_mut()
-            .push_back((to, PeerMessage::Call { from, token, call }));
     }
 
     /// Answers another zone thread's call.
@@ -91,7 +85,10 @@ impl Post {
     }
 
     /// A reply has arrived: wakes whoever asked.
-    pub fn deliver(&self, token: u32, reply: Reply) {
+    ///
+    /// # Errors
+    /// When nobody has.
+    pub fn deliver(&self, token: u32, reply: Reply) -> Result<(), VdoError> {
         let mut calls = self.calls.borrow_mut();
         match calls.get_mut(Key::new(token)) {
             Some(slot @ Awaited::Waiting(_)) => {
@@ -100,11 +97,14 @@ impl Post {
                     self.scheduler.wake(task);
                 }
             }
-            _ => log::error!(
-                "zone {}: a reply came for a call nobody made ({token})",
-                self.me
-            ),
+            _ => {
+                return Err(VdoError::Inconsistent(format!(
+                    "zone thread {} got {reply:?} for a call nobody made ({token})",
+                    self.me
+                )));
+            }
         }
+        Ok(())
     }
 
     /// The oldest message not yet taken. Messages leave in the order they were sent, to whomever.
@@ -128,4 +128,8 @@ impl Post {
             _ => unreachable!("checked above"),
         }
     }
+}
+
+pub(super) fn wrong_reply(call: &str, reply: &Reply) -> VdoError {
+    VdoError::Inconsistent(format!("{call} was answered with {reply:?}"))
 }

@@ -5,11 +5,11 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use super::journaling::{Committed, JournalerTag};
 use super::message::Note;
 use super::owner::Zone;
 use super::post::Post;
 use super::shared::Shared;
-use crate::depot::WriteKind;
 use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
 use crate::journal::JournalHooks;
@@ -45,10 +45,20 @@ impl ServiceDesk {
 
     fn tell(&self, to: ZoneIndex, note: Note) {
         if to != self.post.me() {
-            self.post.note(to, note);
-        } else if let Some(zone) = self.zone() {
-            zone.take_note(note);
+            return self.post.note(to, note);
         }
+        match self.zone() {
+            Some(zone) => zone.take_note(note),
+            None => self.astray(&format_args!("{note:?}")),
+        }
+    }
+
+    /// Something is for a zone that is not there.
+    #[cold]
+    fn astray(&self, what: &dyn fmt::Display) {
+        let me = self.post.me();
+        let error = VdoError::Inconsistent(format!("{what} is for zone {me}, which is not there"));
+        self.enter_read_only_because(&error, format_args!("a message went astray"));
     }
 
     fn tell_everyone(&self, note: impl Fn() -> Note) {
@@ -92,9 +102,17 @@ impl JournalHooks for ServiceDesk {
         self.tell_everyone(|| Note::CommitSlabJournals(oldest));
     }
 
-    fn entry_done(&self, tag: u64, result: Result<JournalPoint, VdoError>) {
-        if let Some(zone) = self.zone() {
-            zone.entry_done(tag, result);
+    fn entry_done(
+        &self,
+        tag: u64,
+        entry: RecoveryJournalEntry,
+        result: Result<JournalPoint, VdoError>,
+    ) {
+        let tag = JournalerTag(tag);
+        match (self.zone(), result) {
+            (Some(zone), Ok(point)) => zone.entry_committed(Committed { tag, entry, point }),
+            (Some(zone), Err(error)) => zone.entry_failed(tag, error),
+            (None, _) => self.astray(&format_args!("the end of {entry:?}")),
         }
     }
 }
@@ -104,7 +122,7 @@ impl TreePageSource for ServiceDesk {
         let zone = self.zone();
         Box::pin(async move {
             let zone = zone.ok_or(VdoError::ShuttingDown)?;
-            let pbn = zone.allocate_for(WriteKind::BlockMap).await?;
+            let pbn = zone.allocate_tree_page().await?;
             let mapping = Mapping {
                 pbn,
                 state: MappingState::UNCOMPRESSED,
@@ -115,15 +133,11 @@ impl TreePageSource for ServiceDesk {
                 mapping,
                 unmapping: Mapping::UNMAPPED,
             };
-            let journaled = zone.journal_and_count(entry, false).await;
-            match (journaled.point, journaled.budget) {
-                (Some(point), Ok(_)) => Ok((mapping, point)),
-                (point, counted) => {
-                    point
-                        .into_iter()
-                        .for_each(|point| zone.release_entry(point));
+            match zone.journal_for_task(entry).await {
+                Ok(point) => Ok((mapping, point)),
+                Err(error) => {
                     zone.release_lock(pbn);
-                    Err(counted.err().unwrap_or(VdoError::ReadOnly))
+                    Err(error)
                 }
             }
         })

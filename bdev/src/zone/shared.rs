@@ -4,6 +4,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::journaling::Watermark;
 use super::usage::ZoneUsage;
 use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
 use crate::format::slab::SlabGeometry;
@@ -24,6 +25,8 @@ pub struct Shared {
     pub slabs: SlabGeometry,
     /// What each zone thread says of the room in use.
     pub usage: Box<[ZoneUsage]>,
+    /// How far each zone thread has counted.
+    pub watermarks: Box<[Watermark]>,
     compression: AtomicBool,
     dedupe_timeout_ms: AtomicU64,
     dedupe_minimum_timer_ms: AtomicU64,
@@ -49,6 +52,7 @@ impl Shared {
             tree,
             slabs,
             usage: (0..zones).map(|_| ZoneUsage::default()).collect(),
+            watermarks: (0..zones).map(|_| Watermark::default()).collect(),
             compression: AtomicBool::new(false),
             dedupe_timeout_ms: AtomicU64::new(DEFAULT_TIMEOUT_MS),
             dedupe_minimum_timer_ms: AtomicU64::new(DEFAULT_MINIMUM_TIMER_MS),

@@ -4,13 +4,14 @@
 use vdo::VdoError;
 use vdo::dedupe::{IndexWord, LockReport};
 use vdo::index::AnswerMode;
-use vdo::seam::{Host, Nanos};
-use vdo::volume::{IndexCommand, Volume, VolumeDump};
+use vdo::seam::{Host, Nanos, RequestKind};
+use vdo::volume::{IndexCommand, RequestReport, Volume, VolumeDump};
 
 use crate::methods;
 use crate::params::{Answers, InjectAnswers, SetOptions};
 use crate::results::{
-    ContextsDump, Dump, HashLockDump, HashZoneDump, VdoInfo, saving_percent, used_percent,
+    ContextsDump, Dump, HashLockDump, HashZoneDump, RequestDump, VdoInfo, saving_percent,
+    used_percent,
 };
 use crate::{ErrorCode, RpcError};
 
@@ -104,11 +105,34 @@ pub fn dump(dump: VolumeDump) -> Dump {
                 timed_out: contexts.timed_out,
                 timed_out_complete: contexts.timed_out_complete,
             },
+            requests: zone
+                .in_flight
+                .iter()
+                .map(|request| request_dump(request, zone.now))
+                .collect(),
+            waiting_requests: u64::from(zone.waiting),
+            base_ios: u64::from(zone.base_ios),
         }
     });
     Dump {
         hash_zones: hash_zones.collect(),
         name: dump.name,
+    }
+}
+
+fn request_dump(request: &RequestReport, now: Nanos) -> RequestDump {
+    let kind = match request.kind {
+        RequestKind::Read => "read",
+        RequestKind::Write => "write",
+        RequestKind::WriteZeroes => "write_zeroes",
+        RequestKind::Unmap => "unmap",
+        RequestKind::Flush => "flush",
+    };
+    RequestDump {
+        kind: kind.to_owned(),
+        logical_block: request.lbn.get(),
+        waits_for: request.stage.name().to_owned(),
+        waiting_us: now.0.saturating_sub(request.since.0) / 1000,
     }
 }
 

@@ -191,7 +191,7 @@ impl Model {
 
     /// Whether `got` may be what a block holds after a loss of power now.
     pub fn check_after_loss(&self, lbn: u64, got: &[u8]) -> Result<(), Box<Wrong>> {
-        self.check_block(0, true, lbn, 0, got)
+        self.check_block(OPEN, true, lbn, 0, got)
     }
 
     fn check_block(
@@ -215,9 +215,10 @@ impl Model {
         }
         cuts.sort_unstable();
         cuts.dedup();
-        let hides = |version: &Version, other: &Version| match lost {
-            true => version.is_outlived_by(other, self.flushed),
-            false => version.is_hidden_by(other, start),
+        // A read that began before what was lost was lost may have seen it.
+        let hides = |version: &Version, other: &Version| {
+            version.is_hidden_by(other, start)
+                && (!lost || version.is_outlived_by(other, self.flushed))
         };
         for pair in cuts.windows(2) {
             let (first, last) = (pair[0], pair[1]);

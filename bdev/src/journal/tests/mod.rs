@@ -77,7 +77,12 @@ impl JournalHooks for Volume {
         self.asked.borrow_mut().push(oldest.get());
     }
 
-    fn entry_done(&self, tag: u64, result: Result<JournalPoint, VdoError>) {
+    fn entry_done(
+        &self,
+        tag: u64,
+        _: RecoveryJournalEntry,
+        result: Result<JournalPoint, VdoError>,
+    ) {
         self.done.borrow_mut().push((tag, result));
     }
 }

@@ -1,0 +1,110 @@
+//! Step 1: a piece of a caller's request gets a record, and the lock of its logical block.
+//!
+//! Callers' requests wait in one line, and each gets a record for its next piece in turn: a large request never
+//! keeps a small one waiting for longer than one piece of each takes.
+//!
+//! A read that meets a write of the same block in flight, whose data is safe in memory and certain to find
+//! a place, is answered from that memory at once: it sees what the caller of the write was told is
+//! written.
+
+use super::Requests;
+use super::pieces::{Cursor, Piece};
+use super::record::Stage;
+use crate::error::VdoError;
+use crate::seam::{HostRequest, RequestKind};
+use crate::zone::logical_locks::SlotIndex;
+
+impl<R: HostRequest> Requests<R> {
+    /// A request has come for this zone.
+    pub(crate) fn arrive(&mut self, cursor: Cursor<R>) {
+        self.waiting.push_back(cursor);
+        self.count_waiting();
+    }
+
+    fn count_waiting(&self) {
+        self.zone.gauge.waiting.set(self.waiting.len() as u32);
+    }
+
+    /// Gives records to waiting pieces, as many as there are of both and `room` allows; says whether there were any.
+    pub(super) fn admit_waiting(&mut self, room: &mut usize) -> bool {
+        if self.waiting.is_empty() {
+            return false;
+        }
+        let mut any = false;
+        while *room > 0
+            && let Some(&slot) = self.idle.last()
+        {
+            let Some(mut cursor) = self.waiting.pop_front() else {
+                break;
+            };
+            any = true;
+            let shared = &self.zone.shared;
+            let piece = cursor.next(&shared.tree, self.zone.index, shared.zones);
+            if piece.is_some() && !cursor.is_finished() {
+                self.waiting.push_back(cursor);
+            }
+            if let Some(piece) = piece {
+                *room -= 1;
+                self.idle.pop();
+                self.admit(slot, piece);
+            }
+        }
+        self.count_waiting();
+        self.zone.wake_if_quiet();
+        any
+    }
+
+    fn admit(&mut self, slot: SlotIndex, piece: Piece<R>) {
+        let gauge = &self.zone.gauge;
+        gauge.busy.set(gauge.busy.get() + 1);
+        gauge.peak.set(gauge.peak.get().max(gauge.busy.get()));
+        let lbn = piece.lbn;
+        self.vio(slot).fill(piece);
+        let vio = &self.records[slot.0 as usize];
+        let (kind, partial, fua) = (vio.kind, vio.is_partial(), vio.fua);
+        self.zone.counters.admitted(kind, partial, fua);
+        if kind == RequestKind::Read && self.read_from_write(slot) {
+            return;
+        }
+        match self.zone.locks.lock(lbn, slot) {
+            true => self.locked(slot),
+            false => self.wait(slot, Stage::Lock),
+        }
+    }
+
+    /// Answers a read from the write that holds its block's lock, if that is certain to succeed.
+    fn read_from_write(&mut self, slot: SlotIndex) -> bool {
+        let vio = &self.records[slot.0 as usize];
+        let Some(holder) = self.zone.locks.holder(vio.lbn) else {
+            return false;
+        };
+        let write = &self.records[holder.0 as usize];
+        if !write.promised {
+            return false;
+        }
+        if let Some(caller) = &vio.caller {
+            caller.copy_out(vio.start, &write.data[vio.range()]);
+        }
+        self.vio(slot).answer(0);
+        self.free(slot);
+        true
+    }
+
+    /// The request has the lock of its logical block.
+    pub(super) fn locked(&mut self, slot: SlotIndex) {
+        let generations = &self.zone.generations;
+        let vio = &mut self.records[slot.0 as usize];
+        match vio.kind {
+            RequestKind::Read => {}
+            // Flushes have a desk of their own; one that comes here has nothing to wait for.
+            RequestKind::Flush => return self.finish(slot, Ok(())),
+            RequestKind::Write | RequestKind::WriteZeroes | RequestKind::Unmap => {
+                vio.generation = Some(generations.enter());
+                if self.zone.is_read_only() {
+                    return self.finish(slot, Err(VdoError::ReadOnly));
+                }
+            }
+        }
+        self.find(slot);
+    }
+}

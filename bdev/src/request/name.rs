@@ -1,0 +1,71 @@
+//! Step 4: the data is named, and its hash zone finds or makes its one copy.
+//!
+//! Hashing several blocks together takes a fraction of the time of one after the other. So a write whose
+//! data is complete waits until the thread has nothing else to move, and all that have gathered are named
+//! at one go. Then each enters the hash zone of its name, which speaks in [`Verdict`]s.
+
+use std::sync::Arc;
+
+use super::Requests;
+use super::record::Stage;
+use crate::hash::{Block, hash_blocks};
+use crate::seam::HostRequest;
+use crate::types::{BLOCK_SIZE, RecordName};
+use crate::zone::events::Verdict;
+use crate::zone::logical_locks::SlotIndex;
+
+/// Most blocks hashed in one go.
+const GROUP: usize = 32;
+
+impl<R: HostRequest> Requests<R> {
+    /// Names what has gathered and sends it on; says whether there was any.
+    pub(super) fn name_gathered(&mut self) -> bool {
+        if self.unnamed.is_empty() {
+            return false;
+        }
+        let mut unnamed = std::mem::take(&mut self.unnamed);
+        for group in unnamed.chunks(GROUP) {
+            static NOTHING: Block = [0; BLOCK_SIZE];
+            let mut blocks = [&NOTHING; GROUP];
+            for (block, slot) in blocks.iter_mut().zip(group) {
+                let data = &self.records[slot.0 as usize].data;
+                *block = data.first_chunk().expect("a write's buffer is one block");
+            }
+            let mut names = [RecordName::default(); GROUP];
+            hash_blocks(&blocks[..group.len()], &mut names[..group.len()]);
+            for (slot, name) in group.iter().zip(names) {
+                self.share(*slot, name);
+            }
+        }
+        unnamed.clear();
+        self.unnamed = unnamed;
+        true
+    }
+
+    fn share(&mut self, slot: SlotIndex, name: RecordName) {
+        self.wait(slot, Stage::Share);
+        let data = Arc::clone(&self.vio(slot).data);
+        self.vio(slot).hash_zone = self.zone.enter_hash_zone(slot, name, data);
+    }
+
+    /// The hash zone has something to say.
+    pub(super) fn judged(&mut self, slot: SlotIndex, verdict: Verdict) {
+        match verdict {
+            Verdict::Promise => {
+                let vio = self.vio(slot);
+                vio.promised = true;
+                if !vio.fua {
+                    vio.answer(0);
+                }
+            }
+            Verdict::Place(placed) => {
+                let vio = self.vio(slot);
+                vio.placed = Some(placed);
+                vio.target = placed.mapping();
+                self.replace(slot);
+            }
+            Verdict::Refuse(error) => self.finish(slot, Err(error)),
+            Verdict::Release => self.astray(slot, Stage::Share, &"a release before a place"),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Asking the owner of something: a plain call if that is this thread, a message if not. So the code that serves
+//! a request reads the same for one zone thread and for eight.
+
+use std::sync::Arc;
+
+use super::events::{Event, Verdict};
+use super::logical_locks::SlotIndex;
+use super::message::{AdminStep, Call, Entrant, MemberCall, Note, Reply, RequestAddress};
+use super::owner::Zone;
+use super::post::wrong_reply;
+use crate::buffer::Buffer;
+use crate::dedupe::RequestId;
+use crate::depot::WriteKind;
+use crate::error::VdoError;
+use crate::types::{JournalPoint, Pbn, RecordName, SequenceNumber, ZoneIndex};
+
+impl Zone {
+    pub(super) fn owner_of(&self, pbn: Pbn) -> Result<ZoneIndex, VdoError> {
+        self.shared.physical_zone(pbn).ok_or_else(|| {
+            VdoError::Inconsistent(format!("physical block {pbn} belongs to no slab"))
+        })
+    }
+
+    /// A free block for a page of the block map, write-locked: of this thread's slabs if they have one, else of
+    /// others'.
+    pub async fn allocate_tree_page(&self) -> Result<Pbn, VdoError> {
+        let kind = WriteKind::BlockMap;
+        let mut result = self.physical.allocate(kind);
+        for step in 1..self.shared.zones {
+            if !matches!(result, Err(VdoError::NoSpace)) {
+                break;
+            }
+            let other = ZoneIndex((self.index.get() + step) % self.shared.zones);
+            result = match self.post.call(other, Call::Allocate(kind)).await {
+                Reply::Allocated(result) => result,
+                reply => Err(wrong_reply("Allocate", &reply)),
+            };
+        }
+        result
+    }
+
+    /// Gives up one hold on a block's lock.
+    pub fn release_lock(&self, pbn: Pbn) {
+        match self.owner_of(pbn) {
+            Ok(owner) if owner == self.index => self.physical.release(pbn),
+            Ok(owner) => self.post.note(owner, Note::ReleaseLock(pbn)),
+            Err(error) => self.services.enter_read_only_because(
+                &error,
+                format_args!("a lock was to be released on a block that cannot be locked"),
+            ),
+        }
+    }
+
+    /// Asks the owner of a block, which is another thread, on behalf of a write of the hash zone here.
+    pub(super) fn call_for_member(&self, to: ZoneIndex, member: RequestId, call: MemberCall) {
+        let from = self.index;
+        self.post.note(to, Note::MemberCall { from, member, call });
+    }
+
+    /// A request is done with its journal entry. The journal hears of several at once.
+    pub fn release_entry(&self, point: JournalPoint) {
+        let (sequence, number) = self.released.get();
+        if sequence == point.sequence {
+            self.released.set((sequence, number + 1));
+        } else {
+            self.tell_released();
+            self.released.set((point.sequence, 1));
+        }
+    }
+
+    /// Tells the journal which entries requests are done with.
+    pub(crate) fn tell_released(&self) {
+        let (sequence, number) = self.released.replace((SequenceNumber(0), 0));
+        if number == 0 {
+            return;
+        }
+        match &self.journal {
+            Some(journal) => journal.release_entries(sequence, number),
+            None => self
+                .post
+                .note(ZoneIndex(0), Note::ReleaseEntries(sequence, number)),
+        }
+    }
+
+    /// Takes the write in `slot` to the hash zone of its data's name.
+    pub fn enter_hash_zone(
+        &self,
+        slot: SlotIndex,
+        name: RecordName,
+        data: Arc<Buffer>,
+    ) -> ZoneIndex {
+        let from = RequestAddress {
+            zone: self.index,
+            slot,
+        };
+        let entrant = Entrant { from, name, data };
+        let to = name.zone(self.shared.zones);
+        match to == self.index {
+            true => self.hash.enter(self, entrant),
+            false => self.post.note(to, Note::Enter(entrant)),
+        }
+        to
+    }
+
+    /// Tells the hash zone that the write in `slot` is mapped to where its data is, or failed to be.
+    pub fn report_mapped(&self, hash_zone: ZoneIndex, slot: SlotIndex, succeeded: bool) {
+        let from = RequestAddress {
+            zone: self.index,
+            slot,
+        };
+        match hash_zone == self.index {
+            true => self.hash.mapped(self, from, succeeded),
+            false => self.post.note(hash_zone, Note::Mapped(from, succeeded)),
+        }
+    }
+
+    /// Tells a request what its hash zone, which is here, says.
+    pub(super) fn tell(&self, to: RequestAddress, verdict: Verdict) {
+        match to.zone == self.index {
+            true => self.events.put(to.slot, Event::Verdict(verdict)),
+            false => self.post.note(to.zone, Note::Verdict(to.slot, verdict)),
+        }
+    }
+
+    /// Waits, on every zone thread, for the writes now under way.
+    pub(crate) async fn barrier_everywhere(&self) -> Result<(), VdoError> {
+        let tokens = self.call_everywhere(|| Call::Barrier);
+        self.generations.barrier().await;
+        self.replies_of_all(tokens, Ok(())).await
+    }
+
+    /// Takes a step on every zone thread at once; the first error is returned.
+    pub(crate) async fn step_everywhere(&self, step: AdminStep) -> Result<(), VdoError> {
+        let tokens = self.call_everywhere(|| Call::Admin(step));
+        let mine = self.take_admin_step(step).await;
+        self.replies_of_all(tokens, mine).await
+    }
+
+    /// Calls every other zone thread.
+    fn call_everywhere(&self, call: impl Fn() -> Call) -> Vec<u32> {
+        let others = (0..self.shared.zones)
+            .map(ZoneIndex)
+            .filter(|zone| *zone != self.index);
+        others
+            .map(|zone| self.post.start_call(zone, call()))
+            .collect()
+    }
+
+    /// Waits for all replies, whatever comes, and returns the first error.
+    async fn replies_of_all(
+        &self,
+        tokens: Vec<u32>,
+        mut result: Result<(), VdoError>,
+    ) -> Result<(), VdoError> {
+        for token in tokens {
+            let one = match self.post.reply_to(token).await {
+                Reply::Done(result) => result,
+                reply => Err(wrong_reply("Barrier or Admin", &reply)),
+            };
+            result = result.and(one);
+        }
+        result
+    }
+}

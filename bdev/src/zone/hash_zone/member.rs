@@ -1,0 +1,110 @@
+//! The writes in a hash zone: their data, the blocks they may write to, and what each waits for.
+//!
+//! A write is a member from its entrance until the machine has said its last word about it. Its number is the
+//! same for all of that time: zone thread and slot of the request it comes from.
+
+use std::sync::Arc;
+
+use super::super::events::Verdict;
+use super::super::message::RequestAddress;
+use crate::buffer::Buffer;
+use crate::dedupe::{LockHost, ReadLock, RequestId};
+use crate::depot::IncrementBudget;
+use crate::error::VdoError;
+use crate::hash::blocks_equal;
+use crate::runtime::table::{Key, Table};
+use crate::types::{Mapping, Pbn, RecordName, ZoneIndex};
+
+/// What a member waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// For others in its hash lock, or for the index: for whatever the machine says next.
+    Machine,
+    /// For another zone to allocate a block; `asked` have none.
+    Allocation { name: RecordName, asked: u8 },
+    /// For the owner of a block to lock it.
+    Lock,
+    /// For a buffer to read a block into.
+    Buffer { at: Mapping },
+    /// For the block to be read and compared.
+    Compare { at: Mapping },
+    /// For its data to be written; `alone` if the machine has no more to say.
+    Write { alone: bool },
+    /// For its request to map the block to where its data is.
+    Mapping { own: bool, alone: bool },
+    /// For the owner of the block it wrote to make its lock a read lock.
+    Downgrade,
+}
+
+/// One write.
+pub(super) struct Member {
+    pub(super) from: RequestAddress,
+    pub(super) waits: Waits,
+    /// Compared with newcomers', written, and let go of before the request hears the last word.
+    pub(super) data: Arc<Buffer>,
+    /// The block allocated to it, as long as the lock on that is its own.
+    pub(super) allocation: Option<Pbn>,
+    /// That lock by number, once it is a read lock.
+    pub(super) own_lock: Option<ReadLock>,
+    /// Whether its request was told where the data is.
+    pub(super) placed: bool,
+    /// Its first error, for its request.
+    pub(super) failure: Option<VdoError>,
+}
+
+impl Member {
+    pub(super) fn new(from: RequestAddress, data: Arc<Buffer>) -> Member {
+        Member {
+            from,
+            waits: Waits::Machine,
+            data,
+            allocation: None,
+            own_lock: None,
+            placed: false,
+            failure: None,
+        }
+    }
+
+    /// What to say to its request when it is no longer a member.
+    pub(super) fn last_word(&mut self) -> Verdict {
+        match (self.placed, self.failure.take()) {
+            (true, _) => Verdict::Release,
+            (false, Some(error)) => Verdict::Refuse(error),
+            (false, None) => Verdict::Refuse(VdoError::Inconsistent(
+                "a hash zone let go of a write without a place for its data".into(),
+            )),
+        }
+    }
+}
+
+/// What the machine asks at once.
+pub(super) struct Host<'a> {
+    pub(super) members: &'a [Option<Member>],
+    pub(super) locks: &'a Table<IncrementBudget>,
+}
+
+impl LockHost for Host<'_> {
+    fn same_data(&mut self, holder: RequestId, candidate: RequestId) -> bool {
+        let data = |request: RequestId| self.members[request.0 as usize].as_ref();
+        match (data(holder), data(candidate)) {
+            (Some(holder), Some(candidate)) => blocks_equal(&holder.data, &candidate.data),
+            _ => false,
+        }
+    }
+
+    fn claim_increment(&mut self, lock: ReadLock) -> bool {
+        let budget = self.locks.get(key_of(lock));
+        budget.is_some_and(IncrementBudget::claim)
+    }
+}
+
+/// Where a lock the machine knows by number is kept.
+pub(super) fn key_of(lock: ReadLock) -> Key<IncrementBudget> {
+    Key::new(lock.0 as u32)
+}
+
+/// The number of the write of a request.
+pub(super) fn number_of(address: RequestAddress, slots_per_zone: u32) -> RequestId {
+    let ZoneIndex(zone) = address.zone;
+    RequestId(u32::from(zone) * slots_per_zone + address.slot.0)
+}

@@ -1,0 +1,370 @@
+//! A hash zone at work: every write of data whose name belongs to it, from its entrance until it is known
+//! where the data is.
+//!
+//! A write comes with its data ([`HashZone::enter`]) and becomes a [`member`]. It gets a block to write to,
+//! from the slabs of this zone thread if they have one, and its request hears that there will be a place.
+//! Then the machines decide: the hash lock of the name ([`crate::dedupe`]) says what each of its writes is to do
+//! next. What concerns the index is done in [`advice`], all else in [`action`], here, on the hash zone's thread:
+//! the index's shard for these names, the newly allocated blocks and most of the copies are this thread's.
+//! The request hears no more than where its data is, maps its block to that, and says how that went
+//! ([`HashZone::mapped`]).
+//!
+//! Nothing is borrowed while another part is called: an action is taken off the machine's queue, carried out,
+//! and answered.
+
+mod action;
+mod advice;
+mod member;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use self::member::{Host, Member, Waits, number_of};
+use super::events::Verdict;
+use super::message::{Entrant, MemberCall, MemberReply, RequestAddress};
+use super::owner::Zone;
+use crate::buffer::Buffer;
+use crate::dedupe::contexts::{ContextTally, Contexts};
+use crate::dedupe::{Action, Answer, HashZoneMachine, LockReport, ReadLock, RequestId, WrittenAt};
+use crate::depot::{DuplicateLock, IncrementBudget, WriteKind};
+use crate::error::VdoError;
+use crate::index::{AnswerMode, DedupeIndex, IndexError, IndexVerb, MemoryIndex};
+use crate::runtime::base::IoEnd;
+use crate::runtime::table::Table;
+use crate::runtime::task::{Scheduler, WaitList};
+use crate::seam::Nanos;
+use crate::stats::ZoneStatistics;
+use crate::types::{Pbn, RecordName};
+
+struct HashState {
+    machine: HashZoneMachine,
+    contexts: Contexts,
+    index: MemoryIndex,
+    members: Vec<Option<Member>>,
+    /// Locks on physical blocks that hash locks (or their writing requests) hold.
+    locks: Table<IncrementBudget>,
+    /// What the machine has said and nobody has done yet.
+    actions: Vec<Action>,
+    /// Of those, how many have been done.
+    done: usize,
+    /// Which context a pending question's answer is about to be an update's.
+    updating: Vec<bool>,
+    verb_result: Option<Result<(), IndexError>>,
+}
+
+impl HashState {
+    fn answer(&mut self, request: RequestId, answer: Answer) {
+        let mut host = Host {
+            members: &self.members,
+            locks: &self.locks,
+        };
+        self.machine
+            .answer(request, answer, &mut host, &mut self.actions);
+    }
+
+    /// The next thing to be done.
+    #[inline]
+    fn next_action(&mut self) -> Option<Action> {
+        match self.actions.get(self.done) {
+            Some(action) => {
+                self.done += 1;
+                Some(*action)
+            }
+            None => {
+                self.actions.clear();
+                self.done = 0;
+                None
+            }
+        }
+    }
+}
+
+/// One hash zone. See the [module](self).
+pub struct HashZone {
+    state: RefCell<HashState>,
+    /// Whether actions are being carried out.
+    carrying_out: Cell<bool>,
+    verb_done: WaitList,
+    invalid_advice: Cell<u64>,
+    /// Answers of the index and members whose time is up, in the making.
+    answers: RefCell<VecDeque<(RequestId, Answer)>>,
+}
+
+impl HashZone {
+    /// A hash zone for `requests` requests of the whole volume, with `index` as its shard.
+    pub fn new(scheduler: &Rc<Scheduler>, requests: u32, index: MemoryIndex) -> HashZone {
+        let machine = HashZoneMachine::new(requests);
+        let actions = Vec::with_capacity(machine.max_actions());
+        HashZone {
+            state: RefCell::new(HashState {
+                machine,
+                contexts: Contexts::new(requests),
+                index,
+                members: (0..requests).map(|_| None).collect(),
+                locks: Table::with_capacity(2 * requests as usize),
+                actions,
+                done: 0,
+                updating: vec![false; requests as usize],
+                verb_result: None,
+            }),
+            carrying_out: Cell::new(false),
+            verb_done: WaitList::new(scheduler),
+            invalid_advice: Cell::new(0),
+            answers: RefCell::new(VecDeque::with_capacity(requests as usize)),
+        }
+    }
+
+    /// A write comes with its data.
+    pub fn enter(&self, zone: &Zone, entrant: Entrant) {
+        let Entrant { from, name, data } = entrant;
+        let id = number_of(from, zone.shared.slots_per_zone);
+        let member = Member::new(from, data);
+        let before = self.state.borrow_mut().members[id.0 as usize].replace(member);
+        if before.is_some() {
+            return self.astray(zone, id, "entered twice");
+        }
+        self.allocated(zone, id, name, zone.physical.allocate(WriteKind::Data), 1);
+    }
+
+    /// A zone has answered the wish for a block; `asked` zones have.
+    fn allocated(
+        &self,
+        zone: &Zone,
+        id: RequestId,
+        name: RecordName,
+        block: Result<Pbn, VdoError>,
+        asked: u8,
+    ) {
+        match block {
+            Err(VdoError::NoSpace) if asked < zone.shared.zones => {
+                self.set(id, Waits::Allocation { name, asked });
+                let next = (zone.index.get() + asked) % zone.shared.zones;
+                zone.call_for_member(crate::types::ZoneIndex(next), id, MemberCall::Allocate);
+            }
+            Ok(pbn) => {
+                let from = self.with(id, |member| {
+                    member.allocation = Some(pbn);
+                    member.from
+                });
+                if let Some(from) = from {
+                    zone.tell(from, Verdict::Promise);
+                }
+                self.admit(zone, id, name, Some(pbn));
+            }
+            // A duplicate needs none.
+            Err(VdoError::NoSpace) => self.admit(zone, id, name, None),
+            Err(error) => {
+                self.with(id, |member| member.failure = Some(error));
+                self.dismiss(zone, id);
+            }
+        }
+    }
+
+    fn admit(&self, zone: &Zone, id: RequestId, name: RecordName, allocation: Option<Pbn>) {
+        self.set(id, Waits::Machine);
+        {
+            let state = &mut *self.state.borrow_mut();
+            let mut host = Host {
+                members: &state.members,
+                locks: &state.locks,
+            };
+            state
+                .machine
+                .enter(id, name, allocation, &mut host, &mut state.actions);
+        }
+        self.carry_out(zone);
+    }
+
+    /// A request has mapped its block to where its data is, or failed to.
+    pub fn mapped(&self, zone: &Zone, from: RequestAddress, succeeded: bool) {
+        let id = number_of(from, zone.shared.slots_per_zone);
+        let Some(Waits::Mapping { own, alone }) = self.waits(id) else {
+            return self.astray(zone, id, "mapped what it was not told");
+        };
+        match (succeeded, own, alone) {
+            (_, _, true) => self.dismiss(zone, id),
+            (false, _, false) => self.answer(zone, id, Answer::Failed { shared: None }),
+            (true, false, false) => self.answer(zone, id, Answer::Deduplicated),
+            (true, true, false) => self.downgrade(zone, id),
+        }
+    }
+
+    /// Another zone has answered on behalf of a member.
+    pub(super) fn replied(&self, zone: &Zone, id: RequestId, reply: MemberReply) {
+        match (self.waits(id), reply) {
+            (Some(Waits::Allocation { name, asked }), MemberReply::Allocated(block)) => {
+                self.allocated(zone, id, name, block, asked + 1);
+            }
+            (Some(Waits::Lock), MemberReply::Locked(lock)) => self.locked(zone, id, lock),
+            (Some(Waits::Downgrade), MemberReply::Downgraded(budget)) => {
+                self.downgraded(zone, id, budget);
+            }
+            (_, reply) => self.astray(zone, id, &format!("got {reply:?}")),
+        }
+    }
+
+    /// An I/O of a member has ended.
+    pub(crate) fn io_ended(&self, zone: &Zone, id: RequestId, end: IoEnd) {
+        match self.waits(id) {
+            Some(Waits::Write { alone }) => self.written(zone, id, alone, end.result()),
+            Some(Waits::Compare { at }) => self.compared(zone, id, at, end),
+            _ => self.astray(zone, id, &format!("got {end:?}")),
+        }
+    }
+
+    /// There is a buffer for a member to read into.
+    pub(crate) fn buffer_free(&self, zone: &Zone, id: RequestId, buffer: Buffer) {
+        match self.waits(id) {
+            Some(Waits::Buffer { at }) => self.compare_into(zone, id, at, buffer),
+            _ => {
+                zone.scratch.give(buffer);
+                self.astray(zone, id, "got a buffer");
+            }
+        }
+    }
+
+    #[inline]
+    fn with<T>(&self, id: RequestId, act: impl FnOnce(&mut Member) -> T) -> Option<T> {
+        let mut state = self.state.borrow_mut();
+        let member = state.members.get_mut(id.0 as usize)?;
+        member.as_mut().map(act)
+    }
+
+    #[inline]
+    fn waits(&self, id: RequestId) -> Option<Waits> {
+        self.with(id, |member| member.waits)
+    }
+
+    #[inline]
+    fn set(&self, id: RequestId, waits: Waits) {
+        self.with(id, |member| member.waits = waits);
+    }
+
+    /// Something came for a member that does not wait for it, or for nobody.
+    #[cold]
+    fn astray(&self, zone: &Zone, id: RequestId, what: &str) {
+        let waits = self.waits(id);
+        let error = VdoError::Inconsistent(format!("{id:?} ({waits:?}) {what}"));
+        zone.services.enter_read_only_because(
+            &error,
+            format_args!("something went astray in hash zone {}", zone.index),
+        );
+    }
+
+    /// Gives the machine an answer, and does what it says then.
+    fn answer(&self, zone: &Zone, id: RequestId, answer: Answer) {
+        {
+            let state = &mut *self.state.borrow_mut();
+            if let Some(member) = &mut state.members[id.0 as usize] {
+                member.waits = Waits::Machine;
+            }
+            state.answer(id, answer);
+        }
+        self.carry_out(zone);
+    }
+
+    /// Gives the machine the answer of a member who met an error.
+    fn fail(&self, zone: &Zone, id: RequestId, error: VdoError) {
+        self.with(id, |member| {
+            member.failure.get_or_insert(error);
+        });
+        self.answer(zone, id, Answer::Failed { shared: None });
+    }
+
+    /// When the zone wants to be polled although nothing happens.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        let state = self.state.borrow();
+        match (state.contexts.next_deadline(), state.index.next_wakeup()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Has the index's shard do what `verb` says, and waits for its end.
+    pub async fn run_verb(&self, verb: IndexVerb) -> Result<(), IndexError> {
+        self.state.borrow_mut().index.start(verb);
+        self.verb_done
+            .wait_until(|| self.state.borrow().verb_result.is_some())
+            .await;
+        self.state.borrow_mut().verb_result.take().unwrap_or(Ok(()))
+    }
+
+    /// Makes the index slow, silent or failing, to see what becomes of writes.
+    pub fn set_answer_mode(&self, mode: AnswerMode) {
+        self.state.borrow_mut().index.set_answer_mode(mode);
+    }
+
+    /// How long a question to the index may take, and how rarely late ones are looked for.
+    pub fn set_timeouts(&self, timeout_ms: Option<u64>, minimum_timer_ms: Option<u64>) {
+        let contexts = &mut self.state.borrow_mut().contexts;
+        if let Some(timeout) = timeout_ms {
+            contexts.set_timeout_ms(timeout);
+        }
+        if let Some(timer) = minimum_timer_ms {
+            contexts.set_minimum_timer_ms(timer);
+        }
+    }
+
+    /// Adds what the zone counted.
+    pub fn fill(&self, counters: &mut ZoneStatistics) {
+        let state = self.state.borrow();
+        counters.hash_lock = state.machine.statistics();
+        counters.hash_lock.curr_dedupe_queries = state.contexts.active();
+        counters.hash_lock_paths = state.machine.path_statistics();
+        counters.hash_lock_paths.context_busy = state.contexts.busy();
+        counters.dedupe_advice_timeouts = state.contexts.timeouts() + state.contexts.busy();
+        counters.errors.invalid_advice_pbn_count = self.invalid_advice.get();
+        counters.index = state.index.statistics();
+    }
+
+    /// The live hash locks.
+    pub fn lock_reports(&self) -> Vec<LockReport> {
+        self.state.borrow().machine.locks().collect()
+    }
+
+    /// How often each step of the table was taken.
+    pub fn transitions(&self) -> crate::dedupe::TransitionCounts {
+        self.state.borrow().machine.transitions().clone()
+    }
+
+    /// Whether no request is in the zone.
+    pub fn is_idle(&self) -> bool {
+        self.state.borrow().machine.is_idle()
+    }
+
+    /// Bytes the index takes or may come to take.
+    pub fn index_memory(&self) -> u64 {
+        self.state.borrow().index.memory_bytes()
+    }
+
+    /// Dedupe contexts by state.
+    pub fn context_tally(&self) -> ContextTally {
+        self.state.borrow().contexts.tally()
+    }
+}
+
+/// What a physical zone says of a duplicate's block, as the machine's answer.
+fn lock_answer(locks: &mut Table<IncrementBudget>, lock: DuplicateLock) -> Answer {
+    match lock {
+        DuplicateLock::Locked(budget) => Answer::Locked(hold(locks, budget)),
+        DuplicateLock::WriteLocked | DuplicateLock::NoIncrements => Answer::NotLocked,
+    }
+}
+
+/// Where the machine finds what a member wrote.
+fn written_at(
+    locks: &mut Table<IncrementBudget>,
+    member: &mut Member,
+    budget: IncrementBudget,
+) -> Option<Answer> {
+    let pbn = member.allocation?;
+    let lock = hold(locks, budget);
+    member.own_lock = Some(lock);
+    Some(Answer::Written(WrittenAt::Allocation(pbn, lock)))
+}
+
+/// Keeps a lock on a physical block, and says by which number the machine knows it.
+fn hold(locks: &mut Table<IncrementBudget>, budget: IncrementBudget) -> ReadLock {
+    ReadLock(u64::from(locks.insert(budget).number()))
+}

@@ -1,0 +1,133 @@
+//! Being asked: what a zone thread does about the messages of others.
+
+use std::rc::Rc;
+
+use super::events::Event;
+use super::message::{AdminStep, Call, MemberCall, MemberReply, Note, PeerMessage, Reply};
+use super::owner::Zone;
+use crate::depot::WriteKind;
+use crate::error::VdoError;
+use crate::journal::RecoveryJournal;
+
+impl Zone {
+    /// A message of another zone thread has come.
+    pub(crate) fn receive(&self, message: PeerMessage) {
+        match message {
+            PeerMessage::Reply { token, reply } => self.deliver(token, reply),
+            PeerMessage::Note(note) => self.take_note(note),
+            PeerMessage::Call {
+                from,
+                token,
+                call: Call::Allocate(kind),
+            } => {
+                let allocated = self.physical.allocate(kind);
+                self.post.reply(from, token, Reply::Allocated(allocated));
+            }
+            PeerMessage::Call { from, token, call } => {
+                self.calls.borrow_mut().push_back((from, token, call));
+                self.servers.wake_one();
+            }
+        }
+    }
+
+    /// A reply has come for a task here.
+    pub(super) fn deliver(&self, token: u32, reply: Reply) {
+        if let Err(error) = self.post.deliver(token, reply) {
+            self.services
+                .enter_read_only_because(&error, format_args!("a reply went astray"));
+        }
+    }
+
+    pub(crate) fn take_note(&self, note: Note) {
+        match note {
+            Note::ReleaseLock(pbn) => self.physical.release(pbn),
+            Note::Journal(tag, entry) => self.submit_entry(tag, entry),
+            Note::Committed(announced) => self.take_announced(&announced),
+            Note::NotJournaled(tag, error) => self.entry_failed(tag, error),
+            Note::AcquireJournal(sequence, holder) => {
+                self.with_journal(|journal| journal.acquire(sequence, holder));
+            }
+            Note::ReleaseJournal(sequence, holder) => {
+                self.with_journal(|journal| journal.release(sequence, holder));
+            }
+            Note::ReleaseEntries(sequence, number) => {
+                self.with_journal(|journal| journal.release_entries(sequence, number));
+            }
+            Note::AdvanceEra(tail) => self.block_map.advance_era(tail),
+            Note::CommitSlabJournals(oldest) => self.physical.commit_oldest(oldest),
+            Note::Enter(entrant) => self.hash.enter(self, entrant),
+            Note::Mapped(from, succeeded) => self.hash.mapped(self, from, succeeded),
+            Note::Verdict(slot, verdict) => self.events.put(slot, Event::Verdict(verdict)),
+            Note::MemberCall { from, member, call } => {
+                let reply = match call {
+                    MemberCall::Allocate => {
+                        MemberReply::Allocated(self.physical.allocate(WriteKind::Data))
+                    }
+                    MemberCall::Lock(pbn) => MemberReply::Locked(self.physical.lock_duplicate(pbn)),
+                    MemberCall::Downgrade(pbn) => {
+                        MemberReply::Downgraded(self.physical.downgrade_write(pbn, false))
+                    }
+                };
+                self.post.note(from, Note::MemberReply(member, reply));
+            }
+            Note::MemberReply(member, reply) => self.hash.replied(self, member, reply),
+        }
+    }
+
+    fn with_journal(&self, act: impl FnOnce(&Rc<RecoveryJournal>)) {
+        match &self.journal {
+            Some(journal) => act(journal),
+            None => {
+                let error = self.no_journal("a note");
+                self.services
+                    .enter_read_only_because(&error, format_args!("a message went astray"));
+            }
+        }
+    }
+
+    pub(super) fn no_journal(&self, what: &str) -> VdoError {
+        let zone = self.index;
+        VdoError::Inconsistent(format!(
+            "{what} for the journal came to zone thread {zone}, which does not keep it"
+        ))
+    }
+
+    /// Serves other zone threads' calls that may have to wait, one at a time, for ever.
+    pub(crate) async fn serve_calls(self: Rc<Self>) {
+        loop {
+            let next = self.calls.borrow_mut().pop_front();
+            let Some((from, token, call)) = next else {
+                self.servers.wait().await;
+                continue;
+            };
+            let reply = match call {
+                Call::Allocate(kind) => Reply::Allocated(self.physical.allocate(kind)),
+                Call::Barrier => {
+                    self.generations.barrier().await;
+                    Reply::Done(Ok(()))
+                }
+                Call::Admin(step) => Reply::Done(self.take_admin_step(step).await),
+            };
+            self.post.reply(from, token, reply);
+        }
+    }
+
+    /// Takes a step of starting or stopping.
+    pub(crate) async fn take_admin_step(&self, step: AdminStep) -> Result<(), VdoError> {
+        match step {
+            AdminStep::Load => self.physical.load().await,
+            AdminStep::DrainRequests => {
+                self.quiet.wait_until(|| self.gauge.is_quiet()).await;
+                self.generations.barrier().await;
+                Ok(())
+            }
+            AdminStep::DrainBlockMap => self.block_map.drain(true).await,
+            AdminStep::Index(verb) => self
+                .hash
+                .run_verb(verb)
+                .await
+                .map_err(|error| VdoError::Index(error.to_string())),
+            AdminStep::DrainDepot => self.physical.drain(true).await,
+        }
+    }
+}
