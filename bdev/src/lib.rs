@@ -11,6 +11,7 @@
 //! - `request`: the life of one request for one block.
 //! - [`zone`]: who owns what, and how the owners talk; the administration of the whole volume.
 //! - [`block_map`], [`depot`], [`journal`], [`dedupe`] (the hash-lock machine), [`index`]: the parts that are owned.
+//! - [`recovery`]: what a crash left, and how it is made whole, as computation on blocks.
 //! - [`runtime`]: tasks, base I/O, and the traits by which a part asks for what is not its own.
 //! - [`mod@format`], [`hash`], [`stats`], [`buffer`], [`types`]: what is on disk, and the words everybody uses.
 
@@ -24,6 +25,7 @@ pub mod hash;
 pub mod index;
 pub mod journal;
 pub mod poll;
+pub mod recovery;
 mod request;
 pub mod runtime;
 pub mod seam;

@@ -72,6 +72,18 @@ pub fn check_byte(sequence: SequenceNumber, journal_blocks: u64) -> u8 {
     (trip as u8 & 0x7f) | 0x80
 }
 
+/// Entries in a full block of the form older programs wrote.
+const OLD_ENTRIES_PER_BLOCK: u16 = 311;
+
+/// Which form a block of a recovery journal has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalForm {
+    /// The form described here.
+    Current,
+    /// The form older programs wrote, with other entries behind the same header.
+    Old,
+}
+
 /// What an entry's mapping is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JournalOperation {
@@ -217,7 +229,23 @@ impl RecoveryBlockHeader {
                 why,
             });
         }
-        Ok(RecoveryBlockHeader {
+        Ok(RecoveryBlockHeader::fields(block))
+    }
+
+    /// Reads the header of a block of either form; `None` for a block of no kind a recovery journal has, and for
+    /// one that counts more entries than its form can hold.
+    pub fn decode_any(block: &[u8; BLOCK_SIZE]) -> Option<(JournalForm, RecoveryBlockHeader)> {
+        let (form, most) = match block[METADATA_TYPE] {
+            TYPE_RECOVERY_JOURNAL => (JournalForm::Current, ENTRIES_PER_BLOCK),
+            TYPE_OLD_RECOVERY_JOURNAL => (JournalForm::Old, OLD_ENTRIES_PER_BLOCK),
+            _ => return None,
+        };
+        let header = RecoveryBlockHeader::fields(block);
+        (header.entry_count <= most).then_some((form, header))
+    }
+
+    fn fields(block: &[u8; BLOCK_SIZE]) -> RecoveryBlockHeader {
+        RecoveryBlockHeader {
             block_map_head: SequenceNumber(le64(block, BLOCK_MAP_HEAD)),
             slab_journal_head: SequenceNumber(le64(block, SLAB_JOURNAL_HEAD)),
             sequence: SequenceNumber(le64(block, SEQUENCE)),
@@ -227,7 +255,7 @@ impl RecoveryBlockHeader {
             block_map_data_blocks: le64(block, BLOCK_MAP_BLOCKS),
             check_byte: block[CHECK_BYTE],
             recovery_count: block[RECOVERY_COUNT],
-        })
+        }
     }
 }
 
@@ -468,6 +496,15 @@ mod tests {
         block[METADATA_TYPE] = TYPE_OLD_RECOVERY_JOURNAL;
         let error = RecoveryBlockHeader::decode(&block).unwrap_err().to_string();
         assert!(error.contains("older programs"), "{error}");
+        block[ENTRY_COUNT..ENTRY_COUNT + 2].copy_from_slice(&311_u16.to_le_bytes());
+        let form = |block: &[u8; BLOCK_SIZE]| {
+            RecoveryBlockHeader::decode_any(block).map(|(form, _)| form)
+        };
+        assert_eq!(form(&block), Some(JournalForm::Old));
+        block[METADATA_TYPE] = TYPE_RECOVERY_JOURNAL;
+        assert_eq!(form(&block), None, "the current form holds 217 entries");
+        block[ENTRY_COUNT..ENTRY_COUNT + 2].copy_from_slice(&217_u16.to_le_bytes());
+        assert_eq!(form(&block), Some(JournalForm::Current));
     }
 
     #[test]
