@@ -33,11 +33,12 @@ bench:
 	cargo bench -p vdo-tgt --bench volume
 	cargo run --release -p vdo-tests --bin hash_bench
 
-# Random volumes under random requests and faults: make sim SEEDS=1000, and FROM= to begin at another seed.
+# Random volumes under random requests and faults: make sim SEEDS=1000, and FROM= to begin at another seed. With LOSSES=20,
+# each volume loses power that many times.
 SEEDS ?= 1000
 FROM ?= 0
 sim:
-	cargo run -p vdo-tests --bin sim -- --seeds $(SEEDS) --from $(FROM)
+	cargo run -p vdo-tests --bin sim -- --seeds $(SEEDS) --from $(FROM) $(if $(LOSSES),--losses $(LOSSES))
 
 lint:
 	cargo fmt --all -- --check

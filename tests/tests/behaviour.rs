@@ -10,7 +10,7 @@ use vdo::format::FormatOptions;
 use vdo::index::AnswerMode;
 use vdo::seam::{BaseIo, BaseOp, RequestHeader, RequestKind};
 use vdo::types::Pbn;
-use vdo::volume::{FormatPolicy, IndexCommand, OpenRequest, VolumeError, VolumeOptions};
+use vdo::volume::{FormatPolicy, IndexCommand, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions};
 use vdo_tests::sim::audit::{audit, volume_on};
 use vdo_tests::sim::salvage::Salvage;
 use vdo_tests::sim::workload::content;
@@ -30,6 +30,7 @@ fn request() -> OpenRequest {
         nonce: 7,
         uuid: Uuid::from_u128(9),
         slabs_wanted: 1,
+        recovery: RecoveryPolicy::Recover { cache_blocks: 64 },
     }
 }
 

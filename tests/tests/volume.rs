@@ -9,7 +9,7 @@ use vdo::format::components::VolumeState;
 use vdo::index::AnswerMode;
 use vdo::seam::{Nanos, RequestHeader, RequestKind};
 use vdo::stats::OperatingMode;
-use vdo::volume::{FormatPolicy, OpenRequest, VolumeError, VolumeOptions};
+use vdo::volume::{FormatPolicy, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions};
 use vdo_tests::sim::audit::volume_on;
 use vdo_tests::sim::{SimDisk, World};
 
@@ -20,6 +20,7 @@ fn request() -> OpenRequest {
         nonce: 7,
         uuid: Uuid::from_u128(9),
         slabs_wanted: 1,
+        recovery: RecoveryPolicy::Recover { cache_blocks: 64 },
     }
 }
 

@@ -23,7 +23,7 @@ use vdo::format::index_region::{IndexConfig, IndexMemory};
 use vdo::seam::{Host, HostRequest, RequestHeader, RequestKind, ZoneWaker};
 use vdo::types::BLOCK_SIZE;
 use vdo::volume::ZoneThread;
-use vdo::volume::{OpenRequest, Opening, Volume, VolumeOptions};
+use vdo::volume::{OpenRequest, Opening, RecoveryPolicy, Volume, VolumeOptions};
 use vdo_tgt::bdev::{BdevIo, Channel, MallocBdev, OpenOptions, Registry};
 use vdo_tgt::reactor::{ReactorHandle, clock};
 
@@ -296,6 +296,7 @@ fn open(
         nonce: 1,
         uuid: Uuid::from_u128(1),
         slabs_wanted: 1,
+        recovery: RecoveryPolicy::Look,
     };
     let mut opening = Opening::new(
         channel(&registry),

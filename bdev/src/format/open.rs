@@ -2,7 +2,7 @@
 //! precise refusal.
 //!
 //! All of this looks at bytes it is given and touches no device. To open a volume, read block 0 and hand
-//! it to [`read_geometry`]; read the block that names, and hand it to [`read_volume`]; then ask
+//! it to [`read_geometry`]; read the block that names, and hand it to [`read_volume`]; then look at its state, or ask
 //! [`Volume::require_clean`]. A refusal means that nothing has been changed.
 
 use thiserror::Error;
@@ -74,13 +74,14 @@ fn what_to_do(state: VolumeState) -> &'static str {
     match state {
         VolumeState::New | VolumeState::Clean => "it can be opened",
         VolumeState::Dirty | VolumeState::Recovering | VolumeState::Replaying => {
-            "it was not shut down and must be recovered; start and stop it once in the kernel"
+            "it was not shut down and must be recovered"
         }
         VolumeState::ReadOnly => {
-            "it stopped after an error; look for its cause, then rebuild it with vdoforcerebuild and the kernel"
+            "it stopped after an error; look for its cause, then mark it with vdoforcerebuild, and it is rebuilt when it is \
+             opened next"
         }
         VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade => {
-            "it waits to be rebuilt; start and stop it once in the kernel"
+            "it waits to be rebuilt"
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A volume as its host sees it: found or made on a device, started, given requests, and shut down.
 //!
 //! 1. [`Opening`] reads the geometry block and the super block of a base device, or formats it first,
-//!    as the host was asked to.
+//!    as the host was asked to. A volume that was not shut down is recovered.
 //! 2. [`Volume::assemble`] makes the handle and one [`ZoneSeed`] for each zone thread. The host takes each seed
 //!    to the thread that will poll it and grows it into a [`ZoneThread`](crate::poll::thread::ZoneThread).
 //! 3. [`Volume::start`] loads the depot, marks the volume dirty on disk, opens the index, and only then
@@ -14,6 +14,7 @@
 //! runs there.
 
 mod opening;
+mod recovering;
 mod reports;
 mod seed;
 
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use thiserror::Error;
 
-pub use self::opening::{FormatPolicy, OpenRequest, Opening};
+pub use self::opening::{FormatPolicy, OpenRequest, Opening, RecoveryPolicy};
 pub use self::reports::{Usage, VolumeDump, ZoneDump};
 pub use self::seed::ZoneSeed;
 use crate::buffer::DmaMemory;
@@ -32,6 +33,7 @@ use crate::format;
 use crate::index::AnswerMode;
 use crate::poll::mailbox::{Errand, Mailbox};
 pub use crate::poll::thread::ZoneThread;
+use crate::recovery::Refusal;
 use crate::request::pieces::{Cursor, zones_of};
 pub use crate::request::{RequestReport, Stage};
 use crate::seam::{Host, HostRequest, RequestHeader, RequestKind};
@@ -81,6 +83,21 @@ pub enum VolumeError {
         /// [`OpenRequest::slabs_wanted`].
         wanted: u64,
     },
+    /// The volume was not shut down, and its disk does not hold what it takes to recover it.
+    #[error(
+        "the volume was not shut down and cannot be recovered: {refusal}; it is read-only now: look for the cause, then \
+         have it rebuilt with vdoforcerebuild"
+    )]
+    Damaged {
+        /// What was found.
+        refusal: Refusal,
+    },
+    /// The volume was not shut down, and cannot be recovered here.
+    #[error("the volume was not shut down and cannot be recovered now: {refusal}")]
+    NotRecovered {
+        /// What was found.
+        refusal: Refusal,
+    },
     /// An option makes no sense.
     #[error("{0}")]
     Option(String),
@@ -95,6 +112,7 @@ impl VolumeError {
             | VolumeError::Format(_)
             | VolumeError::TooFewSlabs { .. }
             | VolumeError::Option(_) => 22,
+            VolumeError::Damaged { .. } | VolumeError::NotRecovered { .. } => 5,
             VolumeError::Failed(error) => error.errno(),
             VolumeError::NotBlank { .. } => 17,
             VolumeError::NoMemory { .. } => 12,

@@ -2,7 +2,8 @@
 //!
 //! Runs on one thread with a channel of its own, before there are zones: a small executor that reads
 //! (and, if asked to format, writes) and is polled until it has an answer. Nothing is written unless
-//! the device was found blank, or formatting was forced.
+//! the device was found blank, or formatting was forced, or a volume was found that must be brought back first
+//! ([`recovering`]).
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,7 +12,7 @@ use std::task::Poll;
 
 use uuid::Uuid;
 
-use super::VolumeError;
+use super::{VolumeError, recovering};
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
 use crate::format::identify::{Contents, identify, probe_extents};
@@ -38,6 +39,18 @@ pub enum FormatPolicy {
     Force,
 }
 
+/// What becomes of a volume that was not shut down, or is to be rebuilt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoveryPolicy {
+    /// It is brought back first.
+    Recover {
+        /// Memory for that, in blocks: as much as its block map will have when it runs.
+        cache_blocks: u32,
+    },
+    /// It is only looked at: nothing is written, and it is found as it is. It must not be started so.
+    Look,
+}
+
 /// What is wanted of a device.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenRequest {
@@ -52,6 +65,8 @@ pub struct OpenRequest {
     /// How many slabs it must have at least: one for each zone thread that is to work on it. With fewer, a volume
     /// is not opened, and a device not formatted.
     pub slabs_wanted: u64,
+    /// What becomes of a volume that was not shut down.
+    pub recovery: RecoveryPolicy,
 }
 
 type Found = Result<format::Volume, VolumeError>;
@@ -77,8 +92,15 @@ impl<C: BaseChannel> Opening<C> {
         let base = BaseDevice::new(&scheduler, 4);
         let found = Rc::new(RefCell::new(None));
         let (io, result) = (Rc::clone(&base), Rc::clone(&found));
+        let turns = Rc::clone(&scheduler);
         scheduler.spawn(async move {
-            let volume = open(&io, device_blocks, &memory, &request).await;
+            let device = Device {
+                base: io,
+                scheduler: turns,
+                memory,
+                blocks: device_blocks,
+            };
+            let volume = open(&device, &request).await;
             *result.borrow_mut() = Some(volume);
         });
         let executor = Executor::new(Rc::clone(&scheduler));
@@ -113,27 +135,30 @@ impl<C: BaseChannel> Opening<C> {
     }
 }
 
-async fn open(
-    base: &BaseDevice,
-    device_blocks: u64,
-    memory: &Arc<dyn DmaMemory>,
-    request: &OpenRequest,
-) -> Found {
-    if device_blocks == 0 {
+/// A device that is looked at.
+struct Device {
+    base: Rc<BaseDevice>,
+    scheduler: Rc<Scheduler>,
+    memory: Arc<dyn DmaMemory>,
+    blocks: u64,
+}
+
+async fn open(device: &Device, request: &OpenRequest) -> Found {
+    if device.blocks == 0 {
         return Err(VolumeError::Option(
             "the base device has no room for one block".into(),
         ));
     }
     match request.policy {
-        FormatPolicy::Never => load(base, device_blocks, memory, request).await,
-        FormatPolicy::Force => make(base, device_blocks, memory, request).await,
+        FormatPolicy::Never => load(device, request).await,
+        FormatPolicy::Force => make(device, request).await,
         FormatPolicy::IfBlank => {
-            let (head, tail) = probe_extents(device_blocks);
-            let head = read(base, memory, head.start, head.blocks as usize).await?;
-            let tail = read(base, memory, tail.start, tail.blocks as usize).await?;
-            match identify(&head, &tail, device_blocks) {
-                Contents::Volume => load(base, device_blocks, memory, request).await,
-                Contents::Blank => make(base, device_blocks, memory, request).await,
+            let (head, tail) = probe_extents(device.blocks);
+            let head = read(device, head.start, head.blocks as usize).await?;
+            let tail = read(device, tail.start, tail.blocks as usize).await?;
+            match identify(&head, &tail, device.blocks) {
+                Contents::Volume => load(device, request).await,
+                Contents::Blank => make(device, request).await,
                 Contents::Foreign { what } => Err(VolumeError::NotBlank { found: what }),
                 Contents::Unknown { offset } => Err(VolumeError::NotBlank {
                     found: format!("unknown data (a byte that is not zero at offset {offset})"),
@@ -143,18 +168,14 @@ async fn open(
     }
 }
 
-async fn read(
-    base: &BaseDevice,
-    memory: &Arc<dyn DmaMemory>,
-    start: Pbn,
-    blocks: usize,
-) -> Result<Vec<u8>, VolumeError> {
+async fn read(device: &Device, start: Pbn, blocks: usize) -> Result<Vec<u8>, VolumeError> {
     if blocks == 0 {
         return Ok(Vec::new());
     }
     let what = "a first look at the base device";
-    let buffer = Buffer::new(memory, blocks).ok_or(VolumeError::NoMemory { what })?;
-    let (buffer, result) = base.read(IoClass::Metadata, start, buffer, blocks).await;
+    let buffer = Buffer::new(&device.memory, blocks).ok_or(VolumeError::NoMemory { what })?;
+    let read = device.base.read(IoClass::Metadata, start, buffer, blocks);
+    let (buffer, result) = read.await;
     result?;
     Ok(buffer.to_vec())
 }
@@ -170,28 +191,29 @@ fn require_slabs(layout: &format::VolumeLayout, request: &OpenRequest) -> Result
     }
 }
 
-async fn load(
-    base: &BaseDevice,
-    device_blocks: u64,
-    memory: &Arc<dyn DmaMemory>,
-    request: &OpenRequest,
-) -> Found {
-    let first = read(base, memory, Pbn(0), 1).await?;
-    let geometry = read_geometry(&first, device_blocks)?;
-    let super_block = read(base, memory, geometry.super_block(), 1).await?;
-    let volume = read_volume(geometry, &super_block, device_blocks)?;
-    volume.require_clean()?;
+async fn load(device: &Device, request: &OpenRequest) -> Found {
+    let first = read(device, Pbn(0), 1).await?;
+    let geometry = read_geometry(&first, device.blocks)?;
+    let super_block = read(device, geometry.super_block(), 1).await?;
+    let mut volume = read_volume(geometry, &super_block, device.blocks)?;
     require_slabs(&volume.layout, request)?;
+    if !recovering::is_needed(volume.super_block.volume.state) {
+        volume.require_clean()?;
+    } else if let RecoveryPolicy::Recover { cache_blocks } = request.recovery {
+        let (base, scheduler, memory) = (&device.base, &device.scheduler, &device.memory);
+        recovering::bring_back(base, scheduler, memory, cache_blocks, &mut volume).await?;
+    }
     Ok(volume)
 }
 
-async fn make(
-    base: &BaseDevice,
-    device_blocks: u64,
-    memory: &Arc<dyn DmaMemory>,
-    request: &OpenRequest,
-) -> Found {
-    let plan = FormatPlan::new(&request.format, device_blocks, request.nonce, request.uuid)?;
+async fn make(device: &Device, request: &OpenRequest) -> Found {
+    let Device { base, memory, .. } = device;
+    let plan = FormatPlan::new(
+        &request.format,
+        device.blocks,
+        request.nonce,
+        request.uuid,
+    )?;
     require_slabs(&plan.layout, request)?;
     let what = "formatting the base device";
     let mut one = Buffer::new(memory, 1).ok_or(VolumeError::NoMemory { what })?;

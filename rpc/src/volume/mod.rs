@@ -22,7 +22,9 @@ use uuid::Uuid;
 use vdo::format::FormatOptions;
 use vdo::format::index_region::{IndexConfig, IndexMemory};
 use vdo::types::BLOCK_SIZE;
-use vdo::volume::{FormatPolicy, MAXIMUM_ZONES, OpenRequest, VolumeError, VolumeOptions};
+use vdo::volume::{
+    FormatPolicy, MAXIMUM_ZONES, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions,
+};
 
 pub use self::answers::{
     INDEX_VERBS, answer_mode, apply_options, dump, engine_error, index_answer, info, no_answer,
@@ -72,7 +74,14 @@ pub fn open_request(params: &Create) -> Result<OpenRequest, RpcError> {
         nonce: now.as_micros() as u64 + MADE.fetch_add(1, Ordering::Relaxed),
         uuid: Uuid::new_v4(),
         slabs_wanted,
+        recovery: RecoveryPolicy::Recover {
+            cache_blocks: cache_blocks(params),
+        },
     })
+}
+
+fn cache_blocks(params: &Create) -> u32 {
+    u32::try_from(params.block_map_cache_mib * BLOCKS_PER_MIB).unwrap_or(u32::MAX)
 }
 
 /// How the engine shall run the volume, on `zones` zone threads.
@@ -80,8 +89,7 @@ pub fn volume_options(params: &Create, zones: u8) -> VolumeOptions {
     VolumeOptions {
         name: params.name.clone(),
         zones,
-        block_map_cache_blocks: u32::try_from(params.block_map_cache_mib * BLOCKS_PER_MIB)
-            .unwrap_or(u32::MAX),
+        block_map_cache_blocks: cache_blocks(params),
         deduplication: params.deduplication,
         compression: params.compression,
         ..VolumeOptions::default()

@@ -15,7 +15,7 @@ use futures_channel::oneshot;
 use spdk_sys as sys;
 use vdo::buffer::DmaMemory;
 use vdo::format::OpenError;
-use vdo::volume::VolumeError;
+use vdo::volume::{RecoveryPolicy, VolumeError};
 use vdo_rpc::params::{Create, Format};
 use vdo_rpc::{ErrorCode, volume};
 
@@ -104,9 +104,10 @@ async fn holds_a_volume(base_name: &str) -> bool {
         format: Format::Never,
         ..Create::new("found", base_name)
     };
-    let Ok(request) = volume::open_request(&request) else {
+    let Ok(mut request) = volume::open_request(&request) else {
         return false;
     };
+    request.recovery = RecoveryPolicy::Look;
     let memory: Arc<dyn DmaMemory> = Arc::new(SpdkMemory::default());
     match life::look(&base, request, &memory).await {
         Ok(_) => true,

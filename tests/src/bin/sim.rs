@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use vdo_tests::sim::batch::{repeat, run_seeds};
+use vdo_tests::sim::batch::{lose_power_of_seeds, repeat, repeat_losses, run_seeds};
 
 /// Runs the simulator over many seeds.
 #[derive(Parser)]
@@ -16,6 +16,9 @@ struct Arguments {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// How many losses of power each volume lives through; without it, none lose power, and disks fail instead.
+    #[arg(long)]
+    losses: Option<u64>,
     /// How many threads; one for each core if not given.
     #[arg(long)]
     threads: Option<usize>,
@@ -29,6 +32,9 @@ fn main() -> ExitCode {
     bar.set_style(style.expect("the template is right"));
     std::panic::set_hook(Box::new(|_| {}));
     let threads = arguments.threads.unwrap_or(cores);
+    if let Some(losses) = arguments.losses {
+        return lose_power(&arguments, threads, losses, &bar);
+    }
     let batch = run_seeds(arguments.from, arguments.seeds, threads, |seed, failure| {
         if let Some(why) = failure {
             bar.suspend(|| {
@@ -61,5 +67,37 @@ fn main() -> ExitCode {
         seeds.len(),
         arguments.seeds
     );
+    ExitCode::FAILURE
+}
+
+fn lose_power(arguments: &Arguments, threads: usize, losses: u64, bar: &ProgressBar) -> ExitCode {
+    let (from, seeds) = (arguments.from, arguments.seeds);
+    let (survival, failed) = lose_power_of_seeds(from, seeds, losses, threads, |seed, failure| {
+        if let Some(why) = failure {
+            bar.suspend(|| {
+                println!(
+                    "seed {seed} fails: {why}\nrepeat it with: {}\n",
+                    repeat_losses(seed, losses)
+                );
+            });
+        }
+        bar.inc(1);
+    });
+    bar.finish();
+    println!(
+        "{} losses of power, {} of them before the volume was back; {} recoveries, {} rebuilds, {} audits",
+        survival.losses,
+        survival.while_opening,
+        survival.recoveries,
+        survival.rebuilds,
+        survival.audits
+    );
+    if failed.is_empty() {
+        println!("{seeds} seeds, none failed");
+        return ExitCode::SUCCESS;
+    }
+    let mut numbers: Vec<_> = failed.iter().map(|(seed, _)| *seed).collect();
+    numbers.sort_unstable();
+    println!("{} of {seeds} seeds failed: {numbers:?}", numbers.len());
     ExitCode::FAILURE
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::losses::{Survival, lose_power};
 use super::run::{Outcome, run_seed};
 
 /// What came of many seeds.
@@ -21,6 +22,11 @@ pub fn repeat(seed: u64) -> String {
     format!("make sim SEEDS=1 FROM={seed}")
 }
 
+/// The command that repeats a seed that loses power.
+pub fn repeat_losses(seed: u64, losses: u64) -> String {
+    format!("make sim SEEDS=1 LOSSES={losses} FROM={seed}")
+}
+
 /// Runs `count` seeds beginning with `from` on `threads` threads, and calls `each` after each.
 pub fn run_seeds(
     from: u64,
@@ -28,8 +34,44 @@ pub fn run_seeds(
     threads: usize,
     each: impl Fn(u64, Option<&str>) + Sync,
 ) -> Batch {
+    let (outcomes, failed) = run_all(from, count, threads, run_seed, each);
+    let mut batch = Batch {
+        failed,
+        ..Batch::default()
+    };
+    for outcome in outcomes {
+        batch.outcome.transitions.add(&outcome.transitions);
+        batch.outcome.tally.add(&outcome.tally);
+        batch.read_only += u64::from(outcome.read_only);
+    }
+    batch
+}
+
+/// Runs `count` seeds that lose power `losses` times each; see [`run_seeds`].
+pub fn lose_power_of_seeds(
+    from: u64,
+    count: u64,
+    losses: u64,
+    threads: usize,
+    each: impl Fn(u64, Option<&str>) + Sync,
+) -> (Survival, Vec<(u64, String)>) {
+    let lose = |seed| lose_power(seed, losses);
+    let (outcomes, failed) = run_all(from, count, threads, lose, each);
+    let mut survival = Survival::default();
+    outcomes.iter().for_each(|outcome| survival.add(outcome));
+    (survival, failed)
+}
+
+/// Runs many seeds and gives what the good ones tell, and the bad ones.
+fn run_all<T: Send>(
+    from: u64,
+    count: u64,
+    threads: usize,
+    run: impl Fn(u64) -> Result<T, String> + Sync,
+    each: impl Fn(u64, Option<&str>) + Sync,
+) -> (Vec<T>, Vec<(u64, String)>) {
     let next = AtomicU64::new(0);
-    let batch: Mutex<Batch> = Mutex::default();
+    let all: Mutex<(Vec<T>, Vec<(u64, String)>)> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
@@ -39,20 +81,16 @@ pub fn run_seeds(
                         break;
                     }
                     let seed = from + number;
-                    let result = run_seed(seed);
+                    let result = run(seed);
                     each(seed, result.as_ref().err().map(String::as_str));
-                    let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
                     match result {
-                        Ok(outcome) => {
-                            batch.outcome.transitions.add(&outcome.transitions);
-                            batch.outcome.tally.add(&outcome.tally);
-                            batch.read_only += u64::from(outcome.read_only);
-                        }
-                        Err(why) => batch.failed.push((seed, why)),
+                        Ok(outcome) => all.0.push(outcome),
+                        Err(why) => all.1.push((seed, why)),
                     }
                 }
             });
         }
     });
-    batch.into_inner().unwrap_or_else(PoisonError::into_inner)
+    all.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

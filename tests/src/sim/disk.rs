@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use vdo::format::Block;
+use vdo::format::{Block, SECTOR_SIZE};
 use vdo::seam::{BaseChannel, BaseIo, BaseOp, IoCompletion};
 use vdo::types::BLOCK_SIZE;
 
@@ -28,6 +28,31 @@ unsafe impl Send for UnderWay {}
 
 /// Decides whether an I/O fails. It sees the I/O, and of each block what it holds or is to hold.
 pub type Fault = Box<dyn FnMut(&BaseIo, u64, &Block) -> bool + Send>;
+
+/// When the power goes, and how.
+#[derive(Clone, Debug)]
+pub struct Fuse {
+    /// After how many more I/Os.
+    pub left: u64,
+    /// How a write that is not durable yet comes out.
+    pub loss: Loss,
+    /// The source of chance for it.
+    pub random: ChaCha8Rng,
+}
+
+/// What a loss of power does to writes that are not durable, each one by chance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Loss {
+    /// How likely a write is kept.
+    pub kept: f64,
+    /// How likely a write that was under way, and not answered, is.
+    pub unanswered: f64,
+    /// Whether each sector of a write has its own luck.
+    pub torn: bool,
+}
+
+/// The power has gone, while I/O was under way: what unwinds everything above the disk, with the disk that is left.
+pub struct PowerLost(pub SimDisk);
 
 /// How many I/Os of each kind were done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +79,8 @@ pub struct DiskState {
     pub fault: Option<Fault>,
     /// What was done so far.
     pub tally: IoTally,
+    /// After how many more I/Os the power goes.
+    pub fuse: Option<Fuse>,
     /// Whether to remember what a loss of power would leave.
     pub volatile: bool,
     /// What is durable, if it is remembered: each block, and the write it is of.
@@ -103,6 +130,7 @@ impl SimDisk {
     /// Lets the I/O number `pick` of those under way happen.
     pub fn complete(&self, pick: usize) {
         let size = self.size;
+        self.burn();
         let state = &mut *self.state();
         let UnderWay { channel, io, began } = state.under_way.swap_remove(pick);
         let errno = state.perform(&io, size, began);
@@ -111,6 +139,81 @@ impl SimDisk {
             token: io.token,
             errno,
         });
+    }
+
+    /// Lets the power go if it is time: unwinds with [`PowerLost`].
+    fn burn(&self) {
+        let fuse = {
+            let mut state = self.state();
+            let Some(fuse) = &mut state.fuse else { return };
+            if fuse.left > 0 {
+                fuse.left -= 1;
+                return;
+            }
+            state.fuse.take()
+        };
+        if let Some(Fuse {
+            loss, mut random, ..
+        }) = fuse
+        {
+            let left = self.after_loss(loss, &mut random);
+            std::panic::resume_unwind(Box::new(PowerLost(left)));
+        }
+    }
+
+    /// The disk as it comes back if the power goes now, everything on it durable.
+    pub fn after_loss(&self, loss: Loss, random: &mut ChaCha8Rng) -> SimDisk {
+        let state = &*self.state();
+        let mut blocks: BTreeMap<u64, Box<Block>> = state
+            .durable
+            .iter()
+            .map(|(pbn, (_, block))| (*pbn, block.clone()))
+            .collect();
+        let mut land = |pbn: u64, block: &Block, luck: f64| {
+            let old = blocks
+                .entry(pbn)
+                .or_insert_with(|| Box::new([0; BLOCK_SIZE]));
+            let pieces = if loss.torn { SECTOR_SIZE } else { BLOCK_SIZE };
+            for (old, new) in old.chunks_mut(pieces).zip(block.chunks(pieces)) {
+                if random.random_bool(luck) {
+                    old.copy_from_slice(new);
+                }
+            }
+        };
+        let durable = |write: &u64, pbn: &u64| {
+            let known = state.durable.get(pbn);
+            known.is_some_and(|(durable, _)| durable >= write)
+        };
+        for (write, pbn, block) in &state.cached {
+            if !durable(write, pbn) {
+                land(*pbn, block, loss.kept);
+            }
+        }
+        for UnderWay { io, .. } in &state.under_way {
+            if io.op == BaseOp::Write {
+                for index in 0..u64::from(io.blocks) {
+                    let mut block = [0; BLOCK_SIZE];
+                    // SAFETY: the engine keeps the memory of an I/O valid until its completion.
+                    unsafe {
+                        let start = io.memory.as_ptr().add(index as usize * BLOCK_SIZE);
+                        start.copy_to(block.as_mut_ptr(), BLOCK_SIZE);
+                    }
+                    land(io.pbn.get() + index, &block, loss.unanswered);
+                }
+            }
+        }
+        let left = SimDisk::new(self.size);
+        left.state().blocks = blocks;
+        left.remember_durable();
+        left
+    }
+
+    /// Changes one block, durably.
+    pub fn overwrite(&self, pbn: u64, block: &Block) {
+        let mut state = self.state();
+        state.blocks.insert(pbn, Box::new(*block));
+        let written = state.written;
+        state.durable.insert(pbn, (written, Box::new(*block)));
     }
 
     /// The disk as an image, `size` blocks long.

@@ -4,13 +4,14 @@
 //! [`world`] is the host, [`disk`] its base device, [`request`] a caller's request. [`run`] runs a seed: a
 //! [`profile`] drawn from it, a [`workload`] against it, with [`faults`] under it and a [`model`] that knows what is
 //! right beside it; [`complaints`] hears what the engine logs. [`audit`] looks
-//! over the disk after each shutdown, [`salvage`] after a loss of power. [`batch`] runs many seeds.
+//! over the disk after each shutdown, [`salvage`] what is on it meanwhile. [`losses`] takes the power away. [`batch`] runs many seeds.
 
 pub mod audit;
 pub mod batch;
 pub mod complaints;
 pub mod disk;
 pub mod faults;
+pub mod losses;
 pub mod model;
 pub mod profile;
 pub mod request;

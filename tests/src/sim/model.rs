@@ -180,6 +180,21 @@ impl Model {
         self.lost = true;
     }
 
+    /// The power was gone, and what a block holds now is `got`. It must be something that may have been left; from now on
+    /// it is what the block holds, durably.
+    pub fn survives(&mut self, lbn: u64, got: &[u8]) -> Result<(), Box<Wrong>> {
+        self.check_after_loss(lbn, got)?;
+        let bytes = Bytes::Of(Arc::from(got), 0);
+        self.blocks.insert(lbn, vec![Version { bytes, ..never() }]);
+        Ok(())
+    }
+
+    /// Everything that was under way is over, for whoever asked is no more.
+    pub fn forget_callers(&mut self) {
+        self.parts.clear();
+        self.lost = false;
+    }
+
     /// Whether `got`, read at `offset` by a request that began at `start`, is right.
     pub fn check(&self, start: Moment, offset: u64, got: &[u8]) -> Result<(), Box<Wrong>> {
         for (lbn, from, to, place) in parts(offset, got.len() as u64) {

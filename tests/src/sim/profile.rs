@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 use vdo::format::FormatOptions;
 use vdo::format::tree::ENTRIES_PER_PAGE;
-use vdo::volume::{FormatPolicy, OpenRequest, VolumeOptions};
+use vdo::volume::{FormatPolicy, OpenRequest, RecoveryPolicy, VolumeOptions};
 
 /// The nonce of simulated volumes.
 pub const NONCE: u64 = 7;
@@ -76,6 +76,25 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// The same volume, brought up again with other zones and another cache.
+    pub fn run_otherwise(&mut self, random: &mut ChaCha8Rng) -> u8 {
+        self.cache_pages = random.random_range(2..=16);
+        self.maximum_age = *[1, 2, 8, 1000].choose(random).expect("not empty");
+        *self.lives.choose(random).expect("there is a life")
+    }
+
+    /// The profile of a seed that loses power.
+    pub fn of_losses(random: &mut ChaCha8Rng) -> Profile {
+        let mut profile = Profile::random(random);
+        profile.trouble = Trouble::None;
+        profile.power = false;
+        profile.blocks_per_leaf = profile.blocks_per_leaf.min(100);
+        // As many zones as there are slabs for.
+        let most = profile.lives.iter().copied().max().unwrap_or(1);
+        profile.lives = (1..=most).collect();
+        profile
+    }
+
     /// The profile of a seed.
     pub fn random(random: &mut ChaCha8Rng) -> Profile {
         let zones = |random: &mut ChaCha8Rng| *[1, 1, 2, 3, 4].choose(random).expect("not empty");
@@ -166,6 +185,9 @@ impl Profile {
             nonce: NONCE,
             uuid: Uuid::from_u128(9),
             slabs_wanted: 1,
+            recovery: RecoveryPolicy::Recover {
+                cache_blocks: self.cache_pages,
+            },
         }
     }
 

@@ -6,9 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vdo::dedupe::TransitionCounts;
+use vdo::format::components::VolumeState;
 use vdo::volume::VolumeError;
 
-use super::audit::audit;
+use super::audit::{audit, volume_on};
 use super::complaints;
 use super::disk::SimDisk;
 use super::faults;
@@ -102,7 +103,7 @@ fn live(profile: &Profile, mut random: ChaCha8Rng, look: &dyn Fn(&SimDisk)) -> O
         disk.state().fault = None;
         if shut.is_err() {
             outcome.read_only = true;
-            refuses(&disk, profile, random.clone());
+            comes_back_or_is_refused(&disk, profile, random.clone(), &mut model);
             return check_log(profile, outcome);
         }
         check_disk(&disk);
@@ -125,13 +126,24 @@ fn check_disk(disk: &SimDisk) {
     }
 }
 
-/// A volume that was not shut down clean must not be opened, nor changed by the attempt.
-fn refuses(disk: &SimDisk, profile: &Profile, random: ChaCha8Rng) {
+/// A volume that says of itself that it is read-only must not be opened, nor changed by the attempt. One that could not even
+/// say so is recovered, and is whole then.
+fn comes_back_or_is_refused(disk: &SimDisk, profile: &Profile, random: ChaCha8Rng, model: &mut Model) {
     let before = disk.blocks();
-    match World::open(disk, profile.request(), profile.options(1), random) {
-        Ok(_) => panic!("a volume that was not shut down clean was opened"),
+    let state = volume_on(&before, disk.size).map(|volume| volume.super_block.volume.state);
+    let opened = World::open(disk, profile.request(), profile.options(1), random);
+    if state == Ok(VolumeState::Dirty) {
+        let mut world = opened.unwrap_or_else(|error| panic!("it is not recovered: {error}"));
+        let mut clock = 0;
+        Workload::new(profile, model, &mut clock).verify(&mut world);
+        let (shut, _) = world.shut_down();
+        assert!(shut.is_ok(), "shutting down after a recovery: {shut:?}");
+        return check_disk(disk);
+    }
+    match opened {
+        Ok(_) => panic!("a volume in the state {state:?} was opened"),
         Err(VolumeError::Open(_)) => {}
-        Err(error) => panic!("a volume that was not shut down clean was refused so: {error}"),
+        Err(error) => panic!("a volume in the state {state:?} was refused so: {error}"),
     }
     assert!(
         before == disk.blocks(),

@@ -70,8 +70,11 @@ impl World {
             if let Poll::Ready(found) = opening.poll(Nanos(0)) {
                 break found?;
             }
-            while disk.under_way() > 0 {
+            // All that is under way, or only some of it: a recovery has many I/Os at once.
+            let mut some = random.random_range(0..=disk.under_way());
+            while disk.under_way() > some {
                 disk.complete(random.random_range(0..disk.under_way()));
+                some = some.min(disk.under_way());
             }
         };
         let wakers = (0..options.zones).map(|_| NoWaker).collect();

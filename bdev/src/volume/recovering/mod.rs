@@ -1,0 +1,189 @@
+//! Bringing back a volume that was not shut down, or that someone asked to rebuild, before it has zones.
+//!
+//! What is to be read and written, and when, is here; what is made of the bytes, in [`crate::recovery`]. All of it runs in
+//! the one task that opens the device, on its one channel:
+//!
+//! ```text
+//!   scan the journal -- plan --> flush -> block map -> slab journals -> summary -> super block -> scrub -> summary
+//!                                (map.rs)        (slabs.rs)                          (slabs.rs)
+//!                    -- rebuild -> flush -> block map -> count anew -> slabs -> super block
+//!                                          (map.rs)    (rebuild.rs)
+//! ```
+//!
+//! A step's writes are durable before the next step's are begun. Until the super block is written, everything could be done again from
+//! the start with the same outcome, and after a crash is. After it the journal is empty, and what is left is to scrub the
+//! slabs that the summary calls dirty: a crash then means that the next opening finds nothing in the journal, and
+//! scrubs those that are still called so. Other programs can take over at any moment: each of these states is one that
+//! dm-vdo leaves, too.
+//!
+//! The journal is read before everything else, but what was read may have been in the device's cache only, if it was not the
+//! power that failed but the program. So the device is flushed before the first write.
+
+mod map;
+mod medium;
+mod rebuild;
+mod slabs;
+mod walk;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::VolumeError;
+use crate::buffer::DmaMemory;
+use crate::error::VdoError;
+use crate::format;
+use crate::format::components::VolumeState;
+use crate::recovery::{EntryRules, Refusal, Ring, RingScan};
+use crate::runtime::base::BaseDevice;
+use crate::runtime::task::Scheduler;
+use medium::{Medium, STRIDE, blocks_of};
+
+/// What stands in the way.
+#[derive(Debug)]
+enum Obstacle {
+    /// What the disk holds.
+    Refused(Refusal),
+    /// Anything else.
+    Failed(VolumeError),
+}
+
+impl From<Refusal> for Obstacle {
+    fn from(refusal: Refusal) -> Obstacle {
+        Obstacle::Refused(refusal)
+    }
+}
+
+impl From<VolumeError> for Obstacle {
+    fn from(error: VolumeError) -> Obstacle {
+        Obstacle::Failed(error)
+    }
+}
+
+impl From<VdoError> for Obstacle {
+    fn from(error: VdoError) -> Obstacle {
+        Obstacle::Failed(error.into())
+    }
+}
+
+/// Whether a volume in this state has to be brought back before it can be used.
+pub(super) fn is_needed(state: VolumeState) -> bool {
+    match state {
+        VolumeState::New | VolumeState::Clean | VolumeState::ReadOnly => false,
+        VolumeState::Dirty
+        | VolumeState::Recovering
+        | VolumeState::Replaying
+        | VolumeState::ForceRebuild
+        | VolumeState::RebuildForUpgrade => true,
+    }
+}
+
+/// Brings a volume back, with the memory of `cache_blocks` blocks for pages of its block map. `volume` is as it is on disk, and
+/// afterwards as it is then.
+///
+/// # Errors
+/// When the device fails: then the volume is as before, or somewhere on the way, and it can be tried again. When
+/// what the disk holds contradicts itself: then it is marked read-only, and has to be rebuilt.
+pub(super) async fn bring_back(
+    base: &Rc<BaseDevice>,
+    scheduler: &Rc<Scheduler>,
+    memory: &Arc<dyn DmaMemory>,
+    cache_blocks: u32,
+    volume: &mut format::Volume,
+) -> Result<(), VolumeError> {
+    let medium = Medium::new(base, scheduler, memory, volume, cache_blocks)?;
+    let state = volume.super_block.volume.state;
+    let done = match state {
+        VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade => {
+            rebuild::rebuild(&medium, volume).await
+        }
+        _ => recover(&medium, volume).await,
+    };
+    let refusal = match done {
+        Ok(()) => return Ok(()),
+        Err(Obstacle::Failed(error)) => return Err(error),
+        Err(Obstacle::Refused(refusal)) => refusal,
+    };
+    if !refusal.is_damage() {
+        return Err(VolumeError::NotRecovered { refusal });
+    }
+    if !matches!(
+        state,
+        VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade
+    ) {
+        volume.super_block.volume.state = VolumeState::ReadOnly;
+        medium.save_super_block(volume).await?;
+    }
+    Err(VolumeError::Damaged { refusal })
+}
+
+/// Replays what the journal holds, and scrubs all slabs.
+async fn recover(medium: &Medium, volume: &mut format::Volume) -> Result<(), Obstacle> {
+    let uuid = volume.layout.uuid;
+    let state = volume.super_block.volume.state.name();
+    log::warn!("volume {uuid} is {state}: it was not shut down, and is being recovered");
+    let scan = scan(medium, volume).await?;
+    let ring = scan.ring();
+    let plan = scan.recovery()?;
+    let (map, slabs) = (plan.block_map.range(), plan.slab_journals.range());
+    log::info!(
+        "volume {uuid}: {} entries of its recovery journal for the block map, {} for the slab journals",
+        map.entries(),
+        slabs.entries()
+    );
+    medium.flush().await?;
+    let journal = volume.layout.recovery_journal.start;
+    let mapped = map::replay(medium, &ring, journal, plan.block_map).await?;
+    let mut depot = slabs::Depot::load(medium, volume).await?;
+    let counted = depot
+        .replay(medium, &ring, journal, plan.slab_journals)
+        .await?;
+    let usage = match plan.ending.wants_count() {
+        false => None,
+        true => Some(walk::count(medium, volume).await?),
+    };
+    plan.ending
+        .apply(&mut volume.super_block, mapped, counted, usage);
+    medium.save_super_block(volume).await?;
+    depot.scrub(medium).await?;
+    log::info!("volume {uuid} is recovered");
+    Ok(())
+}
+
+/// Looks at every block of the journal.
+async fn scan(medium: &Medium, volume: &format::Volume) -> Result<RingScan, VolumeError> {
+    let layout = &volume.layout;
+    let journal = layout.recovery_journal;
+    let mut scan = RingScan::new(Ring {
+        blocks: journal.blocks,
+        nonce: layout.nonce,
+        recovery_count: volume.super_block.volume.complete_recoveries as u8,
+        journal_start: volume.super_block.recovery_journal.journal_start,
+        rules: EntryRules {
+            physical_blocks: layout.physical_blocks,
+            slabs: layout.slabs,
+        },
+    });
+    let mut buffers = medium.buffers(READERS, STRIDE.min(journal.blocks as usize))?;
+    let mut at = 0;
+    while at < journal.blocks {
+        let mut reads = Vec::with_capacity(READERS);
+        let mut next = at;
+        while let Some(buffer) = buffers.pop_if(|_| next < journal.blocks) {
+            let count = (STRIDE as u64).min(journal.blocks - next);
+            reads.push(medium.read(journal.start.get() + next, buffer, count as usize));
+            next += count;
+        }
+        for read in medium.all(reads).await {
+            let buffer = read?;
+            let count = (STRIDE as u64).min(journal.blocks - at);
+            scan.take(at, &blocks_of(&buffer)[..count as usize]);
+            at += count;
+            buffers.push(buffer);
+        }
+        medium.progress(|| format!("{at} of {} blocks of the recovery journal read", journal.blocks));
+    }
+    Ok(scan)
+}
+
+/// Reads of the journal under way at once.
+const READERS: usize = 4;

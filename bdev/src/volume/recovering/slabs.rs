@@ -1,0 +1,364 @@
+//! Bringing slab journals, the slab summary and reference counters up to date, on disk.
+
+use super::Obstacle;
+use super::map::numbered;
+use super::medium::{Medium, STRIDE, block_mut, blocks_of};
+use crate::buffer::Buffer;
+use crate::depot::combine_summaries;
+use crate::error::VdoError;
+use crate::format;
+use crate::format::components::VolumeState;
+use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
+use crate::format::slab::SlabGeometry;
+use crate::format::slab_journal::SlabJournalEntry;
+use crate::format::slab_summary::{
+    BLOCKS_PER_ZONE, ENTRY_SIZE, SUMMARY_BLOCKS, SlabSummaryEntry,
+};
+use crate::recovery::Ring;
+use crate::recovery::order::{ScrubOrder, SlabGlance};
+use crate::recovery::plan::{SlabJournalRange, SlabJournalsReplayed};
+use crate::recovery::scrub::Scrub;
+use crate::recovery::slab_replay::{JournalEnd, Offered, SlabReplay, journal_end, last_block};
+use crate::types::{BLOCK_SIZE, JournalPoint, Mapping, Pbn, SlabNumber};
+
+/// Slabs that are scrubbed before the summary is told of them together.
+const TOLD_TOGETHER: usize = 64;
+
+/// The slab summary, every zone's copy alike.
+pub(super) struct Summary {
+    start: Pbn,
+    /// One copy.
+    copy: Box<[u8]>,
+}
+
+impl Summary {
+    /// A summary in which every slab there may ever be is as new.
+    pub(super) fn blank(volume: &format::Volume) -> Summary {
+        let slabs = &volume.layout.slabs;
+        let unused = SlabSummaryEntry::unused(slabs.config.data_blocks, slabs.slab_shift());
+        let entries = BLOCKS_PER_ZONE as usize * BLOCK_SIZE / ENTRY_SIZE;
+        Summary {
+            start: volume.layout.slab_summary.start,
+            copy: unused.encode().repeat(entries).into_boxed_slice(),
+        }
+    }
+
+    pub(super) fn entry(&self, slab: SlabNumber) -> SlabSummaryEntry {
+        let at = slab.index() * ENTRY_SIZE;
+        let bytes = self.copy[at..].first_chunk();
+        SlabSummaryEntry::decode(*bytes.expect("there is an entry for every slab"))
+    }
+
+    pub(super) fn set(&mut self, slab: SlabNumber, entry: SlabSummaryEntry) {
+        let at = slab.index() * ENTRY_SIZE;
+        self.copy[at..at + ENTRY_SIZE].copy_from_slice(&entry.encode());
+    }
+
+    /// Writes all copies, when everything written before is durable, and makes them so.
+    pub(super) async fn save(&self, medium: &Medium) -> Result<(), Obstacle> {
+        let blocks = SUMMARY_BLOCKS as usize;
+        let mut buffer = medium.buffers(1, blocks)?.remove(0);
+        for copy in buffer.chunks_exact_mut(self.copy.len()) {
+            copy.copy_from_slice(&self.copy);
+        }
+        medium.flush().await?;
+        medium.write(self.start.get(), buffer, blocks).await?;
+        Ok(medium.flush().await?)
+    }
+}
+
+/// Blocks to be written, a few at a time.
+pub(super) struct Writes<'a> {
+    medium: &'a Medium,
+    free: Vec<Buffer>,
+    waiting: Vec<(u64, Buffer)>,
+}
+
+impl<'a> Writes<'a> {
+    pub(super) fn new(medium: &'a Medium) -> Result<Writes<'a>, Obstacle> {
+        Ok(Writes {
+            medium,
+            free: medium.lanes()?,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// Has a block, which `pack` fills and says the place of, written sooner or later. A place is given once between two
+    /// calls of [`Writes::finish`].
+    pub(super) async fn push(
+        &mut self,
+        pack: impl FnOnce(&mut format::Block) -> u64,
+    ) -> Result<(), VdoError> {
+        if self.free.is_empty() {
+            self.finish().await?;
+        }
+        let Some(mut buffer) = self.free.pop() else {
+            return Err(VdoError::Inconsistent("no buffer came back".into()));
+        };
+        let pbn = pack(block_mut(&mut buffer));
+        self.waiting.push((pbn, buffer));
+        Ok(())
+    }
+
+    /// Waits until everything is written, not that it is durable.
+    pub(super) async fn finish(&mut self) -> Result<(), VdoError> {
+        let writes = self.waiting.drain(..);
+        let writes: Vec<_> = writes
+            .map(|(pbn, buffer)| self.medium.write(pbn, buffer, 1))
+            .collect();
+        for written in self.medium.all(writes).await {
+            self.free.push(written?);
+        }
+        Ok(())
+    }
+}
+
+/// All slabs of a volume that is recovered.
+pub(super) struct Depot {
+    slabs: SlabGeometry,
+    nonce: u64,
+    summary: Summary,
+}
+
+impl Depot {
+    /// Puts the summary's copies together, as the zones of the last run left them.
+    pub(super) async fn load(medium: &Medium, volume: &format::Volume) -> Result<Depot, Obstacle> {
+        let layout = &volume.layout;
+        let start = layout.slab_summary.start;
+        let zones = volume.super_block.slab_depot.zone_count;
+        let new = volume.super_block.volume.state == VolumeState::New;
+        let (base, memory) = (medium.base(), medium.memory());
+        combine_summaries(&layout.slabs, start, zones, new, base, memory).await?;
+        let blocks = BLOCKS_PER_ZONE as usize;
+        let buffer = medium.buffers(1, blocks)?.remove(0);
+        let buffer = medium.read(start.get(), buffer, blocks).await?;
+        Ok(Depot {
+            slabs: layout.slabs,
+            nonce: layout.nonce,
+            summary: Summary {
+                start,
+                copy: buffer[..blocks * BLOCK_SIZE].into(),
+            },
+        })
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = SlabNumber> + use<> {
+        (0..self.slabs.slab_count).map(SlabNumber)
+    }
+
+    fn journal_block(&self, slab: SlabNumber, place: u64) -> u64 {
+        self.slabs.journal_blocks(slab).start.get() + place
+    }
+
+    /// Where the journal of a slab ends.
+    async fn journal_end(
+        &self,
+        medium: &Medium,
+        slab: SlabNumber,
+        buffer: Buffer,
+    ) -> Result<(JournalEnd, Buffer), Obstacle> {
+        let (entry, config) = (self.summary.entry(slab), self.slabs.config);
+        let Some(place) = last_block(slab, entry, &config)? else {
+            return Ok((JournalEnd::BLANK, buffer));
+        };
+        let at = self.journal_block(slab, place);
+        let mut buffer = medium.read(at, buffer, 1).await?;
+        let end = journal_end(slab, entry, &config, self.nonce, block_mut(&mut buffer))?;
+        Ok((end, buffer))
+    }
+
+    /// Adds to the slab journals what they lack, and tells the summary.
+    pub(super) async fn replay(
+        &mut self,
+        medium: &Medium,
+        ring: &Ring,
+        journal: Pbn,
+        range: SlabJournalRange,
+    ) -> Result<SlabJournalsReplayed, Obstacle> {
+        let entries = range.range();
+        let mut replays: Vec<Option<SlabReplay>> = self.numbers().map(|_| None).collect();
+        let mut writes = Writes::new(medium)?;
+        let stride = STRIDE.min(ring.blocks as usize);
+        let mut reading = medium.buffers(1, stride)?.remove(0);
+        let mut spare = medium.buffers(1, 1)?.remove(0);
+        let mut gone_through = 0_u64;
+        for run in entries.runs(ring.blocks, stride as u64) {
+            let start = journal.get() + run.place;
+            reading = medium.read(start, reading, run.blocks as usize).await?;
+            for (sequence, block) in numbered(run).zip(blocks_of(&reading)) {
+                let count = entries.entries_of(sequence);
+                for (entry, number) in ring.entries(sequence, block, count)?.zip(0_u16..) {
+                    let point = JournalPoint {
+                        sequence,
+                        entry: number,
+                    };
+                    for (pbn, change) in changes(&self.slabs, &entry) {
+                        let Some(slab) = self.slabs.slab_of(pbn) else {
+                            continue;
+                        };
+                        if replays[slab.index()].is_none() {
+                            let end;
+                            (end, spare) = self.journal_end(medium, slab, spare).await?;
+                            let replay = SlabReplay::load(&self.slabs.config, self.nonce, end);
+                            replays[slab.index()] = Some(replay);
+                        }
+                        let Some(replay) = &mut replays[slab.index()] else {
+                            continue;
+                        };
+                        let first = self.journal_block(slab, 0);
+                        let mut offered = replay.offer(&change, point);
+                        if offered == Offered::NoRoom {
+                            writes.push(|block| first + replay.commit(block)).await?;
+                            offered = replay.offer(&change, point);
+                        }
+                        if offered == Offered::Filled {
+                            writes.push(|block| first + replay.commit(block)).await?;
+                        }
+                    }
+                }
+            }
+            gone_through += run.blocks;
+            medium.progress(|| format!("{gone_through} journal blocks put into slab journals"));
+        }
+        let mut added = 0;
+        for slab in self.numbers() {
+            let Some(replay) = &mut replays[slab.index()] else {
+                continue;
+            };
+            if replay.added() == 0 {
+                continue;
+            }
+            added += replay.added();
+            if replay.has_entries() {
+                let first = self.journal_block(slab, 0);
+                writes.push(|block| first + replay.commit(block)).await?;
+            }
+            let entry = replay.summary(self.summary.entry(slab));
+            self.summary.set(slab, entry);
+        }
+        writes.finish().await?;
+        if added > 0 {
+            log::info!("{added} changes of reference counts were added to slab journals");
+            self.summary.save(medium).await?;
+        }
+        Ok(range.replayed())
+    }
+
+    /// Brings the counters of every slab up to date that the summary calls dirty.
+    pub(super) async fn scrub(&mut self, medium: &Medium) -> Result<(), Obstacle> {
+        let mut ends = Vec::new();
+        let mut glances = Vec::new();
+        let mut spare = medium.buffers(1, 1)?.remove(0);
+        for number in self.numbers() {
+            let entry = self.summary.entry(number);
+            if !entry.is_dirty {
+                continue;
+            }
+            let end;
+            (end, spare) = self.journal_end(medium, number, spare).await?;
+            glances.push(SlabGlance {
+                number,
+                entry,
+                journal_length: end.length(),
+            });
+            ends.push((number, end));
+        }
+        let all = glances.len();
+        if all == 0 {
+            return Ok(());
+        }
+        let order: Vec<_> = ScrubOrder::new(glances, &self.slabs.config).all().collect();
+        let mut scrub = Scrub::new(&self.slabs.config, self.nonce);
+        let mut writes = Writes::new(medium)?;
+        let journal = self.slabs.config.slab_journal_blocks as usize;
+        let mut reading = medium.buffers(1, STRIDE.max(journal))?.remove(0);
+        for (done, together) in order.chunks(TOLD_TOGETHER).enumerate() {
+            let mut news = Vec::with_capacity(together.len());
+            for (index, &slab) in together.iter().enumerate() {
+                let end = ends
+                    .binary_search_by_key(&slab, |(number, _)| *number)
+                    .map_or(JournalEnd::BLANK, |at| ends[at].1);
+                let entry = self.summary.entry(slab);
+                scrub.begin(slab, entry, end);
+                reading = self
+                    .scrub_slab(medium, &mut scrub, entry, slab, reading)
+                    .await?;
+                let result = scrub.finish()?;
+                if result.torn > 0 {
+                    let torn = result.torn;
+                    log::warn!("slab {slab}: {torn} blocks of its counters were torn");
+                }
+                for index in scrub.changed() {
+                    let start = self.slabs.reference_blocks(slab).start.get();
+                    let pack = |block: &mut format::Block| {
+                        scrub.pack(index, block);
+                        start + index as u64
+                    };
+                    writes.push(pack).await?;
+                }
+                news.push((slab, result.summary(entry, self.slabs.slab_shift())));
+                let so_far = done * TOLD_TOGETHER + index + 1;
+                medium.progress(|| format!("{so_far} of {all} slabs scrubbed"));
+            }
+            writes.finish().await?;
+            for (slab, entry) in news {
+                self.summary.set(slab, entry);
+            }
+            self.summary.save(medium).await?;
+        }
+        log::info!("{all} slabs were scrubbed");
+        Ok(())
+    }
+
+    /// Reads the counters of a slab and its journal.
+    async fn scrub_slab(
+        &self,
+        medium: &Medium,
+        scrub: &mut Scrub,
+        entry: SlabSummaryEntry,
+        slab: SlabNumber,
+        mut reading: Buffer,
+    ) -> Result<Buffer, Obstacle> {
+        if entry.load_counts {
+            let counters = self.slabs.reference_blocks(slab);
+            let stride = reading.blocks() as u64;
+            for first in (0..counters.blocks).step_by(reading.blocks()) {
+                let blocks = stride.min(counters.blocks - first) as usize;
+                let start = counters.start.get() + first;
+                reading = medium.read(start, reading, blocks).await?;
+                scrub.take_counters(first as usize, &blocks_of(&reading)[..blocks]);
+            }
+        }
+        let journal = self.slabs.journal_blocks(slab);
+        let blocks = journal.blocks as usize;
+        reading = medium.read(journal.start.get(), reading, blocks).await?;
+        while let Some(sequence) = scrub.wants() {
+            let place = sequence.get() % journal.blocks;
+            scrub.take_journal_block(&blocks_of(&reading)[place as usize])?;
+        }
+        Ok(reading)
+    }
+}
+
+/// The changes of reference counts an entry stands for: first the block that gains a reference, then the one that loses
+/// one. Block zero stands for none.
+fn changes(
+    slabs: &SlabGeometry,
+    entry: &RecoveryJournalEntry,
+) -> impl Iterator<Item = (Pbn, SlabJournalEntry)> + use<> {
+    let (slabs, operation) = (*slabs, entry.operation);
+    let one = move |Mapping { pbn, .. }: Mapping, increment: bool| {
+        let (_, offset) = slabs.locate(pbn)?;
+        let change = SlabJournalEntry {
+            offset,
+            operation: match increment {
+                true => operation,
+                false => JournalOperation::DataRemapping,
+            },
+            increment,
+        };
+        Some((pbn, change))
+    };
+    let (gains, loses) = (one(entry.mapping, true), one(entry.unmapping, false));
+    gains.into_iter().chain(loses)
+}
