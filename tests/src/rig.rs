@@ -186,6 +186,14 @@ impl Rig {
         Target::start_with(self.options(setup))
     }
 
+    /// Starts a target and kills it after a while, wherever it is then.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn kill_early(&self, setup: &Setup, after: std::time::Duration) {
+        Target::kill_early(self.options(setup), after);
+    }
+
     /// Starts a target that must not come up, and returns what it says; the file must be the same afterwards.
     ///
     /// # Panics

@@ -181,8 +181,26 @@ impl Target {
         }
     }
 
+    /// Starts a target and kills it after a while, wherever it is then.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn kill_early(options: Options, after: Duration) {
+        let folder = Arc::new(tempfile::tempdir().expect("the system has room for a folder"));
+        let target =
+            Target::spawn_in(folder, options).unwrap_or_else(|problem| panic!("{problem}"));
+        std::thread::sleep(after);
+        target.kill();
+    }
+
     /// Starts a target in a folder that is there; as often as its log is wanted in one file.
     fn start_in(folder: Arc<TempDir>, options: Options) -> Result<Target, String> {
+        let mut target = Target::spawn_in(folder, options)?;
+        target.wait_until_up()?;
+        Ok(target)
+    }
+
+    fn spawn_in(folder: Arc<TempDir>, options: Options) -> Result<Target, String> {
         let path = |name: &str| folder.path().join(name);
         let log = File::options()
             .create(true)
@@ -214,14 +232,12 @@ impl Target {
                 options.program.path().display()
             )
         })?;
-        let mut target = Target {
+        Ok(Target {
             folder,
             options,
             child: Some(child),
             client: Mutex::default(),
-        };
-        target.wait_until_up()?;
-        Ok(target)
+        })
     }
 
     fn wait_until_up(&mut self) -> Result<(), String> {

@@ -10,7 +10,9 @@ use vdo::format::FormatOptions;
 use vdo::index::AnswerMode;
 use vdo::seam::{BaseIo, BaseOp, RequestHeader, RequestKind};
 use vdo::types::Pbn;
-use vdo::volume::{FormatPolicy, IndexCommand, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions};
+use vdo::volume::{
+    FormatPolicy, IndexCommand, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions,
+};
 use vdo_tests::sim::audit::{audit, volume_on};
 use vdo_tests::sim::salvage::Salvage;
 use vdo_tests::sim::workload::content;

@@ -5,7 +5,7 @@ use std::process::Command;
 use vdo::dedupe::Row;
 use vdo::types::Pbn;
 use vdo_tests::dm_vdo::{Image, lacking, text};
-use vdo_tests::sim::batch::{repeat, run_seeds};
+use vdo_tests::sim::batch::{lose_power_of_seeds, repeat, repeat_losses, run_seeds};
 use vdo_tests::sim::run_seed_and;
 
 /// Seeds in the everyday test run.
@@ -80,6 +80,26 @@ fn a_volume_does_what_the_model_says_whatever_is_done_to_it() {
             assert!(count > 0, "no hash lock ever took {row:?}: {}", row.why());
         }
     }
+}
+
+/// Volumes that lose power in the everyday test run, and how often each.
+const LOSING: (u64, u64) = (200, 10);
+
+#[test]
+fn a_volume_that_loses_power_at_any_moment_comes_back_with_all_that_was_flushed() {
+    let (seeds, losses) = LOSING;
+    let (survival, failed) = lose_power_of_seeds(0, seeds, losses, 2, |_, _| {});
+    for (seed, why) in &failed {
+        let repeat = repeat_losses(*seed, losses);
+        println!("seed {seed} fails: {why}\nrepeat it with: {repeat}\n");
+    }
+    let seeds_failed: Vec<_> = failed.iter().map(|(seed, _)| seed).collect();
+    assert!(seeds_failed.is_empty(), "seeds that fail: {seeds_failed:?}");
+    println!("{survival:?}");
+    assert_eq!(survival.losses, seeds * losses);
+    assert!(survival.while_opening > seeds, "{survival:?}");
+    assert!(survival.recoveries > 3 * seeds, "{survival:?}");
+    assert!(survival.rebuilds > seeds / 10, "{survival:?}");
 }
 
 #[test]

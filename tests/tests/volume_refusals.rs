@@ -118,20 +118,6 @@ fn a_device_that_lost_its_end_is_refused() {
 }
 
 #[test]
-fn a_volume_that_was_not_shut_down_is_refused_and_not_touched() {
-    let rig = Rig::new(ROOMY);
-    for cpumask in ["0x1", "0x3"] {
-        let target = rig.start(&Setup::on(cpumask).with("format", "force"));
-        fill(&mut rig.connect(), 0..500, |lbn| lbn);
-        target.kill();
-        for policy in ["if_blank", "never"] {
-            let setup = Setup::on(cpumask).with("format", policy);
-            says(&rig.refused(&setup), &["not shut down", "recovered"]);
-        }
-    }
-}
-
-#[test]
 fn parameters_that_make_no_sense_are_refused_by_name() {
     let rig = Rig::new(ROOMY);
     let usual = Setup::default;

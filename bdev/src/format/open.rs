@@ -80,9 +80,7 @@ fn what_to_do(state: VolumeState) -> &'static str {
             "it stopped after an error; look for its cause, then mark it with vdoforcerebuild, and it is rebuilt when it is \
              opened next"
         }
-        VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade => {
-            "it waits to be rebuilt"
-        }
+        VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade => "it waits to be rebuilt",
     }
 }
 

@@ -497,9 +497,8 @@ mod tests {
         let error = RecoveryBlockHeader::decode(&block).unwrap_err().to_string();
         assert!(error.contains("older programs"), "{error}");
         block[ENTRY_COUNT..ENTRY_COUNT + 2].copy_from_slice(&311_u16.to_le_bytes());
-        let form = |block: &[u8; BLOCK_SIZE]| {
-            RecoveryBlockHeader::decode_any(block).map(|(form, _)| form)
-        };
+        let form =
+            |block: &[u8; BLOCK_SIZE]| RecoveryBlockHeader::decode_any(block).map(|(form, _)| form);
         assert_eq!(form(&block), Some(JournalForm::Old));
         block[METADATA_TYPE] = TYPE_RECOVERY_JOURNAL;
         assert_eq!(form(&block), None, "the current form holds 217 entries");

@@ -198,7 +198,10 @@ mod tests {
         assert_eq!(page.validity(NONCE, Pbn(5)), PageValidity::Valid);
         assert_eq!(page.get(811).pbn, Pbn(0xf_ffff_ffff));
         assert_eq!(page.get(811).state, MappingState::MAX);
-        assert_eq!(page.entries().filter(|one| one.state.is_mapped()).count(), 1);
+        assert_eq!(
+            page.entries().filter(|one| one.state.is_mapped()).count(),
+            1
+        );
     }
 
     #[test]

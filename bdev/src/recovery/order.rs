@@ -99,7 +99,12 @@ mod tests {
 
     #[test]
     fn clean_slabs_come_before_dirty_ones_and_emptier_ones_before_fuller() {
-        let slabs = [(0, dirty(50), 1), (3, dirty(60), 1), (6, CLEAN, 0), (9, dirty(60), 1)];
+        let slabs = [
+            (0, dirty(50), 1),
+            (3, dirty(60), 1),
+            (6, CLEAN, 0),
+            (9, dirty(60), 1),
+        ];
         assert_eq!(order(&slabs), (vec![6], vec![3, 9, 0]));
     }
 

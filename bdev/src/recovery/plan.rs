@@ -302,7 +302,9 @@ pub enum Refusal {
         why: Implausible,
     },
     /// A number that no journal reaches.
-    #[error("block {place} of the recovery journal has number {sequence}, which no journal reaches")]
+    #[error(
+        "block {place} of the recovery journal has number {sequence}, which no journal reaches"
+    )]
     Number {
         /// The number.
         sequence: SequenceNumber,
@@ -354,7 +356,10 @@ mod tests {
         let range = JournalRange::new(SequenceNumber(14), SequenceNumber(17), 5);
         assert_eq!(range.entries(), 3 * 217 + 5);
         let of = |number| range.entries_of(SequenceNumber(number));
-        assert_eq!((of(13), of(14), of(16), of(17), of(18)), (0, 217, 217, 5, 0));
+        assert_eq!(
+            (of(13), of(14), of(16), of(17), of(18)),
+            (0, 217, 217, 5, 0)
+        );
         let run = |first, place, blocks| Run {
             first: SequenceNumber(first),
             place,

@@ -51,9 +51,15 @@ impl std::fmt::Display for Losses {
             (self.journal_entries, "implausible journal entries"),
             (self.malformed, "ill-formed mappings"),
             (self.outside, "mappings to no block of data"),
-            (self.too_many, "mappings to blocks that take no more references"),
+            (
+                self.too_many,
+                "mappings to blocks that take no more references",
+            ),
             (self.beyond_end, "mappings beyond the end of the volume"),
-            (self.subtrees, "parts of the block map that were out of place"),
+            (
+                self.subtrees,
+                "parts of the block map that were out of place",
+            ),
             (self.unreadable_pages, "unreadable pages of the block map"),
             (self.misplaced_pages, "misplaced pages of the block map"),
         ];

@@ -114,7 +114,8 @@ impl Scrub {
             .ok()
             .filter(|header| header.nonce == nonce && header.sequence == sequence);
         let Some(header) = header else {
-            let what = format!("block {place} of its journal should be number {sequence}, and is not");
+            let what =
+                format!("block {place} of its journal should be number {sequence}, and is not");
             return Err(self.refuse(what));
         };
         for (entry, number) in header.entries(block).zip(0_u16..) {

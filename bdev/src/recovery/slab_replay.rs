@@ -75,8 +75,9 @@ pub fn last_block(
         config.slab_journal_blocks,
     );
     if offset >= blocks {
-        let what =
-            format!("the slab summary says its journal ends at block {offset}, and it has {blocks}");
+        let what = format!(
+            "the slab summary says its journal ends at block {offset}, and it has {blocks}"
+        );
         return Err(Refusal::Slab { slab, what });
     }
     let used = offset > 0 || entry.load_counts || entry.is_dirty;

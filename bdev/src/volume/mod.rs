@@ -182,6 +182,8 @@ pub struct Volume<H: Host> {
     mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
     phase: Arc<AtomicU8>,
     layout: format::VolumeLayout,
+    /// How often it was recovered, and how often rebuilt, in its life.
+    recoveries: (u64, u64),
     options: VolumeOptions,
     index_word: Arc<AtomicU8>,
 }
@@ -234,6 +236,10 @@ impl<H: Host> Volume<H> {
             mailboxes,
             phase: Arc::new(AtomicU8::new(Phase::Starting as u8)),
             layout: found.layout.clone(),
+            recoveries: {
+                let volume = &found.super_block.volume;
+                (volume.complete_recoveries, volume.read_only_recoveries)
+            },
             options,
             index_word: Arc::new(AtomicU8::new(IndexWord::Unknown as u8)),
         });

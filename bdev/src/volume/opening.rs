@@ -208,12 +208,7 @@ async fn load(device: &Device, request: &OpenRequest) -> Found {
 
 async fn make(device: &Device, request: &OpenRequest) -> Found {
     let Device { base, memory, .. } = device;
-    let plan = FormatPlan::new(
-        &request.format,
-        device.blocks,
-        request.nonce,
-        request.uuid,
-    )?;
+    let plan = FormatPlan::new(&request.format, device.blocks, request.nonce, request.uuid)?;
     require_slabs(&plan.layout, request)?;
     let what = "formatting the base device";
     let mut one = Buffer::new(memory, 1).ok_or(VolumeError::NoMemory { what })?;

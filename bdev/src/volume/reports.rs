@@ -168,6 +168,8 @@ pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
         physical_blocks: layout.physical_blocks,
         logical_blocks: layout.logical_blocks,
         block_map_cache_size: pages * BLOCK_SIZE as u64,
+        complete_recoveries: volume.recoveries.0,
+        read_only_recoveries: volume.recoveries.1,
         mode: mode(volume),
         max_vios: u64::from(volume.options.requests),
         memory_usage: MemoryUsage::default(),

@@ -36,6 +36,8 @@ pub fn volume_on(blocks: &Blocks, size: u64) -> Result<Volume, String> {
 struct Audit<'a> {
     blocks: &'a Blocks,
     volume: Volume,
+    /// Whether pages may lack what was to go into them.
+    recovered: bool,
     /// What each block should be counted.
     wanted: HashMap<Pbn, u64>,
     mapped: u64,
@@ -48,6 +50,19 @@ struct Audit<'a> {
 /// # Errors
 /// Everything that does not agree.
 pub fn audit(blocks: &Blocks, size: u64) -> Result<(), Vec<String>> {
+    look_over(blocks, size, false)
+}
+
+/// Looks over a volume that was shut down clean and had been recovered before. It may have pages that were given a place
+/// and never written, because what was to go into them was lost.
+///
+/// # Errors
+/// Everything that does not agree.
+pub fn audit_recovered(blocks: &Blocks, size: u64) -> Result<(), Vec<String>> {
+    look_over(blocks, size, true)
+}
+
+fn look_over(blocks: &Blocks, size: u64, recovered: bool) -> Result<(), Vec<String>> {
     let volume = volume_on(blocks, size).map_err(|error| vec![error])?;
     volume
         .require_clean()
@@ -55,6 +70,7 @@ pub fn audit(blocks: &Blocks, size: u64) -> Result<(), Vec<String>> {
     let mut audit = Audit {
         blocks,
         volume,
+        recovered,
         wanted: HashMap::new(),
         mapped: 0,
         pages: 0,
@@ -104,7 +120,7 @@ impl Audit<'_> {
         let is_root = usize::from(page.height) == TREE_HEIGHT - 1;
         match view.validity(layout.nonce, pbn) {
             PageValidity::Valid => {}
-            PageValidity::Unwritten if is_root => return,
+            PageValidity::Unwritten if is_root || self.recovered => return,
             other => {
                 self.problems
                     .push(format!("{page:?} at {pbn} is {other:?}"));
@@ -147,6 +163,7 @@ impl Audit<'_> {
             self.walk(child, mapping.pbn);
         }
         if !is_root
+            && !self.recovered
             && view
                 .entries()
                 .all(|mapping| mapping == vdo::types::Mapping::UNMAPPED)

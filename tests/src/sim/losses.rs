@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use vdo::format::components::VolumeState;
 use vdo::types::BLOCK_SIZE;
 
-use super::audit::{audit, volume_on};
+use super::audit::{audit_recovered, volume_on};
 use super::complaints;
 use super::disk::{Fuse, Loss, PowerLost, SimDisk};
 use super::model::{Model, Moment};
@@ -223,7 +223,7 @@ impl Lives {
         self.clock += 1;
         self.model.flushed(self.clock);
         self.survival.audits += 1;
-        if let Err(problems) = audit(&self.disk.blocks(), self.disk.size) {
+        if let Err(problems) = audit_recovered(&self.disk.blocks(), self.disk.size) {
             panic!("the volume on disk is wrong: {problems:#?}");
         }
         let complaints = complaints::take();

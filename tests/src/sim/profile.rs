@@ -89,6 +89,8 @@ impl Profile {
         profile.trouble = Trouble::None;
         profile.power = false;
         profile.blocks_per_leaf = profile.blocks_per_leaf.min(100);
+        // Its callers go on for longer than was reckoned with.
+        profile.roomy = false;
         // As many zones as there are slabs for.
         let most = profile.lives.iter().copied().max().unwrap_or(1);
         profile.lives = (1..=most).collect();

@@ -9,7 +9,7 @@ use vdo::dedupe::TransitionCounts;
 use vdo::format::components::VolumeState;
 use vdo::volume::VolumeError;
 
-use super::audit::{audit, volume_on};
+use super::audit::{audit, audit_recovered, volume_on};
 use super::complaints;
 use super::disk::SimDisk;
 use super::faults;
@@ -128,7 +128,12 @@ fn check_disk(disk: &SimDisk) {
 
 /// A volume that says of itself that it is read-only must not be opened, nor changed by the attempt. One that could not even
 /// say so is recovered, and is whole then.
-fn comes_back_or_is_refused(disk: &SimDisk, profile: &Profile, random: ChaCha8Rng, model: &mut Model) {
+fn comes_back_or_is_refused(
+    disk: &SimDisk,
+    profile: &Profile,
+    random: ChaCha8Rng,
+    model: &mut Model,
+) {
     let before = disk.blocks();
     let state = volume_on(&before, disk.size).map(|volume| volume.super_block.volume.state);
     let opened = World::open(disk, profile.request(), profile.options(1), random);
@@ -138,7 +143,10 @@ fn comes_back_or_is_refused(disk: &SimDisk, profile: &Profile, random: ChaCha8Rn
         Workload::new(profile, model, &mut clock).verify(&mut world);
         let (shut, _) = world.shut_down();
         assert!(shut.is_ok(), "shutting down after a recovery: {shut:?}");
-        return check_disk(disk);
+        if let Err(problems) = audit_recovered(&disk.blocks(), disk.size) {
+            panic!("the recovered volume is wrong: {problems:#?}");
+        }
+        return;
     }
     match opened {
         Ok(_) => panic!("a volume in the state {state:?} was opened"),

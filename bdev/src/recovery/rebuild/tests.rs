@@ -50,14 +50,20 @@ fn made(entries: &[(u16, Mapping)]) -> Block {
 /// The slots that are still mapped.
 fn left(block: &Block) -> Vec<u16> {
     let entries = BlockMapPage::new(block).entries();
-    let mapped = (0..).zip(entries).filter(|(_, one)| *one != Mapping::UNMAPPED);
+    let mapped = (0..)
+        .zip(entries)
+        .filter(|(_, one)| *one != Mapping::UNMAPPED);
     mapped.map(|(slot, _)| slot).collect()
 }
 
 fn count(recount: &Recount, pbn: u64) -> u8 {
     let (slab, offset) = slabs().locate(Pbn(pbn)).unwrap();
     let mut block = [0; BLOCK_SIZE];
-    recount.pack(slab, u64::from(offset) / COUNTS_PER_BLOCK as u64, &mut block);
+    recount.pack(
+        slab,
+        u64::from(offset) / COUNTS_PER_BLOCK as u64,
+        &mut block,
+    );
     let mut counts = [0; COUNTS_PER_BLOCK];
     let points = decode(&block, &mut counts);
     assert_eq!(points, [JournalPoint::default(); 8]);
@@ -121,7 +127,10 @@ fn leaves_lose_just_the_mappings_that_cannot_be() {
     assert_eq!((recount.losses.malformed, recount.losses.outside), (2, 3));
     assert_eq!(recount.usage().logical_blocks, 2);
     let text = recount.losses.to_string();
-    assert_eq!(text, "2 ill-formed mappings, 3 mappings to no block of data");
+    assert_eq!(
+        text,
+        "2 ill-formed mappings, 3 mappings to no block of data"
+    );
     assert!(!recount.leaf(page(0), &mut leaf), "what is left is sound");
 }
 
@@ -145,7 +154,11 @@ fn what_lies_beyond_the_end_of_the_volume_is_dropped() {
     // The last leaf, number 3, is the second page of the second tree, and half of it is in use.
     let last = tree.leaf_page(3);
     let mut recount = recount();
-    let mut leaf = made(&[(405, mapping(101, 1)), (406, mapping(102, 1)), (811, Mapping::ZERO)]);
+    let mut leaf = made(&[
+        (405, mapping(101, 1)),
+        (406, mapping(102, 1)),
+        (811, Mapping::ZERO),
+    ]);
     assert!(recount.leaf(last, &mut leaf));
     assert_eq!(left(&leaf), [405]);
     // A third leaf of a tree.
@@ -193,7 +206,17 @@ fn the_pages_of_each_tree_are_those_that_leaves_hang_on() {
     assert!(has_child(&tree, leaf_parent(1, 1), 0));
     assert!(!has_child(&tree, leaf_parent(1, 1), 1));
     assert!(!has_child(&tree, leaf_parent(2, 1), 0));
-    let above = |root, slot| has_child(&tree, TreePage { root, height: 2, index: 0 }, slot);
+    let above = |root, slot| {
+        has_child(
+            &tree,
+            TreePage {
+                root,
+                height: 2,
+                index: 0,
+            },
+            slot,
+        )
+    };
     assert!(above(0, 1) && !above(0, 2) && !above(2, 1));
     let child_of = child(leaf_parent(1, 1), 5);
     assert_eq!((child_of.height, child_of.index), (0, 817));

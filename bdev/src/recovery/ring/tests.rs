@@ -2,9 +2,9 @@
 //! RecoveryJournal_t2, and a few that it does not have.
 
 use super::*;
+use crate::format::SECTOR_SIZE;
 use crate::format::recovery_journal::{BlockMapSlot, RecoveryJournalBlockMut, check_byte};
 use crate::format::slab::{SlabConfig, SlabGeometry};
-use crate::format::SECTOR_SIZE;
 use crate::types::{BLOCK_SIZE, Mapping, MappingState, Pbn};
 use proptest::prelude::*;
 
@@ -254,10 +254,7 @@ fn a_hole_before_the_tail_ends_the_journal_before_it() {
     let mut blocks = wrapped();
     blocks[0].1 = Made::full(1, 8);
     blocks[7].1 = Made::full(14, 15);
-    assert_eq!(
-        recover(&ring_of(&blocks)),
-        Ok(vec![(14, 217), (15, 217)])
-    );
+    assert_eq!(recover(&ring_of(&blocks)), Ok(vec![(14, 217), (15, 217)]));
 }
 
 #[test]
@@ -294,7 +291,16 @@ fn a_rebuild_uses_every_block_between_head_and_highest_whatever_is_missing() {
 fn a_rebuild_over_a_ring_without_a_valid_block_uses_nothing() {
     let blocks: Vec<_> = holed()
         .into_iter()
-        .map(|(place, made)| (place, if place == 2 || place == 7 { made } else { made.foreign() }))
+        .map(|(place, made)| {
+            (
+                place,
+                if place == 2 || place == 7 {
+                    made
+                } else {
+                    made.foreign()
+                },
+            )
+        })
         .collect();
     let plan = scan(&ring_of(&blocks)).rebuild().unwrap();
     assert_eq!((plan.block_map, plan.ending.next.get()), (None, 2));
@@ -329,7 +335,10 @@ fn spoil(blocks: Vec<(u64, Made)>, spoil: fn(&mut RecoveryJournalEntry)) -> Vec<
 const SPOILED: [(fn(&mut RecoveryJournalEntry), Implausible); 3] = [
     (|entry| entry.slot.slot = 812, Implausible::Slot),
     (|entry| entry.slot.pbn = Pbn(20_000), Implausible::Page),
-    (|entry| entry.mapping.pbn = Pbn(20_000), Implausible::Mapping),
+    (
+        |entry| entry.mapping.pbn = Pbn(20_000),
+        Implausible::Mapping,
+    ),
 ];
 
 #[test]
@@ -431,10 +440,7 @@ fn a_block_of_the_old_form_with_a_wrong_number_is_a_hole_like_any_other() {
         (6, Made::full(6, 6)),
         (7, Made::full(6, 7)),
     ]);
-    assert_eq!(
-        recover(&ring),
-        Ok(vec![(9, 217), (10, 217), (11, 217)])
-    );
+    assert_eq!(recover(&ring), Ok(vec![(9, 217), (10, 217), (11, 217)]));
 }
 
 #[test]
@@ -464,8 +470,15 @@ fn a_head_may_be_a_torn_tail_but_nothing_later() {
 
     let blocks = [Made::full(3, 3), Made::full(3, 4).foreign(), torn];
     let refused = scan(&placed(blocks)).recovery().unwrap_err();
-    assert!(matches!(refused, Refusal::EndsTooEarly { place: 4, .. }), "{refused}");
-    assert!(refused.to_string().contains("from number 5 on for the block map"));
+    assert!(
+        matches!(refused, Refusal::EndsTooEarly { place: 4, .. }),
+        "{refused}"
+    );
+    assert!(
+        refused
+            .to_string()
+            .contains("from number 5 on for the block map")
+    );
 }
 
 #[test]
@@ -476,7 +489,10 @@ fn blocks_from_before_the_super_block_was_written_do_not_count() {
     let plan = scan.recovery().unwrap();
     assert_eq!(plan.block_map.range().entries(), 0);
     assert_eq!(plan.ending.next.get(), 7);
-    assert!(plan.ending.usage().is_none() && !plan.ending.wants_count(), "the super block knows");
+    assert!(
+        plan.ending.usage().is_none() && !plan.ending.wants_count(),
+        "the super block knows"
+    );
 }
 
 #[test]
@@ -490,7 +506,10 @@ fn when_nobody_knows_how_much_is_in_use_it_is_to_be_counted() {
 fn a_number_no_journal_reaches_is_damage() {
     let number = NUMBER_LIMIT - 1;
     let ring = placed([Made::full(number, number)]);
-    assert!(matches!(recover(&ring), Err(Refusal::Number { place: 7, .. })));
+    assert!(matches!(
+        recover(&ring),
+        Err(Refusal::Number { place: 7, .. })
+    ));
 }
 
 #[test]

@@ -115,9 +115,16 @@ fn saved(scrub: &Scrub) -> Vec<Block> {
 
 #[test]
 fn counters_that_were_never_written_are_zero_and_all_are_written() {
-    let scrub = scrub(None, 1, &[vec![up(0), up(0), entry(5000, true, true)], vec![down(0)]]);
+    let scrub = scrub(
+        None,
+        1,
+        &[vec![up(0), up(0), entry(5000, true, true)], vec![down(0)]],
+    );
     let scrub = scrub.unwrap();
-    assert_eq!((scrub.count(0), scrub.count(5000), scrub.count(1)), (1, 254, 0));
+    assert_eq!(
+        (scrub.count(0), scrub.count(5000), scrub.count(1)),
+        (1, 254, 0)
+    );
     assert!(scrub.changed().eq(0..3));
     let result = scrub.finish().unwrap();
     assert_eq!(result.free, config().data_blocks - 2);
@@ -193,7 +200,9 @@ fn a_block_that_is_not_the_one_wanted_is_refused_and_named() {
         let block = journal_block(sequence, &[]);
         scrub.take_journal_block(&block).unwrap();
     }
-    let refused = scrub.take_journal_block(&journal_block(1, &[])).unwrap_err();
+    let refused = scrub
+        .take_journal_block(&journal_block(1, &[]))
+        .unwrap_err();
     let wanted = "slab 4: block 1 of its journal should be number 17, and is not";
     assert_eq!(refused.to_string(), wanted);
 }

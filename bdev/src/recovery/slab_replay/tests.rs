@@ -93,7 +93,11 @@ fn a_block_that_fills_is_written_and_the_next_goes_on_where_it_ended() {
     let mut disk = Disk::new(16);
     let mut replay = disk.load();
     for index in 0..ENTRIES_PER_BLOCK + 10 {
-        disk.offer(&mut replay, change(u32::from(index), false, true), point(5, index));
+        disk.offer(
+            &mut replay,
+            change(u32::from(index), false, true),
+            point(5, index),
+        );
     }
     assert_eq!(disk.blocks.len(), 1, "the full block is written at once");
     assert_eq!(disk.end(replay, true), u64::from(ENTRIES_PER_BLOCK) + 10);
@@ -104,7 +108,10 @@ fn a_block_that_fills_is_written_and_the_next_goes_on_where_it_ended() {
     assert_eq!((second.sequence.get(), second.head.get()), (2, 1));
     let entry = disk.entry;
     assert_eq!((entry.tail_block_offset, entry.is_dirty), (3, true));
-    assert!(!entry.load_counts, "the journal holds every change there ever was");
+    assert!(
+        !entry.load_counts,
+        "the journal holds every change there ever was"
+    );
 }
 
 #[test]
@@ -183,7 +190,10 @@ fn a_journal_that_is_full_gives_up_its_oldest_block() {
     let mut replay = disk.load();
     disk.offer(&mut replay, change(1, false, true), point(99, 0));
     disk.end(replay, true);
-    assert_eq!((disk.header(1).sequence.get(), disk.header(1).head.get()), (17, 2));
+    assert_eq!(
+        (disk.header(1).sequence.get(), disk.header(1).head.get()),
+        (17, 2)
+    );
     assert!(disk.entry.load_counts, "changes are gone from the journal");
 }
 
@@ -201,7 +211,10 @@ fn the_journal_of_a_clean_slab_is_empty_but_remembers_where_it_was() {
     disk.offer(&mut replay, change(1, false, true), point(5, 0));
     disk.offer(&mut replay, change(1, false, false), point(5, 1));
     assert_eq!(disk.end(replay, true), 1);
-    assert_eq!((disk.header(2).head.get(), disk.header(2).entry_count), (2, 1));
+    assert_eq!(
+        (disk.header(2).head.get(), disk.header(2).entry_count),
+        (2, 1)
+    );
 }
 
 #[test]
@@ -219,7 +232,10 @@ fn counters_that_were_rebuilt_have_no_journal_and_other_slabs_must_have_one() {
         ..entry
     };
     let refused = end(dirty).unwrap_err().to_string();
-    assert!(refused.contains("slab 3: block 15 of its journal"), "{refused}");
+    assert!(
+        refused.contains("slab 3: block 15 of its journal"),
+        "{refused}"
+    );
     let moved = SlabSummaryEntry {
         tail_block_offset: 4,
         ..entry
@@ -230,5 +246,8 @@ fn counters_that_were_rebuilt_have_no_journal_and_other_slabs_must_have_one() {
         ..entry
     };
     assert!(last_block(SLAB, nowhere, &config).is_err());
-    assert_eq!(last_block(SLAB, SlabSummaryEntry::default(), &config), Ok(None));
+    assert_eq!(
+        last_block(SLAB, SlabSummaryEntry::default(), &config),
+        Ok(None)
+    );
 }

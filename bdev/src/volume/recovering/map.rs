@@ -1,7 +1,7 @@
 //! Putting what the recovery journal holds into the block map on disk.
 
-use super::medium::{Medium, STRIDE, block_mut, blocks_of};
 use super::Obstacle;
+use super::medium::{Medium, STRIDE, block_mut, blocks_of};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::block_map_page::BlockMapPageMut;
@@ -74,7 +74,6 @@ impl<'a> Replayer<'a> {
         self.batch.clear();
         Ok(())
     }
-
 }
 
 struct Changed {

@@ -180,7 +180,12 @@ async fn scan(medium: &Medium, volume: &format::Volume) -> Result<RingScan, Volu
             at += count;
             buffers.push(buffer);
         }
-        medium.progress(|| format!("{at} of {} blocks of the recovery journal read", journal.blocks));
+        medium.progress(|| {
+            format!(
+                "{at} of {} blocks of the recovery journal read",
+                journal.blocks
+            )
+        });
     }
     Ok(scan)
 }

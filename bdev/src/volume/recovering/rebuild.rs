@@ -42,10 +42,7 @@ impl Visitor for Counting<'_> {
 }
 
 /// Rebuilds the volume. `volume` is as it is on disk, and afterwards as it is then.
-pub(super) async fn rebuild(
-    medium: &Medium,
-    volume: &mut format::Volume,
-) -> Result<(), Obstacle> {
+pub(super) async fn rebuild(medium: &Medium, volume: &mut format::Volume) -> Result<(), Obstacle> {
     let uuid = volume.layout.uuid;
     log::warn!("volume {uuid} is rebuilt from its block map, as was asked for");
     let scan = scan(medium, volume).await?;

@@ -11,9 +11,7 @@ use crate::format::components::VolumeState;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
 use crate::format::slab::SlabGeometry;
 use crate::format::slab_journal::SlabJournalEntry;
-use crate::format::slab_summary::{
-    BLOCKS_PER_ZONE, ENTRY_SIZE, SUMMARY_BLOCKS, SlabSummaryEntry,
-};
+use crate::format::slab_summary::{BLOCKS_PER_ZONE, ENTRY_SIZE, SUMMARY_BLOCKS, SlabSummaryEntry};
 use crate::recovery::Ring;
 use crate::recovery::order::{ScrubOrder, SlabGlance};
 use crate::recovery::plan::{SlabJournalRange, SlabJournalsReplayed};

@@ -172,11 +172,16 @@ impl<'a> Walk<'a> {
                 let written = self.medium.write(pbn.get(), buffer, 1).await;
                 written.map(|buffer| (pbn, buffer))
             });
-            let written: Result<Vec<_>, _> =
-                self.medium.all(writes.collect()).await.into_iter().collect();
+            let written: Result<Vec<_>, _> = self
+                .medium
+                .all(writes.collect())
+                .await
+                .into_iter()
+                .collect();
             let mut lost = written?;
             let changed = lost.split_off(lost_count);
-            self.lanes.extend(changed.into_iter().map(|(_, buffer)| buffer));
+            self.lanes
+                .extend(changed.into_iter().map(|(_, buffer)| buffer));
             self.lanes.extend(mark_written(self.medium, lost).await?);
         }
         Ok(())
@@ -204,7 +209,9 @@ impl<'a> Walk<'a> {
             (Ok(()), PageValidity::Valid) => PageState::Good,
             (Ok(()), PageValidity::Unwritten) => PageState::Empty,
             (read, validity) if self.strictness == Strictness::Lenient => {
-                log::warn!("block {pbn} should hold a page of the block map, and is lost: {validity:?}");
+                log::warn!(
+                    "block {pbn} should hold a page of the block map, and is lost: {validity:?}"
+                );
                 visitor.lost(read.is_err());
                 PageState::Lost
             }

@@ -1,0 +1,146 @@
+//! Volumes whose target was killed, and volumes that ask to be rebuilt, come back by themselves with everything that was
+//! flushed.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use vdo::format::components::VolumeState;
+use vdo::format::open::{Volume, read_geometry, read_volume};
+use vdo_tests::probe::Probe;
+use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, block, check, fill, info, stats};
+
+/// Blocks that are flushed in each round.
+const FLUSHED: u64 = 400;
+
+/// The volume in the file.
+fn volume(rig: &Rig) -> Volume {
+    let file = OpenOptions::new().read(true).open(rig.file()).unwrap();
+    let blocks = ROOMY * MIB / BLOCK;
+    let mut block = [0; BLOCK as usize];
+    file.read_exact_at(&mut block, 0).unwrap();
+    let geometry = read_geometry(&block, blocks).unwrap();
+    let at = geometry.super_block().get() * BLOCK;
+    file.read_exact_at(&mut block, at).unwrap();
+    read_volume(geometry, &block, blocks).unwrap()
+}
+
+/// Has the super block say that the volume is in this state.
+fn set_state(rig: &Rig, state: VolumeState) {
+    let mut volume = volume(rig);
+    volume.super_block.volume.state = state;
+    let mut block = [0; BLOCK as usize];
+    volume.super_block.encode(&mut block);
+    let file = OpenOptions::new().write(true).open(rig.file()).unwrap();
+    let at = volume.geometry.super_block().get() * BLOCK;
+    file.write_all_at(&block, at).unwrap();
+}
+
+#[test]
+fn a_target_that_is_killed_again_and_again_loses_nothing_that_was_flushed() {
+    let test = "a_target_that_is_killed_again_and_again_loses_nothing_that_was_flushed";
+    let rig = Rig::new(ROOMY);
+    let rounds = 6;
+    for round in 0..rounds {
+        let cpumask = ["0x1", "0x3"][round as usize % 2];
+        let target = rig.start(&Setup::on(cpumask));
+        let mut client = rig.connect();
+        assert_eq!(stats(&target)["complete_recoveries"], round);
+        for before in 0..round {
+            let start = before * FLUSHED;
+            check(&mut client, start..start + FLUSHED, |lbn| {
+                lbn % 300 + before
+            });
+        }
+        let start = round * FLUSHED;
+        fill(&mut client, start..start + FLUSHED, |lbn| lbn % 300 + round);
+        // Then some that are not flushed, over a part of the old, and far away.
+        let more = (0..2000).map(|number| {
+            let lbn = 100_000 + (number * 7919 + round) % 50_000;
+            (lbn * BLOCK, block(number))
+        });
+        assert!(client.write_all(more).iter().all(Result::is_ok));
+        std::thread::sleep(Duration::from_millis(round * 15));
+        target.kill();
+    }
+    let target = rig.start(&Setup::default());
+    for round in 0..rounds {
+        let start = round * FLUSHED;
+        check(&mut rig.connect(), start..start + FLUSHED, |lbn| {
+            lbn % 300 + round
+        });
+    }
+    assert_eq!(info(&target)["mode"], "normal");
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+#[test]
+fn a_target_that_is_killed_while_it_starts_is_recovered_by_the_next() {
+    let test = "a_target_that_is_killed_while_it_starts_is_recovered_by_the_next";
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::default());
+    fill(&mut rig.connect(), 0..3000, |lbn| lbn % 1000);
+    target.kill();
+    for pause in [0, 20, 50, 100, 200, 400] {
+        rig.kill_early(&Setup::on("0x3"), Duration::from_millis(pause));
+    }
+    let target = rig.start(&Setup::default());
+    check(&mut rig.connect(), 0..3000, |lbn| lbn % 1000);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+#[test]
+fn a_volume_that_asks_to_be_rebuilt_is_and_counts_it() {
+    let test = "a_volume_that_asks_to_be_rebuilt_is_and_counts_it";
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::default());
+    fill(&mut rig.connect(), 0..3000, |lbn| lbn % 1000);
+    let used = stats(&target)["data_blocks_used"].clone();
+    assert!(target.stop().success());
+    set_state(&rig, VolumeState::ReadOnly);
+    let said = rig.refused(&Setup::default());
+    assert!(said.contains("vdoforcerebuild"), "{said}");
+
+    set_state(&rig, VolumeState::ForceRebuild);
+    let target = rig.start(&Setup::on("0x3"));
+    let now = stats(&target);
+    assert_eq!(now["data_blocks_used"], used);
+    assert_eq!(
+        (&now["complete_recoveries"], &now["read_only_recoveries"]),
+        (&1.into(), &1.into())
+    );
+    check(&mut rig.connect(), 0..3000, |lbn| lbn % 1000);
+    fill(&mut rig.connect(), 5000..6000, |lbn| lbn);
+    target.kill();
+    let target = rig.start(&Setup::default());
+    check(&mut rig.connect(), 0..3000, |lbn| lbn % 1000);
+    check(&mut rig.connect(), 5000..6000, |lbn| lbn);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+#[test]
+fn a_journal_that_contradicts_itself_makes_the_volume_read_only_and_the_message_names_the_block() {
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::default());
+    fill(&mut rig.connect(), 0..500, |lbn| lbn);
+    target.kill();
+    let journal = volume(&rig).layout.recovery_journal.start.get();
+    let file = OpenOptions::new().write(true).open(rig.file()).unwrap();
+    // The first entry of the journal's block 1 is about a slot that no page has.
+    file.write_all_at(&[0xfc, 0x0f], (journal + 1) * BLOCK + 512 + 3)
+        .unwrap();
+    let said = vdo_tests::target::Target::refuse(rig.options(&Setup::default()));
+    for word in [
+        "entry 0 of block 1 of the recovery journal",
+        "a slot that no page has",
+        "vdoforcerebuild",
+    ] {
+        assert!(said.contains(word), "nothing of {word:?} in:\n{said}");
+    }
+    assert_eq!(volume(&rig).super_block.volume.state, VolumeState::ReadOnly);
+    let said = rig.refused(&Setup::default());
+    assert!(said.contains("the volume is read-only"), "{said}");
+}
