@@ -211,34 +211,22 @@ fn finding_can_be_switched_off() {
 }
 
 #[test]
-fn a_volume_that_was_not_shut_down_is_refused_and_not_touched() {
+fn a_volume_that_was_not_shut_down_is_recovered_when_it_is_found_or_asked_for() {
+    let test = "a_volume_that_was_not_shut_down_is_recovered_when_it_is_found_or_asked_for";
     let _turn = spdk::turn();
     let served = Served::new(ROOMY);
     let target = served.start(&Setup::on("0x3"));
     fill(&mut served.connect(), 0..500, tag);
     target.kill();
-    let before = served.rig.fingerprint();
     let target = with_base_only(&served.rig, &[]);
-    assert_eq!(names(&target), ["base"], "it is not brought up");
-    assert!(
-        target.log().contains("not shut down"),
-        "and the log says why:\n{}",
-        target.log()
-    );
-    for format in ["if_blank", "never"] {
-        let params = json!({"name": "v", "base_bdev_name": "base", "format": format});
-        let refused = target.rpc("bdev_vdo_create", params).unwrap_err();
-        assert!(
-            refused.message.contains("not shut down") && refused.message.contains("recovered"),
-            "{refused}"
-        );
-    }
+    assert_eq!(names(&target), ["base", "base_vdo"]);
+    let export = spdk::export_nvme_tcp(&target, "base_vdo");
+    check(&mut export.connect(), 0..500, tag);
+    target.kill();
+    let target = served.start(&Setup::default());
+    check(&mut served.connect(), 0..500, tag);
     assert!(target.stop().success());
-    assert_eq!(served.rig.fingerprint(), before);
-    // In a configuration it keeps the program from coming up.
-    let said = Target::refuse(served.options(&Setup::default()));
-    assert!(said.contains("not shut down"), "{said}");
-    assert_eq!(served.rig.fingerprint(), before);
+    served.rig.audit(test);
 }
 
 #[test]

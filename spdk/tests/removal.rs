@@ -180,15 +180,14 @@ fn a_target_survives_the_death_of_the_controller_its_volume_is_on() {
     assert!(gone.is_err(), "there is nothing behind the namespace");
     unharmed(bystander);
     assert!(target.stop().success());
-    // It was not shut down, and is left for a recovery.
+    // It was not shut down, and is recovered when it is found.
     let (server, export) = Remote::serve(&remote.rig);
     let target = Target::start_with(spdk::options(bdev_config(Vec::new())));
     spdk::connect_nvme_tcp(&target, &export, "far");
     spdk::call(&target, "bdev_wait_for_examine", Value::Null);
-    left(&target, &["farn1"]);
-    let create = json!({"name": "vdo0", "base_bdev_name": "farn1"});
-    let refused = target.rpc("bdev_vdo_create", create).unwrap_err();
-    assert!(refused.message.contains("not shut down"), "{refused}");
+    left(&target, &["farn1", "farn1_vdo"]);
+    let export = spdk::export_nvme_tcp(&target, "farn1_vdo");
+    check(&mut export.connect(), 0..200, |lbn| lbn);
     assert!(target.stop().success());
     assert!(server.stop().success());
 }

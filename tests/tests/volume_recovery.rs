@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use vdo::format::components::VolumeState;
 use vdo::format::open::{Volume, read_geometry, read_volume};
-use vdo_tests::probe::Probe;
 use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, block, check, fill, info, stats};
 
 /// Blocks that are flushed in each round.

@@ -71,7 +71,7 @@ fn run_all<T: Send>(
     each: impl Fn(u64, Option<&str>) + Sync,
 ) -> (Vec<T>, Vec<(u64, String)>) {
     let next = AtomicU64::new(0);
-    let all: Mutex<(Vec<T>, Vec<(u64, String)>)> = Mutex::default();
+    let (good, bad) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
@@ -83,14 +83,23 @@ fn run_all<T: Send>(
                     let seed = from + number;
                     let result = run(seed);
                     each(seed, result.as_ref().err().map(String::as_str));
-                    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
                     match result {
-                        Ok(outcome) => all.0.push(outcome),
-                        Err(why) => all.1.push((seed, why)),
+                        Ok(outcome) => good
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(outcome),
+                        Err(why) => bad
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push((seed, why)),
                     }
                 }
             });
         }
     });
-    all.into_inner().unwrap_or_else(PoisonError::into_inner)
+    let good = good.into_inner().unwrap_or_else(PoisonError::into_inner);
+    (
+        good,
+        bad.into_inner().unwrap_or_else(PoisonError::into_inner),
+    )
 }

@@ -320,7 +320,7 @@ fn a_rebuild_over_a_valid_block_without_a_valid_sector_uses_nothing() {
 }
 
 /// Makes an entry of each block of a ring implausible.
-fn spoil(blocks: Vec<(u64, Made)>, spoil: fn(&mut RecoveryJournalEntry)) -> Vec<Block> {
+fn spoil(blocks: Vec<(u64, Made)>, spoil: Spoil) -> Vec<Block> {
     let spoiled = blocks.into_iter().map(|(place, made)| {
         let number = made.number;
         let mut bad = entry(number, 40);
@@ -332,7 +332,9 @@ fn spoil(blocks: Vec<(u64, Made)>, spoil: fn(&mut RecoveryJournalEntry)) -> Vec<
     ring_of(&spoiled.collect::<Vec<_>>())
 }
 
-const SPOILED: [(fn(&mut RecoveryJournalEntry), Implausible); 3] = [
+type Spoil = fn(&mut RecoveryJournalEntry);
+
+const SPOILED: [(Spoil, Implausible); 3] = [
     (|entry| entry.slot.slot = 812, Implausible::Slot),
     (|entry| entry.slot.pbn = Pbn(20_000), Implausible::Page),
     (
@@ -366,8 +368,8 @@ fn a_rebuild_leaves_out_bad_slots_pages_and_blocks_and_no_others() {
 #[test]
 fn a_bad_entry_outside_what_is_used_does_not_matter() {
     let mut blocks = wrapped();
-    let bad = |made: Made| made.sector(1, |bytes| bytes[3..19].fill(0xff));
-    blocks[3].1 = bad(blocks[3].1.clone());
+    let older = blocks[3].1.clone();
+    blocks[3].1 = older.sector(1, |bytes| bytes[3..19].fill(0xff));
     let past_the_end = blocks[1].1.clone();
     blocks[1].1 = past_the_end.sector(3, |bytes| bytes[3 + 16 * 10..].fill(0xff));
     assert!(recover(&ring_of(&blocks)).is_ok());
