@@ -40,9 +40,14 @@ FROM ?= 0
 sim:
 	cargo run -p vdo-tests --bin sim -- --seeds $(SEEDS) --from $(FROM) $(if $(LOSSES),--losses $(LOSSES))
 
+# The engine twice: as its tests see it, and as a host builds it.
 lint:
 	cargo fmt --all -- --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy -p vdo-tgt -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; \
+	else echo 'lint: no cargo-deny on this machine: licences and sources of crates were not checked'; fi
 
 # With an installed SPDK (SPDK_PREFIX says where it is; see docs/operations.md): spdk_vdo_tgt, which is
 # spdk_tgt with the vdo bdev module in it.

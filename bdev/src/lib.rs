@@ -4,34 +4,49 @@
 //! [`seam`], and calls each zone thread to poll it. Everything a volume owns is split over zone
 //! threads, and only the owner touches its part.
 //!
-//! Each folder knows only those below it:
+//! Each folder knows only those below it. What a host needs is public here; the rest is the engine's own, and
+//! `pub` in it means that other folders may use it.
 //!
 //! - [`volume`]: what a host holds: a volume found or made, started, given requests, shut down.
-//! - [`poll`]: a zone thread, with its mailbox, to be polled.
+//! - `poll`: a zone thread, with its mailbox, to be polled.
 //! - `request`: the life of one request for one block.
-//! - [`zone`]: who owns what, and how the owners talk; the administration of the whole volume.
-//! - [`block_map`], [`depot`], [`journal`], [`dedupe`] (the hash-lock machine), [`index`]: the parts that are owned.
-//! - [`recovery`]: what a crash left, and how it is made whole, as computation on blocks.
-//! - [`runtime`]: tasks, base I/O, and the traits by which a part asks for what is not its own.
-//! - [`mod@format`], [`hash`], [`stats`], [`buffer`], [`types`]: what is on disk, and the words everybody uses.
+//! - `zone`: who owns what, and how the owners talk; the administration of the whole volume.
+//! - `block_map`, `depot`, `journal`, `dedupe` (the hash-lock machine), `index`: the parts that are owned.
+//! - `recovery`: what a crash left, and how it is made whole, as computation on blocks.
+//! - `runtime`: tasks, base I/O, and the traits by which a part asks for what is not its own.
+//! - [`mod@format`], `hash`, [`stats`], [`buffer`], [`types`]: what is on disk, and the words everybody uses.
 
-pub mod block_map;
+#![allow(
+    unreachable_pub,
+    reason = "what can be reached from outside is decided in this file, and by the feature `testing`"
+)]
+
+mod block_map;
 pub mod buffer;
-pub mod dedupe;
-pub mod depot;
+mod depot;
 pub mod error;
 pub mod format;
-pub mod hash;
-pub mod index;
-pub mod journal;
-pub mod poll;
-pub mod recovery;
+mod journal;
+mod poll;
+mod recovery;
 mod request;
-pub mod runtime;
+mod runtime;
 pub mod seam;
 pub mod stats;
 pub mod types;
 pub mod volume;
-pub mod zone;
+
+/// Parts of the engine that tests and benchmarks look into, with the feature `testing`.
+macro_rules! parts {
+    ($($name:ident)*) => {$(
+        #[cfg(feature = "testing")]
+        pub mod $name;
+        #[cfg(not(feature = "testing"))]
+        #[allow(dead_code, unused_imports, reason = "tests use more of it than the engine")]
+        mod $name;
+    )*};
+}
+
+parts!(dedupe hash index zone);
 
 pub use error::VdoError;

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
-use vdo::dedupe::IndexWord;
 use vdo::format::FormatOptions;
-use vdo::index::AnswerMode;
 use vdo::seam::{BaseIo, BaseOp, RequestHeader, RequestKind};
 use vdo::types::Pbn;
 use vdo::volume::{
-    FormatPolicy, IndexCommand, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions,
+    AnswerMode, FormatPolicy, IndexCommand, IndexWord, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions,
 };
 use vdo_tests::sim::audit::{audit, volume_on};
 use vdo_tests::sim::salvage::Salvage;

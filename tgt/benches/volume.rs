@@ -22,8 +22,7 @@ use vdo::format::FormatOptions;
 use vdo::format::index_region::{IndexConfig, IndexMemory};
 use vdo::seam::{Host, HostRequest, RequestHeader, RequestKind, ZoneWaker};
 use vdo::types::BLOCK_SIZE;
-use vdo::volume::ZoneThread;
-use vdo::volume::{OpenRequest, Opening, RecoveryPolicy, Volume, VolumeOptions};
+use vdo::volume::{OpenRequest, Opening, RecoveryPolicy, Volume, VolumeOptions, ZoneThread};
 use vdo_tgt::bdev::{BdevIo, Channel, MallocBdev, OpenOptions, Registry};
 use vdo_tgt::reactor::{ReactorHandle, clock};
 

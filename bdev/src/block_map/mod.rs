@@ -43,5 +43,4 @@ mod waiters;
 mod zone;
 
 pub use config::{BlockMapConfig, DEFAULT_BLOCK_MAP_MAXIMUM_AGE, maximum_age};
-pub use state::DataBlockTest;
 pub use zone::{BlockMapEnvironment, BlockMapZone};

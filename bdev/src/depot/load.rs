@@ -337,6 +337,7 @@ impl PhysicalZone {
     ///
     /// # Errors
     /// When the volume is read-only or the zone is not at rest.
+    #[allow(dead_code, reason = "a running volume cannot be suspended yet")]
     pub fn resume(&self) -> Result<(), VdoError> {
         self.with(|state| {
             if state.core.is_read_only() {

@@ -66,6 +66,7 @@ impl IncrementBudget {
     }
 
     /// How many claims would still succeed.
+    #[cfg(test)]
     pub fn left(&self) -> u32 {
         let now = self.cell.load(Ordering::Relaxed);
         if (now >> 32) as u32 == self.generation {
@@ -122,6 +123,7 @@ impl PbnLocks {
     }
 
     /// How many locks are held.
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn held(&self) -> usize {
         self.by_block.len()
     }

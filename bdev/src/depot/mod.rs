@@ -37,7 +37,7 @@ mod writer;
 mod zone;
 
 pub use locks::{IncrementBudget, WriteKind};
-pub use reference_counts::{ReferenceOperation, ReferenceStatus};
+pub use reference_counts::ReferenceOperation;
 pub use slab::ReferenceChange;
 pub use summary::combine_summaries;
-pub use zone::{Adjustment, DepotGeometry, DepotLimits, DuplicateLock, PhysicalZone};
+pub use zone::{DepotGeometry, DepotLimits, DuplicateLock, PhysicalZone};

@@ -55,6 +55,7 @@ impl ReferenceOperation {
 
     /// Whether it adds a reference.
     #[inline]
+    #[cfg(test)]
     pub fn is_increment(self) -> bool {
         self != ReferenceOperation::DataDecrement
     }

@@ -11,7 +11,7 @@
 //!
 //! Changes that can not be made at once wait in order of arrival, so that a slab journal has its entries
 //! in the order of the recovery journal. Everything here returns at once; what takes time is a
-//! [`Job`](super::work::Job), and comes back through `*_written`.
+//! [`Job`], and comes back through `*_written`.
 
 use super::reference_counts::{Consequence, EntryLock, ReferenceCounts, ReferenceOperation};
 use super::slab_journal::SlabJournal;

@@ -282,6 +282,7 @@ impl PhysicalZone {
     ///
     /// # Errors
     /// When the block has no read lock.
+    #[allow(dead_code, reason = "nothing is compressed yet")]
     pub fn share(&self, pbn: Pbn) -> Result<IncrementBudget, VdoError> {
         self.with(|state| {
             let locks = &mut state.core.locks;
@@ -384,6 +385,7 @@ impl PhysicalZone {
     }
 
     /// Blocks of this zone that hold data or can.
+    #[cfg(test)]
     pub fn data_blocks(&self) -> u64 {
         let slabs = self.with(|state| state.slabs.len());
         slabs as u64 * self.geometry.slabs.config.data_blocks
@@ -391,12 +393,14 @@ impl PhysicalZone {
 
     /// The reference count of a block of this zone as dm-vdo counts: 255 is provisional. `None` if it is
     /// not one.
+    #[cfg(test)]
     pub fn reference_count(&self, pbn: Pbn) -> Option<u8> {
         let (local, offset) = self.locate(pbn)?;
         Some(self.with(|state| state.slabs[local as usize].counts.count(offset)))
     }
 
     /// Blocks that are locked now: none when no request is under way.
+    #[cfg(any(test, feature = "testing"))]
     pub fn locked_blocks(&self) -> usize {
         self.with(|state| state.core.locks.held())
     }

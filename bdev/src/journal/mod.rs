@@ -194,6 +194,7 @@ impl RecoveryJournal {
     /// # Errors
     /// [`VdoError::ShuttingDown`] when the journal is draining or at rest, [`VdoError::ReadOnly`] when
     /// the volume is read-only or turns so before the commit.
+    #[allow(dead_code, reason = "requests use `submit`")]
     pub async fn append(&self, entry: RecoveryJournalEntry) -> Result<JournalPoint, VdoError> {
         let id = self.enqueue(Owner::Task(self.scheduler.current()), entry)?;
         std::future::poll_fn(|_| self.state.borrow_mut().waiters.take(id)).await
@@ -300,6 +301,7 @@ impl RecoveryJournal {
     /// # Errors
     /// [`VdoError::Invalid`] when the journal is not at rest, [`VdoError::ReadOnly`] when the volume is
     /// read-only (or turns so because a saved journal's block is still held).
+    #[allow(dead_code, reason = "a running volume cannot be suspended yet")]
     pub fn resume(&self) -> Result<(), VdoError> {
         if self.is_read_only() {
             return Err(VdoError::ReadOnly);
@@ -353,11 +355,13 @@ impl RecoveryJournal {
     }
 
     /// The number the next block will get; the block map's first era.
+    #[cfg(test)]
     pub fn tail(&self) -> SequenceNumber {
         self.state.borrow().extent.tail()
     }
 
     /// Entries that can be added before a block must be reaped.
+    #[cfg(test)]
     pub fn available_space(&self) -> u64 {
         self.state.borrow().extent.space()
     }

@@ -165,7 +165,8 @@ impl<H: Host> ZoneThread<H> {
         self.zone.index
     }
 
-    /// The zone, for tests and reports on its thread.
+    /// The zone, for tests.
+    #[cfg(feature = "testing")]
     pub fn zone(&self) -> &Rc<Zone> {
         &self.zone
     }

@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 const END: u32 = u32::MAX;
 
 /// The number of a thing in a [`Table`] of its type.
-pub struct Key<T> {
+pub(crate) struct Key<T> {
     number: u32,
     of: PhantomData<fn() -> T>,
 }
@@ -23,7 +23,7 @@ pub struct Key<T> {
 impl<T> Key<T> {
     /// The key that was given away as `number`.
     #[inline]
-    pub fn new(number: u32) -> Key<T> {
+    pub(crate) fn new(number: u32) -> Key<T> {
         Key {
             number,
             of: PhantomData,
@@ -32,7 +32,7 @@ impl<T> Key<T> {
 
     /// The key as a plain number.
     #[inline]
-    pub fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u32 {
         self.number
     }
 }
@@ -69,7 +69,7 @@ enum Entry<T> {
 
 /// Things by number.
 #[derive(Debug)]
-pub struct Table<T> {
+pub(crate) struct Table<T> {
     entries: Vec<Entry<T>>,
     free: u32,
     len: usize,
@@ -77,7 +77,7 @@ pub struct Table<T> {
 
 impl<T> Table<T> {
     /// An empty table that holds `capacity` things before it has to grow.
-    pub fn with_capacity(capacity: usize) -> Table<T> {
+    pub(crate) fn with_capacity(capacity: usize) -> Table<T> {
         Table {
             entries: Vec::with_capacity(capacity),
             free: END,
@@ -87,25 +87,19 @@ impl<T> Table<T> {
 
     /// How many things are in it.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is in it.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// How many things were ever in it at once: every number is below that.
-    #[inline]
-    pub fn numbers(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn numbers(&self) -> usize {
         self.entries.len()
     }
 
     /// Puts a thing in.
     #[inline]
-    pub fn insert(&mut self, thing: T) -> Key<T> {
+    pub(crate) fn insert(&mut self, thing: T) -> Key<T> {
         self.len += 1;
         let number = self.free;
         if number == END {
@@ -123,7 +117,7 @@ impl<T> Table<T> {
 
     /// The thing with this number; `None` if none has it.
     #[inline]
-    pub fn get(&self, key: Key<T>) -> Option<&T> {
+    pub(crate) fn get(&self, key: Key<T>) -> Option<&T> {
         match self.entries.get(key.number as usize) {
             Some(Entry::Taken(thing)) => Some(thing),
             _ => None,
@@ -132,7 +126,7 @@ impl<T> Table<T> {
 
     /// The thing with this number, to be changed; `None` if none has it.
     #[inline]
-    pub fn get_mut(&mut self, key: Key<T>) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, key: Key<T>) -> Option<&mut T> {
         match self.entries.get_mut(key.number as usize) {
             Some(Entry::Taken(thing)) => Some(thing),
             _ => None,
@@ -141,7 +135,7 @@ impl<T> Table<T> {
 
     /// Takes the thing with this number out; `None` if none has it.
     #[inline]
-    pub fn remove(&mut self, key: Key<T>) -> Option<T> {
+    pub(crate) fn remove(&mut self, key: Key<T>) -> Option<T> {
         let entry = self.entries.get_mut(key.number as usize)?;
         if let Entry::Free { .. } = entry {
             return None;

@@ -189,12 +189,8 @@ impl WaitList {
         }
     }
 
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.waiting.borrow().is_empty()
-    }
-
     /// How many wait.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.waiting.borrow().len()
     }

@@ -3,7 +3,7 @@
 //! 1. [`Opening`] reads the geometry block and the super block of a base device, or formats it first,
 //!    as the host was asked to. A volume that was not shut down is recovered.
 //! 2. [`Volume::assemble`] makes the handle and one [`ZoneSeed`] for each zone thread. The host takes each seed
-//!    to the thread that will poll it and grows it into a [`ZoneThread`](crate::poll::thread::ZoneThread).
+//!    to the thread that will poll it and grows it into a [`ZoneThread`].
 //! 3. [`Volume::start`] loads the depot, marks the volume dirty on disk, opens the index, and only then
 //!    are requests taken.
 //! 4. [`Volume::submit`] takes requests, from any thread.
@@ -26,11 +26,14 @@ use thiserror::Error;
 pub use self::opening::{FormatPolicy, OpenRequest, Opening, RecoveryPolicy};
 pub use self::reports::{Usage, VolumeDump, ZoneDump};
 pub use self::seed::ZoneSeed;
+use crate::block_map::DEFAULT_BLOCK_MAP_MAXIMUM_AGE;
 use crate::buffer::DmaMemory;
-use crate::dedupe::{self, IndexWord};
+use crate::dedupe;
+pub use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
+pub use crate::dedupe::{ContextTally, IndexWord, LockId, LockReport, LockState, TransitionCounts};
 use crate::error::VdoError;
 use crate::format;
-use crate::index::AnswerMode;
+pub use crate::index::AnswerMode;
 use crate::poll::mailbox::{Errand, Mailbox};
 pub use crate::poll::thread::ZoneThread;
 use crate::recovery::Refusal;
@@ -147,7 +150,7 @@ impl Default for VolumeOptions {
             name: "vdo".into(),
             zones: 1,
             block_map_cache_blocks: 32 * 1024,
-            block_map_maximum_age: 16380,
+            block_map_maximum_age: DEFAULT_BLOCK_MAP_MAXIMUM_AGE,
             deduplication: true,
             compression: false,
             index_memory_bytes: None,

@@ -2,10 +2,8 @@
 //! [`crate::stats`].)
 
 use vdo::VdoError;
-use vdo::dedupe::{IndexWord, LockReport};
-use vdo::index::AnswerMode;
 use vdo::seam::{Host, Nanos, RequestKind};
-use vdo::volume::{IndexCommand, RequestReport, Volume, VolumeDump};
+use vdo::volume::{AnswerMode, IndexCommand, IndexWord, LockReport, RequestReport, Volume, VolumeDump};
 
 use crate::methods;
 use crate::params::{Answers, InjectAnswers, SetOptions};

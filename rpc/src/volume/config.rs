@@ -5,9 +5,8 @@
 //! `"if_blank"`. What was changed since with `bdev_vdo_set_options` is saved as it is now.
 
 use serde_json::{Value, json};
-use vdo::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
 use vdo::seam::Host;
-use vdo::volume::Volume;
+use vdo::volume::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS, Volume};
 
 use crate::methods;
 use crate::params::{Create, Format, SetOptions};

@@ -10,7 +10,7 @@
 //! 5. [`volume_options`] for `Volume::assemble`.
 //!
 //! What the engine refuses meanwhile becomes an answer by [`volume_error`]. A volume that works is asked and steered with
-//! [`answers`], and [`config`] says how to make it again.
+//! [`answers`], and [`mod@config`] says how to make it again.
 
 pub mod answers;
 mod config;

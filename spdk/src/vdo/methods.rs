@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use vdo::volume::IndexCommand;
+use vdo::volume::{IndexCommand, Volume};
 use vdo_rpc::params::{Create, GetStats, InjectAnswers, Name, SetOptions};
 use vdo_rpc::{Parameters, RpcError, methods, stats, volume};
 
@@ -12,7 +12,6 @@ use super::{SpdkHost, state};
 use crate::rpc::{self, Method};
 
 use std::sync::Arc;
-use vdo::volume::Volume;
 
 /// Enters every method.
 pub(super) fn register() {

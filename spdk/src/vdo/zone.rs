@@ -16,8 +16,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use spdk_sys as sys;
 use vdo::seam::{Nanos, ZoneWaker};
-use vdo::volume::ZoneThread;
-use vdo::volume::{VolumeError, ZoneSeed};
+use vdo::volume::{VolumeError, ZoneSeed, ZoneThread};
 
 use super::SpdkHost;
 use super::base::SpdkChannel;

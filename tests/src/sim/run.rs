@@ -5,9 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use vdo::dedupe::TransitionCounts;
 use vdo::format::components::VolumeState;
-use vdo::volume::VolumeError;
+use vdo::volume::{TransitionCounts, VolumeError};
 
 use super::audit::{audit, audit_recovered, volume_on};
 use super::complaints;

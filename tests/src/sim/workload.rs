@@ -5,12 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
-use vdo::dedupe::TransitionCounts;
 use vdo::format::tree::ENTRIES_PER_PAGE;
-use vdo::index::AnswerMode;
 use vdo::seam::{Nanos, RequestHeader, RequestKind};
 use vdo::types::BLOCK_SIZE;
-use vdo::volume::IndexCommand;
+use vdo::volume::{AnswerMode, IndexCommand, TransitionCounts};
 
 use super::model::{Model, Moment};
 use super::profile::{Profile, Trouble};

@@ -13,9 +13,8 @@ use vdo::VdoError;
 use vdo::buffer::{DmaMemory, HeapMemory};
 use vdo::seam::{Host, Nanos, RequestHeader, RequestKind, ZoneWaker};
 use vdo::stats::VolumeStatistics;
-use vdo::volume::ZoneThread;
 use vdo::volume::{
-    IndexCommand, OpenRequest, Opening, Volume, VolumeDump, VolumeError, VolumeOptions,
+    IndexCommand, OpenRequest, Opening, Volume, VolumeDump, VolumeError, VolumeOptions, ZoneThread,
 };
 
 use super::disk::{SimChannel, SimDisk};
