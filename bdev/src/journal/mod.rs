@@ -65,7 +65,6 @@ use std::sync::Arc;
 use self::extent::{SEQUENCE_LIMIT, reserved_blocks};
 use self::locks::Side;
 use self::state::{Assigned, JournalState, Mode};
-use self::waiters::{Finished, Owner, SlotId};
 use self::writer::Tasks;
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
@@ -187,31 +186,15 @@ impl RecoveryJournal {
         Ok(journal)
     }
 
-    /// Adds an entry and waits until it is committed. Must run to its end once polled.
-    ///
-    /// The request then holds the entry until [`RecoveryJournal::release_entry`].
+    /// Adds an entry. When it is committed, or fails, [`JournalHooks::entry_done`] is called with the same
+    /// `tag`. The request then holds the entry until [`RecoveryJournal::release_entries`].
     ///
     /// # Errors
     /// [`VdoError::ShuttingDown`] when the journal is draining or at rest, [`VdoError::ReadOnly`] when
-    /// the volume is read-only or turns so before the commit.
-    #[allow(dead_code, reason = "requests use `submit`")]
-    pub async fn append(&self, entry: RecoveryJournalEntry) -> Result<JournalPoint, VdoError> {
-        let id = self.enqueue(Owner::Task(self.scheduler.current()), entry)?;
-        std::future::poll_fn(|_| self.state.borrow_mut().waiters.take(id)).await
-    }
-
-    /// As [`RecoveryJournal::append`], for a request of another thread: the end is told by
-    /// [`JournalHooks::entry_done`] with the same `tag`.
-    ///
-    /// # Errors
-    /// As [`RecoveryJournal::append`], when that is known at once; the hook is not called then.
+    /// the volume is read-only; the hook is not called then.
     pub fn submit(&self, tag: u64, entry: RecoveryJournalEntry) -> Result<(), VdoError> {
-        self.enqueue(Owner::Tag(tag), entry).map(|_| ())
-    }
-
-    fn enqueue(&self, owner: Owner, entry: RecoveryJournalEntry) -> Result<SlotId, VdoError> {
         let read_only = self.is_read_only();
-        let id = {
+        {
             let state = &mut *self.state.borrow_mut();
             if state.mode != Mode::Normal {
                 return Err(VdoError::ShuttingDown);
@@ -219,10 +202,10 @@ impl RecoveryJournal {
             if read_only {
                 return Err(VdoError::ReadOnly);
             }
-            state.enqueue(owner, entry)
-        };
+            state.enqueue(tag, entry);
+        }
         self.assign();
-        Ok(id)
+        Ok(())
     }
 
     /// Keeps block `sequence` from being reused, once more for `holder`. Number zero means no block.
@@ -247,13 +230,8 @@ impl RecoveryJournal {
         self.after_release(result);
     }
 
-    /// Gives up the hold of an entry: its change is in the block map in memory, and what it made dirty
-    /// has its own hold.
-    pub fn release_entry(&self, point: JournalPoint) {
-        self.release_entries(point.sequence, 1);
-    }
-
-    /// As [`RecoveryJournal::release_entry`], for `number` entries of block `sequence`.
+    /// Gives up the holds of `number` entries of block `sequence`: their changes are in the block map in
+    /// memory, and what they made dirty has its own holds.
     pub fn release_entries(&self, sequence: SequenceNumber, number: u16) {
         let result = self.state.borrow_mut().release_entries(sequence, number);
         self.after_release(result);
@@ -443,10 +421,7 @@ impl RecoveryJournal {
             let finished = self.state.borrow_mut().finish_next(read_only);
             match finished {
                 None => break,
-                Some(Finished::Task(task)) => self.scheduler.wake(task),
-                Some(Finished::Tag(tag, entry, result)) => {
-                    self.hooks.entry_done(tag, entry, result);
-                }
+                Some((tag, entry, result)) => self.hooks.entry_done(tag, entry, result),
             }
         }
         let read_only = self.is_read_only();

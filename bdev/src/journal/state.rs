@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::extent::{Extent, SEQUENCE_LIMIT};
 use super::locks::LockTable;
 use super::tail::Tail;
-use super::waiters::{Finished, Owner, SlotId, Waiters};
+use super::waiters::{Finished, WaiterId, Waiters};
 use super::{JournalConfig, RecoveryJournal};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
@@ -37,7 +37,7 @@ pub(super) struct JournalState {
     pub(super) mode: Mode,
     pub(super) waiters: Waiters,
     /// Entries without a place.
-    pub(super) unassigned: VecDeque<SlotId>,
+    pub(super) unassigned: VecDeque<WaiterId>,
     /// Entries not yet reported, with a place or without.
     pub(super) outstanding: usize,
     pub(super) tail: Tail,
@@ -89,11 +89,10 @@ impl JournalState {
     }
 
     /// Puts an entry at the end of the queue.
-    pub(super) fn enqueue(&mut self, owner: Owner, entry: RecoveryJournalEntry) -> SlotId {
-        let id = self.waiters.add(owner, entry);
+    pub(super) fn enqueue(&mut self, tag: u64, entry: RecoveryJournalEntry) {
+        let id = self.waiters.add(tag, entry);
         self.unassigned.push_back(id);
         self.outstanding += 1;
-        id
     }
 
     fn check_in_use(&self, sequence: SequenceNumber) -> Result<(), VdoError> {
@@ -162,7 +161,7 @@ impl JournalState {
         Assigned::Entry
     }
 
-    fn count_usage(&mut self, id: SlotId) {
+    fn count_usage(&mut self, id: WaiterId) {
         let entry = self.waiters.entry(id);
         match entry.operation {
             JournalOperation::BlockMapRemapping => self.block_map_data_blocks += 1,

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use super::waiters::{SlotId, Waiters};
+use super::waiters::{WaiterId, Waiters};
 use crate::buffer::Buffer;
 use crate::format::Block;
 use crate::format::recovery_journal::{
@@ -47,9 +47,9 @@ pub(super) struct TailBlock {
     /// Entries in the buffer.
     packed: u16,
     /// Entries with a place, not yet in the buffer.
-    queued: VecDeque<SlotId>,
+    queued: VecDeque<WaiterId>,
     /// Entries in the buffer, not yet reported.
-    unreported: VecDeque<SlotId>,
+    unreported: VecDeque<WaiterId>,
 }
 
 impl TailBlock {
@@ -84,7 +84,7 @@ impl TailBlock {
     }
 
     /// Gives an entry the next place.
-    pub(super) fn assign(&mut self, id: SlotId) -> JournalPoint {
+    pub(super) fn assign(&mut self, id: WaiterId) -> JournalPoint {
         let point = JournalPoint {
             sequence: self.sequence,
             entry: self.assigned,
@@ -180,7 +180,7 @@ impl Tail {
 
     /// The next entry to be reported, in the journal's order, if its block is at rest: written, or with
     /// `read_only` in any case.
-    pub(super) fn next_reportable(&mut self, read_only: bool) -> Option<SlotId> {
+    pub(super) fn next_reportable(&mut self, read_only: bool) -> Option<WaiterId> {
         for &index in &self.in_use {
             let block = &mut self.blocks[index];
             if block.phase != WritePhase::Idle {

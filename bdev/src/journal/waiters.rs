@@ -1,128 +1,69 @@
-//! The requests whose entries are not committed yet, each in a slot taken from a fixed supply.
-
-use std::task::Poll;
+//! Entries that are not committed yet, each with a number, in a fixed supply of places.
 
 use crate::error::VdoError;
 use crate::format::recovery_journal::RecoveryJournalEntry;
 use crate::runtime::table::{Key, Table};
-use crate::runtime::task::TaskId;
 use crate::types::JournalPoint;
 
-/// Names a slot; queues hold these.
-pub(super) type SlotId = Key<Slot>;
+/// Names a waiting entry; queues hold these.
+pub(super) type WaiterId = Key<Waiter>;
 
-/// Who is told of an entry's end.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Owner {
-    /// A task of this thread, asleep on the slot.
-    Task(TaskId),
-    /// Whoever knows this number, told through the hooks.
-    Tag(u64),
-}
+/// An entry that has come to its end, for the hooks: its tag, what it is, and its place or why it has none.
+pub(super) type Finished = (u64, RecoveryJournalEntry, Result<JournalPoint, VdoError>);
 
-/// What to do for an entry that has come to its end.
+/// An entry that is not committed.
 #[derive(Debug)]
-pub(super) enum Finished {
-    /// Wake the task; its slot has the result.
-    Task(TaskId),
-    /// Tell the hooks.
-    Tag(u64, RecoveryJournalEntry, Result<JournalPoint, VdoError>),
+pub(super) struct Waiter {
+    tag: u64,
+    entry: RecoveryJournalEntry,
+    /// Its place, once it has one.
+    point: JournalPoint,
 }
 
-/// An entry that is not committed yet, or whose requester has not run since.
-#[derive(Debug)]
-pub(super) enum Slot {
-    /// Not committed.
-    Waiting {
-        /// Who is told.
-        owner: Owner,
-        /// The entry.
-        entry: RecoveryJournalEntry,
-        /// Its place, once it has one.
-        point: JournalPoint,
-    },
-    /// Over.
-    Done(Result<JournalPoint, VdoError>),
-}
-
-/// The slots: more are made, by allocation, if ever more come at once than were planned for.
-pub(super) struct Waiters(Table<Slot>);
+/// The entries: places for more are made, by allocation, if ever more come at once than were planned for.
+pub(super) struct Waiters(Table<Waiter>);
 
 impl Waiters {
-    /// Slots for `capacity` requests.
+    /// Places for the entries of `capacity` requests.
     pub(super) fn new(capacity: usize) -> Waiters {
         Waiters(Table::with_capacity(capacity))
     }
 
-    /// How many slots were ever taken at once.
+    /// How many entries ever waited at once.
     #[cfg(test)]
-    pub(super) fn slots(&self) -> usize {
+    pub(super) fn places(&self) -> usize {
         self.0.numbers()
     }
 
-    /// Takes a slot for an entry.
-    pub(super) fn add(&mut self, owner: Owner, entry: RecoveryJournalEntry) -> SlotId {
-        self.0.insert(Slot::Waiting {
-            owner,
+    /// Begins to wait for an entry.
+    pub(super) fn add(&mut self, tag: u64, entry: RecoveryJournalEntry) -> WaiterId {
+        self.0.insert(Waiter {
+            tag,
             entry,
             point: JournalPoint::default(),
         })
     }
 
-    /// The entry in a slot that waits.
-    pub(super) fn entry(&self, id: SlotId) -> &RecoveryJournalEntry {
-        match self.0.get(id) {
-            Some(Slot::Waiting { entry, .. }) => entry,
-            _ => unreachable!("a queued slot waits"),
-        }
+    /// An entry that waits.
+    pub(super) fn entry(&self, id: WaiterId) -> &RecoveryJournalEntry {
+        let waiter = self.0.get(id);
+        &waiter.expect("what is queued waits").entry
     }
 
     /// Gives the entry its place.
-    pub(super) fn assign(&mut self, id: SlotId, place: JournalPoint) {
-        match self.0.get_mut(id) {
-            Some(Slot::Waiting { point, .. }) => *point = place,
-            _ => unreachable!("a queued slot waits"),
-        }
+    pub(super) fn assign(&mut self, id: WaiterId, place: JournalPoint) {
+        let waiter = self.0.get_mut(id);
+        waiter.expect("what is queued waits").point = place;
     }
 
     /// Ends the wait: committed, or failed because the volume is read-only.
-    pub(super) fn finish(&mut self, id: SlotId, committed: bool) -> Finished {
-        let Some(slot) = self.0.get_mut(id) else {
-            unreachable!("a queued slot is taken")
-        };
-        let Slot::Waiting {
-            owner,
-            entry,
-            point,
-        } = *slot
-        else {
-            unreachable!("a queued slot waits")
-        };
+    pub(super) fn finish(&mut self, id: WaiterId, committed: bool) -> Finished {
+        let waiter = self.0.remove(id).expect("what is queued waits");
         let result = if committed {
-            Ok(point)
+            Ok(waiter.point)
         } else {
             Err(VdoError::ReadOnly)
         };
-        match owner {
-            Owner::Task(task) => {
-                *slot = Slot::Done(result);
-                Finished::Task(task)
-            }
-            Owner::Tag(tag) => {
-                self.0.remove(id);
-                Finished::Tag(tag, entry, result)
-            }
-        }
-    }
-
-    /// The result, once there is one; that frees the slot.
-    pub(super) fn take(&mut self, id: SlotId) -> Poll<Result<JournalPoint, VdoError>> {
-        if !matches!(self.0.get(id), Some(Slot::Done(_))) {
-            return Poll::Pending;
-        }
-        match self.0.remove(id) {
-            Some(Slot::Done(result)) => Poll::Ready(result),
-            _ => unreachable!("checked above"),
-        }
+        (waiter.tag, waiter.entry, result)
     }
 }

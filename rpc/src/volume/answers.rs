@@ -3,7 +3,9 @@
 
 use vdo::VdoError;
 use vdo::seam::{Host, Nanos, RequestKind};
-use vdo::volume::{AnswerMode, IndexCommand, IndexWord, LockReport, RequestReport, Volume, VolumeDump};
+use vdo::volume::{
+    AnswerMode, IndexCommand, IndexWord, LockReport, RequestReport, Volume, VolumeDump,
+};
 
 use crate::methods;
 use crate::params::{Answers, InjectAnswers, SetOptions};

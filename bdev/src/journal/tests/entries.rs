@@ -1,7 +1,6 @@
 //! How entries get their places, are written, and are committed.
 
 use super::*;
-use crate::runtime::task::join;
 
 #[test]
 fn a_lone_entry_is_flushed_written_durably_and_then_committed() {
@@ -45,22 +44,13 @@ fn entries_of_tasks_ready_together_share_one_write() {
     for number in 0..3 {
         let journal = Rc::clone(&journal);
         rig.disk.scheduler.spawn(async move {
-            journal.append(entry(number)).await.unwrap();
+            journal.submit(number, entry(number)).unwrap();
         });
     }
     rig.disk.run();
     rig.check(1, 0, 3);
+    assert_eq!(rig.committed(), 3);
     assert_eq!(journal.statistics().blocks.written, 1);
-}
-
-#[test]
-fn two_appends_of_one_task_both_end() {
-    let mut rig = Rig::new(8);
-    let journal = Rc::clone(&rig.journal);
-    let places = rig
-        .disk
-        .block_on(async move { join(journal.append(entry(0)), journal.append(entry(1))).await });
-    assert_eq!(places, (Ok(point(1, 0)), Ok(point(1, 1))));
 }
 
 #[test]

@@ -87,6 +87,13 @@ impl JournalHooks for Volume {
     }
 }
 
+impl RecoveryJournal {
+    /// Gives up the hold of one entry.
+    fn release_entry(&self, point: JournalPoint) {
+        self.release_entries(point.sequence, 1);
+    }
+}
+
 fn config(blocks: u64) -> JournalConfig {
     JournalConfig {
         start: Pbn(START),

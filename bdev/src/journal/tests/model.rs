@@ -363,7 +363,7 @@ impl Model {
         self.give_up(u16::MAX, 1);
         let journal = &self.rig.journal;
         assert!(
-            journal.state.borrow().waiters.slots() <= 2048,
+            journal.state.borrow().waiters.places() <= 2048,
             "no more than were made"
         );
         let tail = journal.state_for_super_block().journal_start;
