@@ -9,7 +9,8 @@ use vdo::format::FormatOptions;
 use vdo::seam::{BaseIo, BaseOp, RequestHeader, RequestKind};
 use vdo::types::Pbn;
 use vdo::volume::{
-    AnswerMode, FormatPolicy, IndexCommand, IndexWord, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions,
+    AnswerMode, FormatPolicy, IndexCommand, IndexWord, OpenRequest, RecoveryPolicy, VolumeError,
+    VolumeOptions,
 };
 use vdo_tests::sim::audit::{audit, volume_on};
 use vdo_tests::sim::salvage::Salvage;

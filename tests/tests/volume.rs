@@ -8,7 +8,9 @@ use vdo::format::FormatOptions;
 use vdo::format::components::VolumeState;
 use vdo::seam::{Nanos, RequestHeader, RequestKind};
 use vdo::stats::OperatingMode;
-use vdo::volume::{AnswerMode, FormatPolicy, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions};
+use vdo::volume::{
+    AnswerMode, FormatPolicy, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions,
+};
 use vdo_tests::sim::audit::volume_on;
 use vdo_tests::sim::{SimDisk, World};
 

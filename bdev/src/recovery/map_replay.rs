@@ -48,11 +48,6 @@ impl MapBatch {
         self.mappings.len() >= self.limit
     }
 
-    /// Whether there is nothing to apply.
-    pub fn is_empty(&self) -> bool {
-        self.mappings.is_empty()
-    }
-
     /// Adds the new mapping of an entry; the batch must not be full.
     pub fn push(&mut self, entry: &RecoveryJournalEntry) {
         assert!(!self.is_full(), "a full batch is applied first");

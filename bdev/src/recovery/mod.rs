@@ -6,7 +6,7 @@
 //! A *recovery* brings back a volume that was in use. What is true after a crash is what the recovery journal holds;
 //! all other metadata may lag behind it, each part by another stretch:
 //!
-//! 1. [`ring`]: every block of the journal is looked at once. What is usable of it is a [`RecoveryPlan`]: a range of entries
+//! 1. [`ring`]: every block of the journal is looked at once. What is usable of it is a [`RecoveryPlan`](plan::RecoveryPlan): a range of entries
 //!    for the block map, another for the slab journals, how much is mapped, and the number the journal goes on with.
 //! 2. [`map_replay`]: the mappings are put into the pages of the block map, the last of each slot wins.
 //! 3. [`slab_replay`]: the changes of reference counts are put into the slab journals that had not heard of them yet.
@@ -32,5 +32,5 @@ pub mod scrub;
 pub mod slab_replay;
 
 pub use entries::EntryRules;
-pub use plan::{RebuildPlan, RecoveryPlan, Refusal, Usage};
+pub use plan::Refusal;
 pub use ring::{Ring, RingScan};

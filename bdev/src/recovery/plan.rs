@@ -199,6 +199,7 @@ pub struct Ending {
 
 impl Ending {
     /// How much is in use, if the journal says so.
+    #[cfg(test)]
     pub fn usage(&self) -> Option<Usage> {
         self.usage
     }

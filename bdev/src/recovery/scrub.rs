@@ -4,7 +4,7 @@
 //! 2. If they were ever written, every reference block is given ([`Scrub::take_counters`]).
 //! 3. Every block of the journal from head to tail is given in order ([`Scrub::take_journal_block`]).
 //! 4. The reference blocks that changed are written ([`Scrub::changed`], [`Scrub::pack`]), and when they are durable the
-//!    summary is told ([`Scrub::summary`]).
+//!    summary is told ([`ScrubResult::summary`]).
 //!
 //! A reference block may have been torn when it was written last, so each of its *sectors* says up to which entry it is
 //! right, and gets just the entries after that. That is also why it does no harm to begin anew after a crash: a
@@ -206,6 +206,7 @@ impl Scrub {
     }
 
     /// The counter of a block of the slab.
+    #[cfg(test)]
     pub fn count(&self, offset: u32) -> u8 {
         self.counters[offset as usize]
     }

@@ -280,7 +280,7 @@ impl World {
     }
 
     /// Steers the index.
-    pub fn index(&mut self, command: IndexCommand) -> Result<vdo::dedupe::IndexWord, VdoError> {
+    pub fn index(&mut self, command: IndexCommand) -> Result<vdo::volume::IndexWord, VdoError> {
         let volume = Arc::clone(&self.volume);
         self.wait_for(|done| volume.index(command, done))
     }
