@@ -1,7 +1,7 @@
 # What a person types. Every command works on a machine with Rust and nothing else, but for those of
 # SPDK at the end.
 SHELL := /bin/bash
-.PHONY: all demo test bench lint sim spdk test-spdk bench-spdk lint-spdk
+.PHONY: all demo test bench bench-instructions lint sim spdk test-spdk bench-spdk lint-spdk
 
 all:
 	cargo build --release
@@ -32,6 +32,11 @@ test:
 bench:
 	cargo bench -p vdo-tgt --bench volume
 	cargo run --release -p vdo-tests --bin hash_bench
+
+# Instructions per 4 KiB of the rows of make bench whose names contain ROW: make bench-instructions ROW=overwrites
+ROW ?= overwrites
+bench-instructions:
+	cargo bench -p vdo-tgt --bench volume -- --instructions "$(ROW)"
 
 # Random volumes under random requests and faults: make sim SEEDS=1000, and FROM= to begin at another seed. With LOSSES=20,
 # each volume loses power that many times.

@@ -53,10 +53,14 @@ static ALLOCATOR: Counting = Counting;
 
 /// Requests in flight for each zone thread.
 const DEPTH: usize = 64;
+/// Blocks of a large request.
+const RUN: u64 = 16;
 /// Logical blocks that are written and read: 1 GiB.
 const RANGE: u64 = 1 << 18;
 /// Different contents of duplicate writes.
 const CONTENTS: u64 = 8192;
+/// While instructions are counted, one block of so many is mapped.
+const SPARSE: u64 = RANGE / CONTENTS;
 /// Blocks of the base device: 5 GiB, about half of them for the index.
 const BASE_BLOCKS: u64 = 5 << 18;
 
@@ -77,6 +81,8 @@ impl ZoneWaker for Awake {
 struct Place {
     memory: NonNull<u8>,
     errno: AtomicI32,
+    /// Bytes of the request not done yet; a flush has none.
+    left: AtomicU64,
     number: u32,
     ended: Arc<ArrayQueue<u32>>,
 }
@@ -91,7 +97,7 @@ struct BenchRequest(Arc<Place>);
 
 impl HostRequest for BenchRequest {
     fn copy_in(&self, start: usize, block: &mut [u8]) {
-        // SAFETY: a request is one block, and the place's memory is one block.
+        // SAFETY: the place's memory is as long as the longest request.
         unsafe {
             let from = self.0.memory.as_ptr().add(start);
             std::ptr::copy_nonoverlapping(from, block.as_mut_ptr(), block.len());
@@ -106,32 +112,93 @@ impl HostRequest for BenchRequest {
         }
     }
 
-    fn direct(&self, _start: usize, _length: usize) -> Option<NonNull<u8>> {
-        Some(self.0.memory)
+    fn direct(&self, start: usize, _length: usize) -> Option<NonNull<u8>> {
+        // SAFETY: as in `copy_in`.
+        Some(unsafe { self.0.memory.add(start) })
     }
 
-    fn complete(self, _bytes: u64, errno: i32) {
-        self.0.errno.store(errno, Ordering::Relaxed);
-        let _ = self.0.ended.push(self.0.number);
+    fn complete(self, bytes: u64, errno: i32) {
+        if errno != 0 {
+            self.0.errno.store(errno, Ordering::Relaxed);
+        }
+        let before = self.0.left.fetch_sub(bytes, Ordering::AcqRel);
+        if before == bytes {
+            let _ = self.0.ended.push(self.0.number);
+        }
     }
 }
 
-/// What is done to the volume.
+/// The data of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Work {
+enum Data {
+    /// Written, and never seen before.
     Unique,
+    /// Written, and there already.
     Duplicate,
+    /// Written, one or the other.
     Mixed,
+    /// Read.
     Read,
 }
 
+/// Where requests go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Anywhere: while instructions are counted, blocks of which most were never written.
+    Anywhere,
+    /// Blocks that were written before.
+    Mapped,
+    /// One after the other, [`RUN`] blocks each.
+    InOrder,
+    /// Blocks that were written before, one request at a time, and a flush after each.
+    Flushed,
+}
+
+/// What is done to the volume: a row of the table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Work {
+    name: &'static str,
+    data: Data,
+    at: At,
+}
+
 impl Work {
-    const ALL: [(&'static str, Work); 4] = [
-        ("unique writes", Work::Unique),
-        ("duplicate writes", Work::Duplicate),
-        ("half unique, half duplicate", Work::Mixed),
-        ("random reads", Work::Read),
+    const fn new(name: &'static str, data: Data, at: At) -> Work {
+        Work { name, data, at }
+    }
+
+    const ALL: [Work; 10] = [
+        Work::new("unique overwrites", Data::Unique, At::Mapped),
+        Work::new("duplicate overwrites", Data::Duplicate, At::Mapped),
+        Work::new("random reads of mapped blocks", Data::Read, At::Mapped),
+        Work::new("unique, 64 KiB in order", Data::Unique, At::InOrder),
+        Work::new("reads, 64 KiB in order", Data::Read, At::InOrder),
+        Work::new("unique, a flush after each", Data::Unique, At::Flushed),
+        Work::new("unique writes", Data::Unique, At::Anywhere),
+        Work::new("duplicate writes", Data::Duplicate, At::Anywhere),
+        Work::new("half unique, half duplicate", Data::Mixed, At::Anywhere),
+        Work::new("random reads", Data::Read, At::Anywhere),
     ];
+
+    const FILL_UNIQUE: Work = Work::new("", Data::Unique, At::Anywhere);
+    const FILL_DUPLICATE: Work = Work::new("", Data::Duplicate, At::Anywhere);
+
+    /// Blocks of one request.
+    fn blocks(self) -> u64 {
+        match self.at {
+            At::InOrder => RUN,
+            _ => 1,
+        }
+    }
+
+    /// Requests in flight.
+    fn depth(self) -> usize {
+        match self.at {
+            At::Flushed => 1,
+            At::InOrder => DEPTH / 4,
+            _ => DEPTH,
+        }
+    }
 }
 
 /// A cheap source of numbers.
@@ -155,6 +222,9 @@ struct Caller {
     ended: Arc<ArrayQueue<u32>>,
     numbers: Numbers,
     stamp: u64,
+    /// One block of so many was written before.
+    spacing: u64,
+    position: u64,
 }
 
 impl Caller {
@@ -163,7 +233,7 @@ impl Caller {
         let ended = Arc::new(ArrayQueue::new(2 * DEPTH));
         let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15 ^ (number + 1));
         let mut buffers: Vec<_> = (0..DEPTH)
-            .map(|_| Buffer::new(&memory, 1).expect("memory"))
+            .map(|_| Buffer::new(&memory, RUN as usize).expect("memory"))
             .collect();
         for buffer in &mut buffers {
             for word in buffer.chunks_mut(8) {
@@ -174,6 +244,7 @@ impl Caller {
             Arc::new(Place {
                 memory: buffer.as_ptr(),
                 errno: AtomicI32::new(0),
+                left: AtomicU64::new(0),
                 number,
                 ended: Arc::clone(&ended),
             })
@@ -185,39 +256,65 @@ impl Caller {
             buffers,
             ended,
             stamp: numbers.next() << 20,
+            spacing: 1,
+            position: number * RANGE / 16,
             numbers,
         }
     }
 
     fn submit(&mut self, work: Work, lbn: u64) {
         let place = self.free.pop().expect("the caller checked");
-        let kind = if work == Work::Read {
-            RequestKind::Read
-        } else {
-            RequestKind::Write
+        let kind = match work.data {
+            Data::Read => RequestKind::Read,
+            _ => RequestKind::Write,
         };
-        if work != Work::Read {
-            let unique =
-                work == Work::Unique || (work == Work::Mixed && self.numbers.next() & 1 == 0);
-            let stamp = if unique {
-                self.stamp += 1;
-                self.stamp
-            } else {
-                self.numbers.next() % CONTENTS + 1
-            };
-            self.buffers[place as usize][..8].copy_from_slice(&stamp.to_le_bytes());
+        if work.data != Data::Read {
+            for block in 0..work.blocks() as usize {
+                let unique = match work.data {
+                    Data::Unique => true,
+                    Data::Mixed => self.numbers.next() & 1 == 0,
+                    _ => false,
+                };
+                let stamp = if unique {
+                    self.stamp += 1;
+                    self.stamp
+                } else {
+                    self.numbers.next() % CONTENTS + 1
+                };
+                self.buffers[place as usize][block * BLOCK_SIZE..][..8]
+                    .copy_from_slice(&stamp.to_le_bytes());
+            }
         }
-        let offset = lbn * BLOCK_SIZE as u64;
+        self.send(
+            place,
+            kind,
+            lbn * BLOCK_SIZE as u64,
+            work.blocks() * BLOCK_SIZE as u64,
+        );
+    }
+
+    fn send(&mut self, place: u32, kind: RequestKind, offset: u64, length: u64) {
         let header = RequestHeader {
             kind,
             offset,
-            length: BLOCK_SIZE as u64,
+            length,
             fua: false,
         };
-        self.volume.submit(
-            header,
-            BenchRequest(Arc::clone(&self.places[place as usize])),
-        );
+        let place = &self.places[place as usize];
+        place.left.store(length, Ordering::Relaxed);
+        self.volume.submit(header, BenchRequest(Arc::clone(place)));
+    }
+
+    /// Where the next request goes.
+    fn next_lbn(&mut self, work: Work) -> u64 {
+        match work.at {
+            At::Anywhere => self.numbers.next() % RANGE,
+            At::Mapped | At::Flushed => self.numbers.next() % (RANGE / self.spacing) * self.spacing,
+            At::InOrder => {
+                self.position = (self.position + RUN) % RANGE;
+                self.position
+            }
+        }
     }
 
     fn reap(&mut self) -> u64 {
@@ -240,17 +337,32 @@ impl Caller {
         fill: Option<(u64, u64)>,
     ) {
         let (mut submitted, mut ended) = (0, 0);
+        let spare = DEPTH - work.depth();
         while ended < count {
-            while submitted < count && !self.free.is_empty() {
+            // Once a poll, as a reactor does.
+            let now = clock();
+            while submitted < count && self.free.len() > spare {
                 let lbn = match fill {
                     Some((first, stride)) => first + submitted * stride,
-                    None => self.numbers.next() % RANGE,
+                    None => self.next_lbn(work),
                 };
                 self.submit(work, lbn);
                 submitted += 1;
             }
+            thread.poll(now);
+            let now_ended = self.reap();
+            ended += now_ended;
+            if work.at == At::Flushed && now_ended > 0 {
+                self.flush(thread);
+            }
+        }
+    }
+
+    fn flush(&mut self, thread: &mut ZoneThread<BenchHost>) {
+        let place = self.free.pop().expect("nothing is in flight");
+        self.send(place, RequestKind::Flush, 0, 0);
+        while self.reap() == 0 {
             thread.poll(clock());
-            ended += self.reap();
         }
     }
 }
@@ -371,8 +483,13 @@ impl Bench {
     fn fill(&mut self) -> Caller {
         let mut caller = Caller::new(&self.volume, 0);
         let thread = &mut self.threads[0];
-        caller.run(thread, Work::Duplicate, 16 * CONTENTS, Some((RANGE, 1)));
-        caller.run(thread, Work::Unique, RANGE, Some((0, 1)));
+        caller.run(
+            thread,
+            Work::FILL_DUPLICATE,
+            16 * CONTENTS,
+            Some((RANGE, 1)),
+        );
+        caller.run(thread, Work::FILL_UNIQUE, RANGE, Some((0, 1)));
         caller
     }
 }
@@ -387,17 +504,18 @@ fn one_zone(seconds: f64) -> Vec<Figure> {
     let mut caller = bench.fill();
     Work::ALL
         .iter()
-        .map(|&(_, work)| {
-            if work == Work::Read {
-                caller.run(&mut bench.threads[0], Work::Unique, RANGE, Some((0, 1)));
+        .map(|&work| {
+            if work.data == Data::Read {
+                let thread = &mut bench.threads[0];
+                caller.run(thread, Work::FILL_UNIQUE, RANGE, Some((0, 1)));
             }
-            caller.run(&mut bench.threads[0], work, 20_000, None);
+            caller.run(&mut bench.threads[0], work, 20_000 / work.blocks(), None);
             COUNTING.store(true, Ordering::Relaxed);
             ALLOCATIONS.store(0, Ordering::Relaxed);
             let (start, mut done) = (Instant::now(), 0);
             while start.elapsed().as_secs_f64() < seconds {
-                caller.run(&mut bench.threads[0], work, 10_000, None);
-                done += 10_000;
+                caller.run(&mut bench.threads[0], work, 8_000 / work.blocks(), None);
+                done += 8_000;
             }
             let time = start.elapsed();
             COUNTING.store(false, Ordering::Relaxed);
@@ -458,22 +576,22 @@ fn many_zones(zones: u8, seconds: f64) -> Vec<f64> {
                 let share = u64::from(zones);
                 caller.run(
                     &mut thread,
-                    Work::Duplicate,
+                    Work::FILL_DUPLICATE,
                     16 * CONTENTS / share,
                     Some((RANGE + number, share)),
                 );
                 caller.run(
                     &mut thread,
-                    Work::Unique,
+                    Work::FILL_UNIQUE,
                     RANGE / share,
                     Some((number, share)),
                 );
                 together(&mut thread, step);
-                for (place, &(_, work)) in Work::ALL.iter().enumerate() {
-                    if work == Work::Read {
+                for (place, &work) in Work::ALL.iter().enumerate() {
+                    if work.data == Data::Read {
                         caller.run(
                             &mut thread,
-                            Work::Unique,
+                            Work::FILL_UNIQUE,
                             RANGE / share,
                             Some((number, share)),
                         );
@@ -482,8 +600,8 @@ fn many_zones(zones: u8, seconds: f64) -> Vec<f64> {
                     together(&mut thread, step);
                     let (start, mut done) = (Instant::now(), 0);
                     while start.elapsed().as_secs_f64() < seconds {
-                        caller.run(&mut thread, work, 5_000, None);
-                        done += 5_000;
+                        caller.run(&mut thread, work, 4_000 / work.blocks(), None);
+                        done += 4_000;
                     }
                     let rate = done as f64 / start.elapsed().as_secs_f64();
                     totals[place].fetch_add(rate as u64, Ordering::SeqCst);
@@ -547,9 +665,11 @@ fn plain(seconds: f64) -> f64 {
 fn instructions(work: usize) -> Option<f64> {
     const FEW: u64 = 4_000;
     const MANY: u64 = 24_000;
+    let keep = std::path::Path::new("../target/callgrind");
+    let _ = std::fs::create_dir_all(keep);
     let program = std::env::current_exe().ok()?;
     let run = |count: u64| {
-        let out = std::env::temp_dir().join(format!("vdo-bench-{}.callgrind", std::process::id()));
+        let out = keep.join(format!("row-{work}-{count}.out"));
         let output = Command::new("valgrind")
             .args([
                 "--tool=callgrind",
@@ -559,7 +679,6 @@ fn instructions(work: usize) -> Option<f64> {
             .args(["--requests", &work.to_string(), &count.to_string()])
             .output()
             .ok()?;
-        let _ = std::fs::remove_file(out);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let line = text.lines().find(|line| line.contains("Collected"))?;
         line.rsplit(' ').next()?.parse::<f64>().ok()
@@ -572,9 +691,27 @@ fn requests(work: Work, count: u64) {
     let mut bench = Bench::one_zone(false);
     let mut caller = Caller::new(&bench.volume, 0);
     let thread = &mut bench.threads[0];
-    caller.run(thread, Work::Duplicate, CONTENTS, Some((RANGE, 1)));
-    caller.run(thread, Work::Unique, CONTENTS, Some((0, RANGE / CONTENTS)));
-    caller.run(thread, work, count, None);
+    caller.spacing = SPARSE;
+    caller.run(thread, Work::FILL_DUPLICATE, CONTENTS, Some((RANGE, 1)));
+    let (blocks, stride) = match work.at {
+        At::InOrder => (4 * CONTENTS, 1),
+        _ => (CONTENTS, SPARSE),
+    };
+    caller.run(thread, Work::FILL_UNIQUE, blocks, Some((0, stride)));
+    caller.run(thread, work, count / work.blocks(), None);
+}
+
+/// Counts the instructions of the rows whose names contain `wanted`, and nothing else.
+fn count_instructions(wanted: &str) {
+    for (place, work) in Work::ALL.iter().enumerate() {
+        if work.name.contains(wanted) {
+            match instructions(place) {
+                Some(cost) => println!("{:<32} {cost:>10.0}", work.name),
+                None => println!("{:<32} no valgrind", work.name),
+            }
+        }
+    }
+    println!("what they are spent on: callgrind_annotate target/callgrind/row-N-24000.out");
 }
 
 fn main() {
@@ -586,28 +723,32 @@ fn main() {
                 .and_then(|one| one.parse().ok())
                 .unwrap_or(0_u64)
         };
-        return requests(Work::ALL[number(at + 1) as usize].1, number(at + 2));
+        return requests(Work::ALL[number(at + 1) as usize], number(at + 2));
+    }
+    if let Some(at) = arguments.iter().position(|one| one == "--instructions") {
+        return count_instructions(arguments.get(at + 1).map_or("", String::as_str));
     }
     let seconds = 2.0;
     let limit = plain(seconds);
     let one = one_zone(seconds);
     let two = many_zones(2, seconds);
     let thousands = |value: f64| format!("{:.0} k", value / 1000.0);
-    println!("4 KiB requests, {DEPTH} in flight for each zone thread, on a malloc bdev");
+    println!("{DEPTH} requests of 4 KiB in flight for each zone thread, on a malloc bdev");
     println!();
     println!(
-        "{:<28} {:>12} {:>8} {:>14} {:>12} {:>12} {:>8}",
+        "{:<32} {:>12} {:>8} {:>14} {:>12} {:>12} {:>8}",
         "", "one zone", "of copy", "instructions", "allocations", "two zones", "x one"
     );
-    println!("{:<28} {:>12}", "copy to the malloc bdev", thousands(limit));
-    for (place, (name, _)) in Work::ALL.iter().enumerate() {
+    println!("{:<32} {:>12}", "copy to the malloc bdev", thousands(limit));
+    for (place, work) in Work::ALL.iter().enumerate() {
+        let name = work.name;
         let Figure { iops, allocations } = one[place];
         let cost = match instructions(place) {
             Some(cost) => format!("{cost:.0}"),
             None => "no valgrind".to_owned(),
         };
         println!(
-            "{name:<28} {:>12} {:>7.0}% {cost:>14} {allocations:>12.4} {:>12} {:>8.2}",
+            "{name:<32} {:>12} {:>7.0}% {cost:>14} {allocations:>12.4} {:>12} {:>8.2}",
             thousands(iops),
             iops * 100.0 / limit,
             thousands(two[place]),
