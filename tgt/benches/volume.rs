@@ -24,7 +24,7 @@ use vdo::seam::{Host, HostRequest, RequestHeader, RequestKind, ZoneWaker};
 use vdo::types::BLOCK_SIZE;
 use vdo::volume::{OpenRequest, Opening, RecoveryPolicy, Volume, VolumeOptions, ZoneThread};
 use vdo_tgt::bdev::{BdevIo, Channel, MallocBdev, OpenOptions, Registry};
-use vdo_tgt::reactor::{ReactorHandle, clock};
+use vdo_tgt::reactor::{ReactorHandle, begin_turn};
 
 /// Counts what is allocated while it is told to.
 struct Counting;
@@ -340,7 +340,7 @@ impl Caller {
         let spare = DEPTH - work.depth();
         while ended < count {
             // Once a poll, as a reactor does.
-            let now = clock();
+            let now = begin_turn();
             while submitted < count && self.free.len() > spare {
                 let lbn = match fill {
                     Some((first, stride)) => first + submitted * stride,
@@ -362,7 +362,7 @@ impl Caller {
         let place = self.free.pop().expect("nothing is in flight");
         self.send(place, RequestKind::Flush, 0, 0);
         while self.reap() == 0 {
-            thread.poll(clock());
+            thread.poll(begin_turn());
         }
     }
 }
@@ -416,7 +416,7 @@ fn open(
         request,
     );
     let found = loop {
-        if let Poll::Ready(found) = opening.poll(clock()) {
+        if let Poll::Ready(found) = opening.poll(begin_turn()) {
             break found.expect("the volume can be made");
         }
     };
@@ -474,7 +474,7 @@ impl Bench {
             flag.store(true, Ordering::Relaxed);
         }));
         while !started.load(Ordering::Relaxed) {
-            bench.threads[0].poll(clock());
+            bench.threads[0].poll(begin_turn());
         }
         bench
     }
@@ -562,14 +562,14 @@ fn many_zones(zones: u8, seconds: f64) -> Vec<f64> {
                     }));
                 }
                 while !started.load(Ordering::Relaxed) {
-                    thread.poll(clock());
+                    thread.poll(begin_turn());
                 }
                 let mut caller = Caller::new(&volume, number);
                 // Others need this thread until they are done too.
                 let together = |thread: &mut ZoneThread<BenchHost>, step: u64| {
                     idle.fetch_add(1, Ordering::SeqCst);
                     while idle.load(Ordering::SeqCst) < u64::from(zones) * step {
-                        thread.poll(clock());
+                        thread.poll(begin_turn());
                     }
                 };
                 let mut step = 1;
@@ -610,7 +610,7 @@ fn many_zones(zones: u8, seconds: f64) -> Vec<f64> {
                 }
                 phase.fetch_add(1, Ordering::SeqCst);
                 while phase.load(Ordering::SeqCst) < u64::from(zones) {
-                    thread.poll(clock());
+                    thread.poll(begin_turn());
                 }
             })
         })
@@ -650,6 +650,7 @@ fn plain(seconds: f64) -> f64 {
             while channel.in_flight() > 0 {
                 channel.poll_io(&mut |_| done += 1);
             }
+            begin_turn();
         }
         done
     };

@@ -17,8 +17,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hashbrown::HashMap;
-
 use crate::error::VdoError;
 use crate::types::Pbn;
 
@@ -79,11 +77,20 @@ impl IncrementBudget {
 
 #[derive(Debug)]
 struct Lock {
+    /// The block, while it is locked.
+    pbn: Pbn,
+    /// The next lock in its bucket.
+    next: u32,
     kind: LockKind,
     holders: u32,
     provisional: bool,
     generation: u32,
     budget: Arc<AtomicU64>,
+}
+
+#[cold]
+fn not_locked(pbn: Pbn) -> VdoError {
+    VdoError::Inconsistent(format!("physical block {pbn} should be locked and is not"))
 }
 
 /// What became of an attempt to lock a block for reading.
@@ -97,18 +104,23 @@ pub(super) enum ReadLock {
     WriteLocked,
 }
 
-/// The locks of one zone.
+/// No lock.
+const NONE: u32 = u32::MAX;
+
+/// The locks of one zone. Those that are held hang in short chains, one for each bucket of a table.
 #[derive(Debug)]
 pub(super) struct PbnLocks {
     locks: Vec<Lock>,
     idle: Vec<u32>,
-    by_block: HashMap<Pbn, u32>,
+    buckets: Box<[u32]>,
 }
 
 impl PbnLocks {
     /// A pool of `capacity` locks.
     pub(super) fn new(capacity: usize) -> PbnLocks {
         let lock = |_| Lock {
+            pbn: Pbn::ZERO,
+            next: NONE,
             kind: LockKind::Read,
             holders: 0,
             provisional: false,
@@ -118,26 +130,58 @@ impl PbnLocks {
         PbnLocks {
             locks: (0..capacity).map(lock).collect(),
             idle: (0..capacity as u32).rev().collect(),
-            by_block: HashMap::with_capacity(capacity),
+            buckets: vec![NONE; (2 * capacity).next_power_of_two()].into(),
         }
     }
 
     /// How many locks are held.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn held(&self) -> usize {
-        self.by_block.len()
+        self.locks.len() - self.idle.len()
+    }
+
+    #[inline]
+    fn bucket(&self, pbn: Pbn) -> usize {
+        let mixed = pbn.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        mixed as usize & (self.buckets.len() - 1)
+    }
+
+    #[inline]
+    fn index_of(&self, pbn: Pbn) -> Option<u32> {
+        let mut at = self.buckets[self.bucket(pbn)];
+        while at != NONE {
+            let lock = &self.locks[at as usize];
+            if lock.pbn == pbn {
+                return Some(at);
+            }
+            at = lock.next;
+        }
+        None
     }
 
     #[inline]
     fn find(&mut self, pbn: Pbn) -> Option<&mut Lock> {
-        let index = *self.by_block.get(&pbn)?;
+        let index = self.index_of(pbn)?;
         Some(&mut self.locks[index as usize])
     }
 
+    /// Takes a lock that is held out of its chain.
+    fn unlink(&mut self, pbn: Pbn, index: u32) {
+        let next = self.locks[index as usize].next;
+        let bucket = self.bucket(pbn);
+        let mut at = self.buckets[bucket];
+        if at == index {
+            self.buckets[bucket] = next;
+            return;
+        }
+        while self.locks[at as usize].next != index {
+            at = self.locks[at as usize].next;
+        }
+        self.locks[at as usize].next = next;
+    }
+
     fn held_lock(&mut self, pbn: Pbn) -> Result<&mut Lock, VdoError> {
-        self.find(pbn).ok_or_else(|| {
-            VdoError::Inconsistent(format!("physical block {pbn} should be locked and is not"))
-        })
+        self.find(pbn).ok_or_else(|| not_locked(pbn))
     }
 
     fn insert(&mut self, pbn: Pbn, kind: LockKind) -> Result<&mut Lock, VdoError> {
@@ -147,8 +191,10 @@ impl PbnLocks {
                 "all {all} locks on physical blocks are in use, which is more than requests can need"
             )));
         };
-        self.by_block.insert(pbn, index);
+        let bucket = self.bucket(pbn);
         let lock = &mut self.locks[index as usize];
+        lock.pbn = pbn;
+        lock.next = std::mem::replace(&mut self.buckets[bucket], index);
         lock.kind = kind;
         lock.holders = 1;
         Ok(lock)
@@ -219,14 +265,18 @@ impl PbnLocks {
             )));
         }
         lock.kind = LockKind::Read;
-        self.set_limit(pbn, limit)?;
-        self.budget(pbn)
+        lock.budget
+            .store(word(lock.generation, limit), Ordering::Relaxed);
+        Ok(IncrementBudget {
+            cell: Arc::clone(&lock.budget),
+            generation: lock.generation,
+        })
     }
 
     /// Whether a block is locked in any way.
     #[inline]
     pub(super) fn is_locked(&self, pbn: Pbn) -> bool {
-        self.by_block.contains_key(&pbn)
+        self.index_of(pbn).is_some()
     }
 
     /// Whether a block has a read lock.
@@ -246,7 +296,10 @@ impl PbnLocks {
     /// Takes a holder off a lock. With the last the lock is gone; true if a provisional reference
     /// stays behind, which the caller must release.
     pub(super) fn release(&mut self, pbn: Pbn) -> Result<bool, VdoError> {
-        let lock = self.held_lock(pbn)?;
+        let Some(index) = self.index_of(pbn) else {
+            return Err(not_locked(pbn));
+        };
+        let lock = &mut self.locks[index as usize];
         lock.holders -= 1;
         if lock.holders > 0 {
             return Ok(false);
@@ -255,10 +308,7 @@ impl PbnLocks {
         lock.generation = lock.generation.wrapping_add(1);
         lock.budget
             .store(word(lock.generation, 0), Ordering::Relaxed);
-        let index = self
-            .by_block
-            .remove(&pbn)
-            .expect("the lock was just found by its block");
+        self.unlink(pbn, index);
         self.idle.push(index);
         Ok(provisional)
     }

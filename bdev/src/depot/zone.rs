@@ -361,6 +361,31 @@ impl PhysicalZone {
         }
     }
 
+    /// As [`PhysicalZone::adjust`], for one who need not know how it went: what goes wrong turns the volume
+    /// read-only. Returns a ticket if the change waits, to be taken up.
+    #[inline]
+    pub(crate) fn count(&self, change: ReferenceChange) -> Option<u32> {
+        self.with(|state| match self.locate(change.pbn) {
+            Some((local, offset)) => match state.check_normal() {
+                Ok(()) => {
+                    let (slab, core) = state.slab(local);
+                    match slab.adjust(core, &change, offset) {
+                        Some(_) => None,
+                        None => Some(slab.wait(core, change, offset)),
+                    }
+                }
+                Err(error) => {
+                    state.core.fail(error);
+                    None
+                }
+            },
+            None => {
+                state.core.fail(self.misplaced(change.pbn));
+                None
+            }
+        })
+    }
+
     /// Writes out the tail block of every slab journal that locks this or an older block of the recovery
     /// journal, which wants to reuse it. The locks are let go when the blocks are safe.
     pub fn commit_oldest(&self, sequence: SequenceNumber) {
@@ -484,6 +509,7 @@ impl PhysicalZone {
 
 impl Adjustment<'_> {
     /// The ticket of a change that waits, for [`PhysicalZone::take_up`].
+    #[cfg(test)]
     pub(crate) fn into_ticket(mut self) -> u32 {
         match std::mem::replace(&mut self.outcome, Outcome::Taken) {
             Outcome::Later(ticket) => ticket,

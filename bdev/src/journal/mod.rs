@@ -55,7 +55,6 @@ mod state;
 mod tail;
 #[cfg(test)]
 mod tests;
-mod waiters;
 mod writer;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -65,6 +64,7 @@ use std::sync::Arc;
 use self::extent::{SEQUENCE_LIMIT, reserved_blocks};
 use self::locks::Side;
 use self::state::{Assigned, JournalState, Mode};
+use self::tail::Pending;
 use self::writer::Tasks;
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
@@ -421,7 +421,7 @@ impl RecoveryJournal {
             let finished = self.state.borrow_mut().finish_next(read_only);
             match finished {
                 None => break,
-                Some((tag, entry, result)) => self.hooks.entry_done(tag, entry, result),
+                Some((Pending { tag, entry }, result)) => self.hooks.entry_done(tag, entry, result),
             }
         }
         let read_only = self.is_read_only();

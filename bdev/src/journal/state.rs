@@ -7,8 +7,7 @@ use std::collections::VecDeque;
 
 use super::extent::{Extent, SEQUENCE_LIMIT};
 use super::locks::LockTable;
-use super::tail::Tail;
-use super::waiters::{Finished, WaiterId, Waiters};
+use super::tail::{Pending, Tail};
 use super::{JournalConfig, RecoveryJournal};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
@@ -17,7 +16,7 @@ use crate::format::recovery_journal::{
 };
 use crate::runtime::services::JournalHolder;
 use crate::stats::JournalStatistics;
-use crate::types::SequenceNumber;
+use crate::types::{JournalPoint, SequenceNumber};
 
 /// Whether the journal takes entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +34,8 @@ pub(super) enum Mode {
 /// All of a journal that changes, except that it has failed.
 pub(super) struct JournalState {
     pub(super) mode: Mode,
-    pub(super) waiters: Waiters,
     /// Entries without a place.
-    pub(super) unassigned: VecDeque<WaiterId>,
+    pub(super) unassigned: VecDeque<Pending>,
     /// Entries not yet reported, with a place or without.
     pub(super) outstanding: usize,
     pub(super) tail: Tail,
@@ -73,7 +71,6 @@ impl JournalState {
     pub(super) fn new(config: &JournalConfig, buffers: Vec<Buffer>) -> JournalState {
         JournalState {
             mode: Mode::Normal,
-            waiters: Waiters::new(config.requests),
             unassigned: VecDeque::with_capacity(config.requests),
             outstanding: 0,
             tail: Tail::new(buffers),
@@ -90,8 +87,7 @@ impl JournalState {
 
     /// Puts an entry at the end of the queue.
     pub(super) fn enqueue(&mut self, tag: u64, entry: RecoveryJournalEntry) {
-        let id = self.waiters.add(tag, entry);
-        self.unassigned.push_back(id);
+        self.unassigned.push_back(Pending { tag, entry });
         self.outstanding += 1;
     }
 
@@ -135,9 +131,9 @@ impl JournalState {
 
     /// Gives the oldest waiting entry a place, or opens a block for it.
     pub(super) fn assign_next(&mut self, journal: &RecoveryJournal) -> Assigned {
-        let Some(&id) = self.unassigned.front() else {
+        if self.unassigned.is_empty() {
             return Assigned::Nothing;
-        };
+        }
         if self.extent.space() == 0 {
             if !self.full_counted {
                 self.full_counted = true;
@@ -149,20 +145,20 @@ impl JournalState {
         let Some(block) = self.tail.active() else {
             return self.open_block(journal);
         };
-        self.unassigned.pop_front();
+        let Some(pending) = self.unassigned.pop_front() else {
+            return Assigned::Nothing;
+        };
         if !block.is_waiting() {
             self.statistics.blocks.started += 1;
         }
-        let point = block.assign(id);
-        self.waiters.assign(id, point);
+        block.assign(pending);
         self.extent.take_space();
         self.statistics.entries.started += 1;
-        self.count_usage(id);
+        self.count_usage(&pending.entry);
         Assigned::Entry
     }
 
-    fn count_usage(&mut self, id: WaiterId) {
-        let entry = self.waiters.entry(id);
+    fn count_usage(&mut self, entry: &RecoveryJournalEntry) {
         match entry.operation {
             JournalOperation::BlockMapRemapping => self.block_map_data_blocks += 1,
             JournalOperation::DataRemapping => {
@@ -203,15 +199,21 @@ impl JournalState {
         Assigned::Opened(self.extent.tail())
     }
 
-    /// Ends the wait of the oldest entry whose end is known: committed, or failed.
-    pub(super) fn finish_next(&mut self, read_only: bool) -> Option<Finished> {
-        let id = match self.tail.next_reportable(read_only) {
-            Some(id) => id,
-            None if read_only && self.writes == 0 => self.unassigned.pop_front()?,
+    /// Ends the wait of the oldest entry whose end is known: committed at its place, or failed.
+    pub(super) fn finish_next(
+        &mut self,
+        read_only: bool,
+    ) -> Option<(Pending, Result<JournalPoint, VdoError>)> {
+        let finished = match self.tail.next_reportable(read_only) {
+            Some((pending, _)) if read_only => (pending, Err(VdoError::ReadOnly)),
+            Some((pending, point)) => (pending, Ok(point)),
+            None if read_only && self.writes == 0 => {
+                (self.unassigned.pop_front()?, Err(VdoError::ReadOnly))
+            }
             None => return None,
         };
         self.outstanding -= 1;
-        Some(self.waiters.finish(id, !read_only))
+        Some(finished)
     }
 
     /// Frees the blocks in memory that are done with (with `even_partial`, all that rest), and says
@@ -231,7 +233,7 @@ impl JournalState {
         }
         let heads = self.extent.heads();
         self.tail.choose_writes(|block| {
-            block.pack(&self.waiters, heads);
+            block.pack(heads);
             self.writes += 1;
             self.statistics.blocks.written += 1;
             self.statistics.entries.written += u64::from(block.in_write);

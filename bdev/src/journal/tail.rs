@@ -11,11 +11,10 @@
 
 use std::collections::VecDeque;
 
-use super::waiters::{WaiterId, Waiters};
 use crate::buffer::Buffer;
 use crate::format::Block;
 use crate::format::recovery_journal::{
-    ENTRIES_PER_BLOCK, RecoveryBlockHeader, RecoveryJournalBlockMut,
+    ENTRIES_PER_BLOCK, RecoveryBlockHeader, RecoveryJournalBlockMut, RecoveryJournalEntry,
 };
 use crate::types::{JournalPoint, SequenceNumber};
 
@@ -42,14 +41,20 @@ pub(super) struct TailBlock {
     pub(super) phase: WritePhase,
     /// Entries the last write added to those on disk.
     pub(super) in_write: u16,
-    /// Places given to entries.
-    assigned: u16,
-    /// Entries in the buffer.
+    /// The entries that have a place here, each at its place: first those reported, then those in the buffer, then those that
+    /// wait to be packed.
+    entries: Vec<Pending>,
+    /// Of those, how many are in the buffer.
     packed: u16,
-    /// Entries with a place, not yet in the buffer.
-    queued: VecDeque<WaiterId>,
-    /// Entries in the buffer, not yet reported.
-    unreported: VecDeque<WaiterId>,
+    /// Of those, how many were reported.
+    reported: u16,
+}
+
+/// An entry, and by which number who wants it knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    pub(super) tag: u64,
+    pub(super) entry: RecoveryJournalEntry,
 }
 
 impl TailBlock {
@@ -60,53 +65,65 @@ impl TailBlock {
             sequence: SequenceNumber::default(),
             phase: WritePhase::Idle,
             in_write: 0,
-            assigned: 0,
+            entries: Vec::with_capacity(capacity),
             packed: 0,
-            queued: VecDeque::with_capacity(capacity),
-            unreported: VecDeque::with_capacity(capacity),
+            reported: 0,
         }
     }
 
     fn open(&mut self, header: &RecoveryBlockHeader) {
         self.sequence = header.sequence;
-        self.assigned = 0;
+        self.entries.clear();
         self.packed = 0;
+        self.reported = 0;
         RecoveryJournalBlockMut::begin(bytes(&mut self.buffer), header);
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.assigned == ENTRIES_PER_BLOCK
+        self.assigned() == ENTRIES_PER_BLOCK
+    }
+
+    /// Places given to entries.
+    fn assigned(&self) -> u16 {
+        self.entries.len() as u16
     }
 
     /// Whether entries wait to be written.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.queued.is_empty()
+        self.packed < self.assigned()
     }
 
     /// Gives an entry the next place.
-    pub(super) fn assign(&mut self, id: WaiterId) -> JournalPoint {
+    pub(super) fn assign(&mut self, pending: Pending) {
+        self.entries.push(pending);
+    }
+
+    /// The next entry to be reported, and its place, if it is in the buffer or else if `unpacked` ones may be.
+    fn report(&mut self, unpacked: bool) -> Option<(Pending, JournalPoint)> {
+        if self.reported >= self.packed && !unpacked {
+            return None;
+        }
+        let pending = *self.entries.get(usize::from(self.reported))?;
         let point = JournalPoint {
             sequence: self.sequence,
-            entry: self.assigned,
+            entry: self.reported,
         };
-        self.assigned += 1;
-        self.queued.push_back(id);
-        point
+        self.reported += 1;
+        Some((pending, point))
     }
 
     /// Places no entry has taken.
     pub(super) fn unused(&self) -> u16 {
-        ENTRIES_PER_BLOCK - self.assigned
+        ENTRIES_PER_BLOCK - self.assigned()
     }
 
     /// Packs the queued entries for a write that follows at once.
-    pub(super) fn pack(&mut self, waiters: &Waiters, heads: Heads) {
-        let mut block = RecoveryJournalBlockMut::new(bytes(&mut self.buffer));
+    pub(super) fn pack(&mut self, heads: Heads) {
         let before = self.packed;
-        while let Some(id) = self.queued.pop_front() {
-            block.append(self.packed, waiters.entry(id));
+        let mut block = RecoveryJournalBlockMut::new(bytes(&mut self.buffer));
+        for pending in &self.entries[usize::from(before)..] {
+            block.append(self.packed, &pending.entry);
             self.packed += 1;
-            self.unreported.push_back(id);
         }
         block.prepare_write(heads.block_map, heads.slab_journal, self.packed);
         self.in_write = self.packed - before;
@@ -180,20 +197,16 @@ impl Tail {
 
     /// The next entry to be reported, in the journal's order, if its block is at rest: written, or with
     /// `read_only` in any case.
-    pub(super) fn next_reportable(&mut self, read_only: bool) -> Option<WaiterId> {
+    pub(super) fn next_reportable(&mut self, read_only: bool) -> Option<(Pending, JournalPoint)> {
         for &index in &self.in_use {
             let block = &mut self.blocks[index];
             if block.phase != WritePhase::Idle {
                 return None;
             }
-            if let Some(id) = block.unreported.pop_front() {
-                return Some(id);
+            if let Some(reported) = block.report(read_only) {
+                return Some(reported);
             }
-            if read_only {
-                if let Some(id) = block.queued.pop_front() {
-                    return Some(id);
-                }
-            } else if block.is_waiting() || !block.is_full() {
+            if !read_only && (block.is_waiting() || !block.is_full()) {
                 return None;
             }
         }
@@ -205,9 +218,7 @@ impl Tail {
     pub(super) fn free_oldest(&mut self, even_partial: bool) -> Option<(SequenceNumber, u16)> {
         let index = *self.in_use.front()?;
         let block = &self.blocks[index];
-        let at_rest = block.phase == WritePhase::Idle
-            && block.queued.is_empty()
-            && block.unreported.is_empty();
+        let at_rest = block.phase == WritePhase::Idle && block.reported == block.assigned();
         if !at_rest || !(block.is_full() || even_partial) {
             return None;
         }

@@ -96,16 +96,14 @@ impl<H: Host> ZoneThread<H> {
 
     /// Takes the completions of I/Os to whoever waits for them.
     fn take_completions(&mut self) -> bool {
-        let zone = &self.zone;
+        let (zone, requests) = (&self.zone, &mut self.requests);
         let any = self
             .channel
-            .poll(&mut |done: IoCompletion| zone.base.complete(done));
-        while let Some((owner, end)) = zone.base.next_ended() {
-            match owner {
-                IoOwner::Request(slot) => self.requests.io_ended(SlotIndex(slot), end),
-                IoOwner::Member(id) => zone.hash.io_ended(zone, RequestId(id), end),
-            }
-        }
+            .poll(&mut |done: IoCompletion| match zone.base.complete(done) {
+                None => {}
+                Some((IoOwner::Request(slot), end)) => requests.io_ended(SlotIndex(slot), end),
+                Some((IoOwner::Member(id), end)) => zone.hash.io_ended(zone, RequestId(id), end),
+            });
         if let Some(token) = zone.base.take_stray() {
             let error = VdoError::Inconsistent(format!(
                 "the base device completed an I/O that was not under way (token {token})"

@@ -101,7 +101,7 @@ impl<R: HostRequest> Requests<R> {
             RequestKind::Write | RequestKind::WriteZeroes | RequestKind::Unmap => {
                 vio.generation = Some(generations.enter());
                 if self.zone.is_read_only() {
-                    return self.finish(slot, Err(VdoError::ReadOnly));
+                    return self.finish(slot, Err(VdoError::ReadOnly.into()));
                 }
             }
         }

@@ -76,13 +76,20 @@ async fn serve(zone: Rc<Zone>, slot: SlotIndex, job: Rc<Cell<Option<Job>>>) {
             None => Poll::Pending,
         });
         let event = match next.await {
-            Job::Find { lbn, grow } => Event::Found(zone.block_map.locate(lbn, grow).await),
-            Job::LookUp(entry) => Event::LookedUp(zone.block_map.get(entry).await),
+            Job::Find { lbn, grow } => {
+                Event::Found(zone.block_map.locate(lbn, grow).await.map_err(Box::new))
+            }
+            Job::LookUp(entry) => {
+                Event::LookedUp(zone.block_map.get(entry).await.map_err(Box::new))
+            }
             Job::Map {
                 entry,
                 target,
                 point,
-            } => Event::Mapped(zone.block_map.put(entry, target, point).await),
+            } => {
+                let put = zone.block_map.put(entry, target, point).await;
+                Event::Mapped(put.map_err(Box::new))
+            }
         };
         zone.events.put(slot, event);
     }

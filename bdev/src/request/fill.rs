@@ -32,7 +32,7 @@ impl<R: HostRequest> Requests<R> {
             Ok(data) => data,
             Err(error) => {
                 vio.caller = caller;
-                return self.finish(slot, Err(error));
+                return self.finish(slot, Err(error.into()));
             }
         };
         if let Some(old) = old {

@@ -1,8 +1,8 @@
 //! Step 2: the block-map page that maps the block, and what the entry in it says.
 
-use super::Requests;
 use super::assist::Job;
 use super::record::{Purpose, Stage};
+use super::{Outcome, Requests};
 use crate::error::VdoError;
 use crate::runtime::services::BlockMapSlot;
 use crate::seam::{HostRequest, RequestKind};
@@ -20,7 +20,7 @@ impl<R: HostRequest> Requests<R> {
         }
     }
 
-    pub(super) fn found(&mut self, slot: SlotIndex, way: Result<Option<BlockMapSlot>, VdoError>) {
+    pub(super) fn found(&mut self, slot: SlotIndex, way: Outcome<Option<BlockMapSlot>>) {
         let vio = &mut self.records[slot.0 as usize];
         let entry = match way {
             Err(error) => return self.finish(slot, Err(error)),
@@ -54,18 +54,18 @@ impl<R: HostRequest> Requests<R> {
         &mut self,
         slot: SlotIndex,
         purpose: Purpose,
-        mapping: Result<Mapping, VdoError>,
+        mapping: Outcome<Mapping>,
     ) {
         match (purpose, mapping) {
-            // What an impossible entry referred to is not known; it is replaced like none.
-            (Purpose::Replace, Err(VdoError::BadMapping { .. })) => {
-                self.journal(slot, Mapping::UNMAPPED);
-            }
-            (_, Err(error)) => self.finish_mapping(slot, Err(error)),
             (Purpose::Replace, Ok(old)) => self.journal(slot, old),
             (Purpose::Answer | Purpose::Merge, Ok(mapping)) => {
                 self.read_mapped(slot, purpose, mapping);
             }
+            // What an impossible entry referred to is not known; it is replaced like none.
+            (Purpose::Replace, Err(error)) if matches!(*error, VdoError::BadMapping { .. }) => {
+                self.journal(slot, Mapping::UNMAPPED);
+            }
+            (_, Err(error)) => self.finish_mapping(slot, Err(error)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Step 7: the caller is answered, if that was not done before, and everything is let go of.
 
-use super::Requests;
 use super::record::Stage;
+use super::{Outcome, Requests};
 use crate::error::VdoError;
 use crate::seam::HostRequest;
 use crate::zone::logical_locks::SlotIndex;
@@ -9,11 +9,11 @@ use crate::zone::logical_locks::SlotIndex;
 impl<R: HostRequest> Requests<R> {
     /// Ends the request. Its record is free once its hash zone, if it has one that knows its number, has
     /// forgotten it.
-    pub(super) fn finish(&mut self, slot: SlotIndex, result: Result<(), VdoError>) {
+    pub(super) fn finish(&mut self, slot: SlotIndex, result: Outcome<()>) {
         let vio = &mut self.records[slot.0 as usize];
         let lbn = vio.lbn;
         vio.promised = false;
-        let errno = result.as_ref().err().map_or(0, VdoError::errno);
+        let errno = result.as_ref().map_or_else(|error| error.errno(), |()| 0);
         let told = vio.answer(errno);
         if let Err(error) = &result {
             self.fail(slot, error, told);

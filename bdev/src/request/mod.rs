@@ -51,6 +51,9 @@ use crate::zone::events::{Event, Verdict};
 use crate::zone::logical_locks::SlotIndex;
 use crate::zone::owner::Zone;
 
+/// What a step hands on: errors are rare and boxed, so that the rest is small.
+type Outcome<T> = Result<T, Box<VdoError>>;
+
 /// All requests of one zone thread. See the [module](self).
 pub(crate) struct Requests<R> {
     zone: Rc<Zone>,

@@ -45,19 +45,26 @@ impl<R: HostRequest> Requests<R> {
     fn share(&mut self, slot: SlotIndex, name: RecordName) {
         self.wait(slot, Stage::Share);
         let data = Arc::clone(&self.vio(slot).data);
-        self.vio(slot).hash_zone = self.zone.enter_hash_zone(slot, name, data);
+        let (hash_zone, promised) = self.zone.enter_hash_zone(slot, name, data);
+        self.vio(slot).hash_zone = hash_zone;
+        if promised {
+            self.promised(slot);
+        }
+    }
+
+    /// There will be a place for the data, whatever comes.
+    fn promised(&mut self, slot: SlotIndex) {
+        let vio = self.vio(slot);
+        vio.promised = true;
+        if !vio.fua {
+            vio.answer(0);
+        }
     }
 
     /// The hash zone has something to say.
     pub(super) fn judged(&mut self, slot: SlotIndex, verdict: Verdict) {
         match verdict {
-            Verdict::Promise => {
-                let vio = self.vio(slot);
-                vio.promised = true;
-                if !vio.fua {
-                    vio.answer(0);
-                }
-            }
+            Verdict::Promise => self.promised(slot),
             Verdict::Place(placed) => {
                 let vio = self.vio(slot);
                 vio.placed = Some(placed);

@@ -3,10 +3,9 @@
 //! A block that maps to nothing or to zeroes costs no I/O. A whole block is read straight into the
 //! caller's memory where that can be, else into a buffer of the zone's and from there.
 
-use super::Requests;
 use super::record::{Purpose, Stage};
+use super::{Outcome, Requests};
 use crate::buffer::Buffer;
-use crate::error::VdoError;
 use crate::runtime::base::{IoEnd, IoOwner};
 use crate::seam::HostRequest;
 use crate::types::{BLOCK_SIZE, Mapping, Pbn};
@@ -65,13 +64,13 @@ impl<R: HostRequest> Requests<R> {
     }
 
     pub(super) fn read_ended(&mut self, slot: SlotIndex, purpose: Purpose, end: IoEnd) {
-        let result = end.result();
+        let result = end.result().map_err(Box::new);
         let Some(mut buffer) = end.into_buffer() else {
             // It went straight to the caller.
             return self.finish(slot, result);
         };
         let mapping = self.vio(slot).target;
-        let result = result.and_then(|()| fragments::unpack(&mut buffer, mapping));
+        let result = result.and_then(|()| Ok(fragments::unpack(&mut buffer, mapping)?));
         match (purpose, result) {
             (Purpose::Answer, result) => {
                 if result.is_ok() {
@@ -84,7 +83,7 @@ impl<R: HostRequest> Requests<R> {
         self.zone.scratch.give(buffer);
     }
 
-    fn merge(&mut self, slot: SlotIndex, old: Result<&[u8], VdoError>) {
+    fn merge(&mut self, slot: SlotIndex, old: Outcome<&[u8]>) {
         match old {
             Ok(old) => self.merge_into(slot, old),
             Err(error) => self.finish(slot, Err(error)),

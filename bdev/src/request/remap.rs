@@ -5,10 +5,9 @@
 //! before either count changes. Both counts change (or rather, their slab journals hold the change) before
 //! the mapping does. So after a crash the journal always knows more than the rest.
 
-use super::Requests;
 use super::assist::Job;
 use super::record::{Purpose, Stage};
-use crate::error::VdoError;
+use super::{Outcome, Requests};
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
 use crate::seam::HostRequest;
 use crate::types::{JournalPoint, Mapping};
@@ -50,7 +49,7 @@ impl<R: HostRequest> Requests<R> {
     }
 
     /// The change is journaled and counted.
-    pub(super) fn counted(&mut self, slot: SlotIndex, point: Result<JournalPoint, VdoError>) {
+    pub(super) fn counted(&mut self, slot: SlotIndex, point: Outcome<JournalPoint>) {
         let point = match point {
             Ok(point) => point,
             Err(error) => return self.finish_mapping(slot, Err(error)),
@@ -71,7 +70,7 @@ impl<R: HostRequest> Requests<R> {
         }
     }
 
-    pub(super) fn mapped(&mut self, slot: SlotIndex, result: Result<(), VdoError>) {
+    pub(super) fn mapped(&mut self, slot: SlotIndex, result: Outcome<()>) {
         if let Some(point) = self.vio(slot).point.take() {
             self.zone.release_entry(point);
         }
@@ -79,7 +78,7 @@ impl<R: HostRequest> Requests<R> {
     }
 
     /// Tells the hash zone, if it waits for that, how the mapping went, and finishes.
-    pub(super) fn finish_mapping(&mut self, slot: SlotIndex, result: Result<(), VdoError>) {
+    pub(super) fn finish_mapping(&mut self, slot: SlotIndex, result: Outcome<()>) {
         if let Some(placed) = self.vio(slot).placed {
             if result.is_ok() {
                 match placed {

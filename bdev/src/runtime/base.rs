@@ -139,7 +139,6 @@ pub struct BaseDevice {
     scheduler: Rc<Scheduler>,
     ios: RefCell<Table<Io>>,
     outgoing: RefCell<VecDeque<BaseIo>>,
-    ended: RefCell<VecDeque<(IoOwner, IoEnd)>>,
     counts: RefCell<IoCounts>,
     in_flight: Cell<u32>,
     /// A completion came that belongs to no I/O.
@@ -153,7 +152,6 @@ impl BaseDevice {
             scheduler: Rc::clone(scheduler),
             ios: RefCell::new(Table::with_capacity(capacity)),
             outgoing: RefCell::new(VecDeque::with_capacity(capacity)),
-            ended: RefCell::new(VecDeque::with_capacity(capacity)),
             counts: RefCell::new(IoCounts::default()),
             in_flight: Cell::new(0),
             stray: Cell::new(None),
@@ -178,7 +176,7 @@ impl BaseDevice {
     }
 
     /// Begins to read the block of data at `pbn` into `buffer`, for `owner`, who is told by
-    /// [`BaseDevice::next_ended`].
+    /// [`BaseDevice::complete`].
     pub fn start_read(&self, owner: IoOwner, pbn: Pbn, buffer: Buffer) {
         let address = buffer.as_ptr();
         self.start(owner, BaseOp::Read, pbn, address, Memory::Owned(buffer));
@@ -209,12 +207,6 @@ impl BaseDevice {
         };
         let key = self.ios.borrow_mut().insert(Io::Owned { owner, class, io });
         self.send(class, (op, pbn, 1, address, false), key);
-    }
-
-    /// The oldest end of an I/O that no task waits for, and whose it is.
-    #[inline]
-    pub fn next_ended(&self) -> Option<(IoOwner, IoEnd)> {
-        self.ended.borrow_mut().pop_front()
     }
 
     /// Writes the first `blocks` blocks of `buffer` to `pbn`; the buffer comes back in any case.
@@ -315,12 +307,13 @@ impl BaseDevice {
         self.outgoing.borrow_mut().pop_front()
     }
 
-    /// Takes a completion from the host's channel, wakes the task that waits for it or keeps it for its owner. One
-    /// that belongs to no I/O is kept for [`BaseDevice::take_stray`].
-    pub fn complete(&self, done: IoCompletion) {
+    /// Takes a completion from the host's channel: wakes the task that waits for it, or returns the end of the I/O
+    /// and whose it is. One that belongs to no I/O is kept for [`BaseDevice::take_stray`].
+    #[inline]
+    pub fn complete(&self, done: IoCompletion) -> Option<(IoOwner, IoEnd)> {
         let mut ios = self.ios.borrow_mut();
         let key = Key::new(done.token);
-        let (op, class) = match ios.get_mut(key) {
+        let (op, class, owned) = match ios.get_mut(key) {
             Some(io @ Io::Pending { .. }) => {
                 let ended = Io::Done {
                     errno: done.errno,
@@ -339,7 +332,7 @@ impl BaseDevice {
                     *memory = lent;
                 }
                 self.scheduler.wake(task);
-                (op, class)
+                (op, class, None)
             }
             Some(Io::Owned { .. }) => {
                 let Some(Io::Owned {
@@ -351,11 +344,12 @@ impl BaseDevice {
                     unreachable!("matched above")
                 };
                 io.errno = done.errno;
-                let op = io.op;
-                self.ended.borrow_mut().push_back((owner, io));
-                (op, class)
+                (io.op, class, Some((owner, io)))
             }
-            Some(Io::Done { .. }) | None => return self.stray.set(Some(done.token)),
+            Some(Io::Done { .. }) | None => {
+                self.stray.set(Some(done.token));
+                return None;
+            }
         };
         self.in_flight.set(self.in_flight.get() - 1);
         let mut counts = self.counts.borrow_mut();
@@ -366,6 +360,7 @@ impl BaseDevice {
             BaseOp::Flush => counts.flushes_completed[class] += 1,
             BaseOp::Discard => counts.discards_completed[class] += 1,
         }
+        owned
     }
 
     /// The token of a completion that belonged to no I/O under way, once.

@@ -117,7 +117,9 @@ impl<C: BaseChannel> Opening<C> {
     pub fn poll(&mut self, now: Nanos) -> Poll<Found> {
         self.scheduler.set_now(now);
         let base = &self.base;
-        self.channel.poll(&mut |done| base.complete(done));
+        self.channel.poll(&mut |done| {
+            base.complete(done);
+        });
         self.executor.run(usize::MAX);
         while let Some(io) = base.next_outgoing() {
             // SAFETY: the table of I/Os owns the memory until the completion is given to it.

@@ -82,24 +82,28 @@ impl Zone {
         }
     }
 
-    /// Takes the write in `slot` to the hash zone of its data's name.
+    /// Takes the write in `slot` to the hash zone of its data's name, and says which that is, and whether it is known
+    /// already that there will be a place for the data.
     pub fn enter_hash_zone(
         &self,
         slot: SlotIndex,
         name: RecordName,
         data: Arc<Buffer>,
-    ) -> ZoneIndex {
+    ) -> (ZoneIndex, bool) {
         let from = RequestAddress {
             zone: self.index,
             slot,
         };
         let entrant = Entrant { from, name, data };
         let to = name.zone(self.shared.zones);
-        match to == self.index {
+        let promised = match to == self.index {
             true => self.hash.enter(self, entrant),
-            false => self.post.note(to, Note::Enter(entrant)),
-        }
-        to
+            false => {
+                self.post.note(to, Note::Enter(entrant));
+                false
+            }
+        };
+        (to, promised)
     }
 
     /// Tells the hash zone that the write in `slot` is mapped to where its data is, or failed to be.

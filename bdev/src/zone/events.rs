@@ -40,26 +40,26 @@ pub enum Verdict {
     /// The data is there: map the block to it, and say how that went.
     Place(Placed),
     /// It failed. The last word.
-    Refuse(VdoError),
+    Refuse(Box<VdoError>),
     /// The hash zone has forgotten the request's number. The last word.
     Release,
 }
 
-/// Something a request waited for.
+/// Something a request waited for. Errors are rare and boxed, so that an event is small.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// It has the lock of its logical block.
     Locked,
     /// The way to its block-map entry; `None` if no page maps the block.
-    Found(Result<Option<BlockMapSlot>, VdoError>),
+    Found(Result<Option<BlockMapSlot>, Box<VdoError>>),
     /// What its block-map entry says.
-    LookedUp(Result<Mapping, VdoError>),
+    LookedUp(Result<Mapping, Box<VdoError>>),
     /// What its hash zone says.
     Verdict(Verdict),
     /// Its journal entry is durable, and its changes of reference counts are made.
-    Counted(Result<JournalPoint, VdoError>),
+    Counted(Result<JournalPoint, Box<VdoError>>),
     /// Its block-map entry is changed.
-    Mapped(Result<(), VdoError>),
+    Mapped(Result<(), Box<VdoError>>),
 }
 
 /// The events of one zone thread not yet taken to their records.

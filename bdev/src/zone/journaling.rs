@@ -173,7 +173,7 @@ impl Zone {
         let token = self.post.open();
         self.journal_entry(Journaler::Task(token), entry);
         match self.post.reply_to(token).await {
-            Reply::Counted(result) => result,
+            Reply::Counted(result) => result.map_err(|error| *error),
             reply => Err(super::post::wrong_reply("Journal", &reply)),
         }
     }
@@ -192,7 +192,7 @@ impl Zone {
     /// An entry will not be durable.
     pub(super) fn entry_failed(&self, tag: JournalerTag, error: VdoError) {
         if tag.zone() == self.index {
-            self.entry_done(tag.who(), Err(error));
+            self.entry_done(tag.who(), Err(error.into()));
         } else {
             self.post.note(tag.zone(), Note::NotJournaled(tag, error));
         }
@@ -274,9 +274,10 @@ impl Zone {
         }
     }
 
+    #[inline]
     fn count(&self, order: Order, change: ReferenceChange) {
-        if let Err(later) = self.physical.adjust(change).now() {
-            let ticket = later.into_ticket();
+        // What goes wrong turns the volume read-only, which the request sees.
+        if let Some(ticket) = self.physical.count(change) {
             let late = LateChange { order, ticket };
             self.journaling.late.borrow_mut().push_back(late);
             self.journaling.late_came.wake_one();
@@ -292,7 +293,6 @@ impl Zone {
                 journaling.late_came.wait().await;
                 continue;
             };
-            // What goes wrong turns the volume read-only, which the request sees.
             _ = self.physical.take_up(ticket).await;
             journaling.late.borrow_mut().pop_front();
             self.tell_counted();
@@ -305,7 +305,7 @@ impl Zone {
         while let Some(Awaiting { who, point, .. }) = self.next_counted() {
             any = true;
             let result = match self.is_read_only() {
-                true => Err(VdoError::ReadOnly),
+                true => Err(VdoError::ReadOnly.into()),
                 false => Ok(point),
             };
             if result.is_err() {
@@ -335,7 +335,7 @@ impl Zone {
         awaiting.pop_front()
     }
 
-    fn entry_done(&self, who: Journaler, result: Result<JournalPoint, VdoError>) {
+    fn entry_done(&self, who: Journaler, result: Result<JournalPoint, Box<VdoError>>) {
         match who {
             Journaler::Request(slot) => self.events.put(slot, Event::Counted(result)),
             Journaler::Task(token) => self.deliver(token, Reply::Counted(result)),

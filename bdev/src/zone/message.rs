@@ -53,7 +53,7 @@ pub enum Reply {
     /// To `Barrier` and `Admin`.
     Done(Result<(), VdoError>),
     /// To a task that wanted an entry journaled and counted.
-    Counted(Result<JournalPoint, VdoError>),
+    Counted(Result<JournalPoint, Box<VdoError>>),
 }
 
 /// Names a request slot of the volume: a zone thread and one of its slots.

@@ -55,7 +55,9 @@ impl Zone {
             }
             Note::AdvanceEra(tail) => self.block_map.advance_era(tail),
             Note::CommitSlabJournals(oldest) => self.physical.commit_oldest(oldest),
-            Note::Enter(entrant) => self.hash.enter(self, entrant),
+            Note::Enter(entrant) => {
+                self.hash.enter(self, entrant);
+            }
             Note::Mapped(from, succeeded) => self.hash.mapped(self, from, succeeded),
             Note::Verdict(slot, verdict) => self.events.put(slot, Event::Verdict(verdict)),
             Note::MemberCall { from, member, call } => {

@@ -36,8 +36,8 @@ pub fn poll_by(deadline: Nanos) {
     }
 }
 
-/// Begins a turn: reads the clock, forgets the deadlines of the last turn.
-pub(super) fn begin_turn() -> Nanos {
+/// Begins a turn: reads the clock, forgets the deadlines of the last turn. For whoever polls without a reactor, too.
+pub fn begin_turn() -> Nanos {
     let now = clock();
     TURN.set(Some(now));
     DEADLINE.set(None);

@@ -25,7 +25,7 @@ use std::thread::JoinHandle;
 use crossbeam_queue::SegQueue;
 use thiserror::Error;
 
-pub use clock::{clock, now, poll_by};
+pub use clock::{begin_turn, clock, now, poll_by};
 pub use context::{Activity, Poller, PollerId, PollerInfo, ReactorCtx};
 pub use readiness::{SleepFd, Watched};
 pub use thread::is_reactor;

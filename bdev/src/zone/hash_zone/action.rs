@@ -58,7 +58,9 @@ impl HashZone {
                 }
                 Action::CancelPacking { .. } => {}
                 Action::NoSpace { request } => {
-                    self.with(request, |member| member.failure = Some(VdoError::NoSpace));
+                    self.with(request, |member| {
+                        member.failure = Some(VdoError::NoSpace.into())
+                    });
                     self.dismiss(zone, request);
                 }
                 Action::Exit { request } => self.dismiss(zone, request),
@@ -157,7 +159,7 @@ impl HashZone {
                 if !alone {
                     return self.fail(zone, id, error);
                 }
-                self.with(id, |member| member.failure = Some(error));
+                self.with(id, |member| member.failure = Some(error.into()));
                 self.dismiss(zone, id);
             }
         }

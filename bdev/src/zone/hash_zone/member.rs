@@ -49,7 +49,7 @@ pub(super) struct Member {
     /// Whether its request was told where the data is.
     pub(super) placed: bool,
     /// Its first error, for its request.
-    pub(super) failure: Option<VdoError>,
+    pub(super) failure: Option<Box<VdoError>>,
 }
 
 impl Member {
@@ -70,9 +70,9 @@ impl Member {
         match (self.placed, self.failure.take()) {
             (true, _) => Verdict::Release,
             (false, Some(error)) => Verdict::Refuse(error),
-            (false, None) => Verdict::Refuse(VdoError::Inconsistent(
+            (false, None) => Verdict::Refuse(Box::new(VdoError::Inconsistent(
                 "a hash zone let go of a write without a place for its data".into(),
-            )),
+            ))),
         }
     }
 }

@@ -115,16 +115,21 @@ impl HashZone {
         }
     }
 
-    /// A write comes with its data.
-    pub fn enter(&self, zone: &Zone, entrant: Entrant) {
+    /// A write comes with its data. Says whether there will be a place for that, whatever comes, to a request of this
+    /// thread; if that is not known yet, and on other threads, the request is told when it is.
+    pub fn enter(&self, zone: &Zone, entrant: Entrant) -> bool {
         let Entrant { from, name, data } = entrant;
         let id = number_of(from, zone.shared.slots_per_zone);
         let member = Member::new(from, data);
         let before = self.state.borrow_mut().members[id.0 as usize].replace(member);
         if before.is_some() {
-            return self.astray(zone, id, "entered twice");
+            self.astray(zone, id, "entered twice");
+            return false;
         }
-        self.allocated(zone, id, name, zone.physical.allocate(WriteKind::Data), 1);
+        let block = zone.physical.allocate(WriteKind::Data);
+        let promised = block.is_ok();
+        self.allocated(zone, id, name, block, 1);
+        promised
     }
 
     /// A zone has answered the wish for a block; `asked` zones have.
@@ -147,7 +152,8 @@ impl HashZone {
                     member.allocation = Some(pbn);
                     member.from
                 });
-                if let Some(from) = from {
+                // A request that entered from here is told by that very call.
+                if let Some(from) = from.filter(|from| asked > 1 || from.zone != zone.index) {
                     zone.tell(from, Verdict::Promise);
                 }
                 self.admit(zone, id, name, Some(pbn));
@@ -155,7 +161,7 @@ impl HashZone {
             // A duplicate needs none.
             Err(VdoError::NoSpace) => self.admit(zone, id, name, None),
             Err(error) => {
-                self.with(id, |member| member.failure = Some(error));
+                self.with(id, |member| member.failure = Some(error.into()));
                 self.dismiss(zone, id);
             }
         }
@@ -267,7 +273,7 @@ impl HashZone {
     /// Gives the machine the answer of a member who met an error.
     fn fail(&self, zone: &Zone, id: RequestId, error: VdoError) {
         self.with(id, |member| {
-            member.failure.get_or_insert(error);
+            member.failure.get_or_insert(error.into());
         });
         self.answer(zone, id, Answer::Failed { shared: None });
     }
