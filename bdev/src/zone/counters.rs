@@ -43,10 +43,6 @@ impl Counters {
         self.0.borrow_mut().bios_acknowledged.empty_flush += 1;
     }
 
-    pub(crate) fn flush_out(&self) {
-        self.0.borrow_mut().flush_out += 1;
-    }
-
     pub(crate) fn count_error(&self, error: &VdoError) {
         let mut counters = self.0.borrow_mut();
         match error {
@@ -112,6 +108,7 @@ pub(crate) fn fill_io(counters: &mut ZoneStatistics, io: &IoCounts) {
         },
     );
     use crate::runtime::base::IoClass::{Data, Journal, Metadata, PageCache};
+    counters.flush_out = io.flushes.iter().sum();
     counters.bios_out = started(Data as usize);
     counters.bios_meta = started(Metadata as usize);
     counters.bios_journal = started(Journal as usize);
