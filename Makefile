@@ -1,7 +1,7 @@
 # What a person types. Every command works on a machine with Rust and nothing else, but for those of
 # SPDK at the end.
 SHELL := /bin/bash
-.PHONY: all demo test bench bench-instructions lint sim spdk test-spdk bench-spdk lint-spdk
+.PHONY: all demo test bench bench-instructions lint sim fuzz spdk test-spdk bench-spdk lint-spdk
 
 all:
 	cargo build --release
@@ -44,6 +44,17 @@ SEEDS ?= 1000
 FROM ?= 0
 sim:
 	cargo run -p vdo-tests --bin sim -- --seeds $(SEEDS) --from $(FROM) $(if $(LOSSES),--losses $(LOSSES))
+
+# A minute of fuzzing for each thing that reads what a disk holds: make fuzz, or SECONDS_EACH=600 for longer. What is found goes to
+# tests/fuzz/found, where the tests try it from then on.
+SECONDS_EACH ?= 60
+fuzz:
+	@if ! cargo +nightly fuzz --version >/dev/null 2>&1; then \
+	  echo "skipped: fuzzing needs a nightly compiler and cargo-fuzz (cargo install cargo-fuzz)"; exit 0; fi; \
+	set -e; for target in $$(cargo +nightly fuzz list --fuzz-dir tests/fuzz); do \
+	  mkdir -p tests/fuzz/corpus/$$target; \
+	  cargo +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=$(SECONDS_EACH) -timeout=20 \
+	    -artifact_prefix=tests/fuzz/found/$$target-; done
 
 # The engine twice: as its tests see it, and as a host builds it.
 lint:

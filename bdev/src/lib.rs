@@ -28,7 +28,6 @@ pub mod error;
 pub mod format;
 mod journal;
 mod poll;
-mod recovery;
 mod request;
 mod runtime;
 pub mod seam;
@@ -47,6 +46,6 @@ macro_rules! parts {
     )*};
 }
 
-parts!(dedupe hash index zone);
+parts!(dedupe hash index recovery zone);
 
 pub use error::VdoError;

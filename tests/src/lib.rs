@@ -1,6 +1,7 @@
 //! Test support: the deterministic host and the helpers of the end-to-end tests.
 
 pub mod dm_vdo;
+pub mod fuzz;
 pub mod guest;
 pub mod nbd_client;
 pub mod nbd_probe;
