@@ -91,6 +91,14 @@ impl Profile {
         profile.blocks_per_leaf = profile.blocks_per_leaf.min(100);
         // Its callers go on for longer than was reckoned with.
         profile.roomy = false;
+        if random.random_bool(0.4) {
+            // Counters of several sectors, of which some may be torn.
+            let slabs = (profile.device_blocks / profile.format.slab_blocks).min(4);
+            profile.format.slab_blocks *= 8;
+            let least = profile.format.minimum_device_blocks();
+            let least = least.expect("a miniature has no index");
+            profile.device_blocks = least + slabs * profile.format.slab_blocks;
+        }
         // As many zones as there are slabs for.
         let most = profile.lives.iter().copied().max().unwrap_or(1);
         profile.lives = (1..=most).collect();
