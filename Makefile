@@ -28,7 +28,7 @@ test:
 	@cargo build -p vdo-tgt --bin vdo_tgt
 	$(call counted,cargo test --no-fail-fast,test.log)
 
-# Figures, in one run: instructions and I/O per second of the engine on memory, and of its parts.
+# Figures, in one run: instructions and I/O per second of the engine on memory, and of its parts. Adds a line to bench/history.csv.
 bench:
 	cargo bench -p vdo-tgt --bench volume
 	cargo run --release -p vdo-tests --bin hash_bench

@@ -7,6 +7,8 @@
 //! difference is what the requests cost (valgrind knows no AVX-512, so hashing costs more there).
 //! Allocations are counted by the allocator.
 
+mod history;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::Command;
 use std::ptr::NonNull;
@@ -741,10 +743,17 @@ fn main() {
         "", "one zone", "of copy", "instructions", "allocations", "two zones", "x one"
     );
     println!("{:<32} {:>12}", "copy to the malloc bdev", thousands(limit));
+    let mut entries = Vec::new();
     for (place, work) in Work::ALL.iter().enumerate() {
         let name = work.name;
         let Figure { iops, allocations } = one[place];
-        let cost = match instructions(place) {
+        let instructions = instructions(place);
+        entries.push(history::Entry {
+            name,
+            iops,
+            instructions,
+        });
+        let cost = match instructions {
             Some(cost) => format!("{cost:.0}"),
             None => "no valgrind".to_owned(),
         };
@@ -755,5 +764,9 @@ fn main() {
             thousands(two[place]),
             two[place] / iops,
         );
+    }
+    match history::append(limit, &entries) {
+        Ok(path) => println!("a line was added to {}", path.display()),
+        Err(error) => eprintln!("the history could not be kept: {error}"),
     }
 }
