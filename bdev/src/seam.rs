@@ -4,6 +4,10 @@
 //! base device, tells it the time at each poll, and wakes it when another thread puts something in
 //! its mailbox. It hands in requests as [`HostRequest`]s, and gets each back by its completion.
 //! Everything is monomorphised over [`Host`]: no virtual call per block.
+//!
+//! What a host owes: it polls every zone thread from before the volume's start until the shutdown has been answered, and
+//! drops them only then; it submits nothing once it has dropped one. A request that is submitted while the volume shuts down is
+//! served or refused, whichever; every request is completed.
 
 use std::ptr::NonNull;
 

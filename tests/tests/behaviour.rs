@@ -1,16 +1,17 @@
 //! What a volume promises, one promise a test, in the simulator.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
+use vdo::VdoError;
 use vdo::format::FormatOptions;
-use vdo::seam::{BaseIo, BaseOp, RequestHeader, RequestKind};
+use vdo::seam::{BaseIo, BaseOp, Nanos, RequestHeader, RequestKind};
 use vdo::types::Pbn;
 use vdo::volume::{
-    AnswerMode, FormatPolicy, IndexCommand, IndexWord, OpenRequest, RecoveryPolicy, VolumeError,
-    VolumeOptions,
+    AnswerMode, FormatPolicy, IndexCommand, IndexWord, OpenRequest, Phase, RecoveryPolicy,
+    VolumeError, VolumeOptions,
 };
 use vdo_tests::sim::audit::{audit, volume_on};
 use vdo_tests::sim::salvage::Salvage;
@@ -502,6 +503,73 @@ fn a_shutdown_serves_what_came_before_it_and_refuses_what_comes_after() {
         assert_eq!(flush.result(), Some(ENODEV));
         audit(&disk.blocks(), disk.size).unwrap();
     }
+}
+
+/// A close that waits for a slow index is a step of the index; the shutdown must not end before it.
+#[test]
+fn a_shutdown_waits_for_an_index_command_under_way() {
+    let disk = disk(4);
+    let mut world = open(&disk, 2);
+    // The tree to the block is made by the first write.
+    world.write(0, &data(9)).unwrap();
+    world.settle();
+    // The write gives up on the index after five seconds; the index has an answer to give for twenty.
+    world
+        .volume
+        .set_index_answer_mode(AnswerMode::Delayed(Nanos(20_000_000_000)));
+    world.settle();
+    world.write(1, &data(1)).unwrap();
+    world.flush().unwrap();
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let note = |what: &'static str| {
+        let ends = Arc::clone(&ends);
+        move || ends.lock().unwrap().push(what)
+    };
+    let closed = note("closed");
+    world.volume.index(
+        IndexCommand::Close,
+        Box::new(move |result| {
+            result.unwrap();
+            closed();
+        }),
+    );
+    world.poll_without_io();
+    assert!(ends.lock().unwrap().is_empty(), "the close waits");
+    let down = note("down");
+    world.volume.shut_down(Box::new(move |result| {
+        result.unwrap();
+        down();
+    }));
+    world.run_until(|| ends.lock().unwrap().len() == 2);
+    assert_eq!(*ends.lock().unwrap(), ["closed", "down"]);
+}
+
+#[test]
+fn a_shutdown_while_the_volume_starts_comes_after_the_start_and_a_second_is_refused() {
+    let disk = disk(4);
+    let world = open(&disk, 2);
+    assert!(world.shut_down().0.is_ok());
+    let mut world =
+        World::assemble(&disk, request(), options(2), ChaCha8Rng::seed_from_u64(9)).unwrap();
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let note = |what: &'static str| {
+        let ends = Arc::clone(&ends);
+        move |result: Result<(), VdoError>| ends.lock().unwrap().push((what, result))
+    };
+    world.volume.start(Box::new(note("start")));
+    world.volume.start(Box::new(note("again")));
+    world.volume.shut_down(Box::new(note("stop")));
+    world.volume.shut_down(Box::new(note("stop again")));
+    world.run_until(|| ends.lock().unwrap().len() == 4);
+    let ends = ends.lock().unwrap().clone();
+    let of = |what| ends.iter().position(|(name, _)| *name == what).unwrap();
+    assert!(of("start") < of("stop"), "{ends:?}");
+    assert_eq!(
+        (&ends[of("start")].1, &ends[of("stop")].1),
+        (&Ok(()), &Ok(()))
+    );
+    assert!(ends[of("again")].1.is_err() && ends[of("stop again")].1.is_err());
+    assert_eq!(world.volume.phase(), Phase::Down, "and not online");
 }
 
 #[test]

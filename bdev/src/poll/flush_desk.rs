@@ -28,6 +28,9 @@ impl<R: HostRequest> FlushDesk<R> {
     }
 
     pub(super) fn admit(&self, zone: &Zone, flush: R) {
+        if zone.closed.get() {
+            return flush.complete(0, VdoError::ShuttingDown.errno());
+        }
         zone.counters.flush_in();
         zone.gauge
             .waiting_flushes

@@ -37,6 +37,14 @@ pub struct ZoneThread<H: Host> {
     read_only_known: bool,
 }
 
+impl<H: Host> Drop for ZoneThread<H> {
+    /// Refuses the requests that came too late for any poll.
+    fn drop(&mut self) {
+        self.zone.closed.set(true);
+        self.take_requests(usize::MAX);
+    }
+}
+
 impl<H: Host> ZoneThread<H> {
     pub(crate) fn new(
         zone: Rc<Zone>,
@@ -181,27 +189,33 @@ impl<H: Host> ZoneThread<H> {
             any = true;
             self.zone.receive(message);
         }
-        let mut room = REQUESTS_PER_POLL;
-        while room > 0
-            && let Some(cursor) = mailbox.take_request()
-        {
-            any = true;
-            room -= 1;
-            self.requests.arrive(cursor);
-        }
-        let backlog = room == 0;
+        let taken = self.take_requests(REQUESTS_PER_POLL);
+        any |= taken > 0;
+        let backlog = taken == REQUESTS_PER_POLL;
         if self.zone.gauge.backlog.replace(backlog) && !backlog {
             self.zone.wake_if_quiet();
         }
-        while let Some(flush) = mailbox.take_flush() {
-            any = true;
-            self.flushes.admit(&self.zone, flush);
-        }
-        while let Some(errand) = mailbox.take_errand() {
+        while let Some(errand) = self.mailbox().take_errand() {
             any = true;
             errand(&self.zone, &self.requests);
         }
         any
+    }
+
+    /// Takes up to `room` requests of callers from the mailbox, and all flushes; says how many requests.
+    fn take_requests(&mut self, room: usize) -> usize {
+        let mailbox = &self.mailboxes[self.zone.index.index()];
+        let mut taken = 0;
+        while taken < room
+            && let Some(cursor) = mailbox.take_request()
+        {
+            taken += 1;
+            self.requests.arrive(cursor);
+        }
+        while let Some(flush) = mailbox.take_flush() {
+            self.flushes.admit(&self.zone, flush);
+        }
+        taken
     }
 
     fn send_mail(&mut self) -> bool {

@@ -15,8 +15,16 @@ use crate::seam::{HostRequest, RequestKind};
 use crate::zone::logical_locks::SlotIndex;
 
 impl<R: HostRequest> Requests<R> {
-    /// A request has come for this zone.
-    pub(crate) fn arrive(&mut self, cursor: Cursor<R>) {
+    /// A request has come for this zone. One that has overtaken the end of the volume is refused.
+    pub(crate) fn arrive(&mut self, mut cursor: Cursor<R>) {
+        if self.zone.closed.get() {
+            let shared = &self.zone.shared;
+            let errno = VdoError::ShuttingDown.errno();
+            while let Some(piece) = cursor.next(&shared.tree, self.zone.index, shared.zones) {
+                piece.request.complete(piece.length as u64, errno);
+            }
+            return;
+        }
         self.waiting.push_back(cursor);
         self.count_waiting();
     }

@@ -13,16 +13,20 @@
 //! The handle may be used from any thread. What it asks of a zone thread goes by *errand*: a closure that
 //! runs there.
 
+mod life;
 mod opening;
 mod recovering;
 mod reports;
 mod seed;
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use thiserror::Error;
 
+pub use self::life::Phase;
+use self::life::{Life, Stop};
 pub use self::opening::{FormatPolicy, OpenRequest, Opening, RecoveryPolicy};
 pub use self::reports::{Usage, VolumeDump, ZoneDump};
 pub use self::seed::ZoneSeed;
@@ -44,6 +48,7 @@ use crate::stats::VolumeStatistics;
 use crate::types::{BLOCK_SIZE, ZoneIndex};
 use crate::zone::admin;
 pub use crate::zone::admin::IndexCommand;
+use crate::zone::owner::Zone;
 use crate::zone::shared::Shared;
 
 /// Requests for one block that a volume serves at once.
@@ -159,20 +164,6 @@ impl Default for VolumeOptions {
     }
 }
 
-/// Where a volume is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    /// Its zone threads are being made, or load their metadata.
-    Starting = 0,
-    /// It takes requests.
-    Online = 1,
-    /// It takes no more requests and writes everything out.
-    ShuttingDown = 2,
-    /// It is shut down, or failed to start.
-    Down = 3,
-}
-
 /// Called once with the end of something that was asked for, on a zone thread.
 pub type Done<T> = Box<dyn FnOnce(T) + Send>;
 
@@ -183,7 +174,7 @@ pub type Assembled<H> = (Arc<Volume<H>>, Vec<ZoneSeed<H>>);
 pub struct Volume<H: Host> {
     shared: Arc<Shared>,
     mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
-    phase: Arc<AtomicU8>,
+    life: Life,
     layout: format::VolumeLayout,
     /// How often it was recovered, and how often rebuilt, in its life.
     recoveries: (u64, u64),
@@ -237,7 +228,7 @@ impl<H: Host> Volume<H> {
         let volume = Arc::new(Volume {
             shared,
             mailboxes,
-            phase: Arc::new(AtomicU8::new(Phase::Starting as u8)),
+            life: Life::new(),
             layout: found.layout.clone(),
             recoveries: {
                 let volume = &found.super_block.volume;
@@ -291,16 +282,7 @@ impl<H: Host> Volume<H> {
 
     /// Where it is in its life.
     pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            0 => Phase::Starting,
-            1 => Phase::Online,
-            2 => Phase::ShuttingDown,
-            _ => Phase::Down,
-        }
-    }
-
-    fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
+        self.life.phase()
     }
 
     /// Why it is read-only, if it is.
@@ -362,55 +344,68 @@ impl<H: Host> Volume<H> {
     }
 
     /// Loads the volume's metadata, marks it dirty on disk and opens its index. Requests are taken from
-    /// then on. All zone threads must be polled already.
+    /// then on. All zone threads must be polled already. A volume is started once: a second start is refused.
     pub fn start(self: &Arc<Self>, done: Done<Result<(), VdoError>>) {
         let volume = Arc::clone(self);
-        self.errand(
-            0,
-            Box::new(move |zone, _| {
-                let zone0 = std::rc::Rc::clone(zone);
-                zone.scheduler.spawn(async move {
-                    let result = admin::start(&zone0).await;
-                    volume.set_phase(if result.is_ok() {
-                        Phase::Online
-                    } else {
-                        Phase::Down
-                    });
-                    done(result);
-                });
-            }),
-        );
+        let begun = self.life.start();
+        self.on_zone_0(move |zone| async move {
+            if !begun {
+                let why = "the volume was started, or shut down, before; open it anew";
+                return done(Err(VdoError::Invalid(why.into())));
+            }
+            let result = admin::start(&zone).await;
+            volume.life.started(result.is_ok());
+            zone.life_changed.wake_all();
+            done(result);
+        });
     }
 
     /// Takes no more requests, waits for those under way, writes all metadata out and marks the volume
-    /// clean. The zone threads are idle when `done` is called, and may be dropped.
+    /// clean. The zone threads are idle when `done` is called, and may be dropped. While the volume starts, that is waited for;
+    /// if it is shut down already by somebody else, this is refused.
     pub fn shut_down(self: &Arc<Self>, done: Done<Result<(), VdoError>>) {
-        let before = self.phase.swap(Phase::ShuttingDown as u8, Ordering::AcqRel);
         let volume = Arc::clone(self);
-        self.errand(
-            0,
-            Box::new(move |zone, _| {
-                let zone0 = std::rc::Rc::clone(zone);
-                zone.scheduler.spawn(async move {
-                    let result = match before == Phase::Online as u8 {
-                        true => admin::shut_down(&zone0).await,
-                        false => Ok(()),
-                    };
-                    volume.set_phase(Phase::Down);
-                    done(result);
-                });
-            }),
-        );
+        let stop = self.life.stop();
+        self.on_zone_0(move |zone| async move {
+            if stop == Stop::AfterStart {
+                zone.life_changed
+                    .wait_until(|| !volume.life.is_starting())
+                    .await;
+            }
+            let result = match (stop, volume.life.phase()) {
+                (Stop::UnderWay, _) => Err(VdoError::ShuttingDown),
+                (Stop::Now | Stop::AfterStart, Phase::ShuttingDown) => {
+                    admin::shut_down(&zone).await
+                }
+                _ => Ok(()),
+            };
+            if stop != Stop::UnderWay {
+                volume.life.ended();
+            }
+            done(result);
+        });
     }
 
-    /// Does something to the index, and says what state it is in then.
-    pub fn index(&self, command: IndexCommand, done: Done<Result<IndexWord, VdoError>>) {
+    /// Does something to the index, and says what state it is in then. Refused unless the volume is online.
+    pub fn index(self: &Arc<Self>, command: IndexCommand, done: Done<Result<IndexWord, VdoError>>) {
+        let volume = Arc::clone(self);
+        self.on_zone_0(move |zone| async move {
+            done(match volume.life.phase() {
+                Phase::Online => admin::index(&zone, command).await,
+                _ => Err(VdoError::ShuttingDown),
+            });
+        });
+    }
+
+    /// Has zone thread 0 run a task.
+    fn on_zone_0<T: Future<Output = ()> + 'static>(
+        &self,
+        task: impl FnOnce(Rc<Zone>) -> T + Send + 'static,
+    ) {
         self.errand(
             0,
             Box::new(move |zone, _| {
-                let zone0 = std::rc::Rc::clone(zone);
-                zone.scheduler
-                    .spawn(async move { done(admin::index(&zone0, command).await) });
+                zone.scheduler.spawn(task(Rc::clone(zone)));
             }),
         );
     }

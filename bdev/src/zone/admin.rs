@@ -130,6 +130,11 @@ pub(crate) async fn shut_down(zone: &Rc<Zone>) -> Result<(), VdoError> {
     zone.step_everywhere(AdminStep::DrainRequests).await?;
     let step = admin.index.borrow_mut().close();
     drive_index(zone, admin, step).await;
+    // An index command may be under way, whose steps end where this one wants to: closed.
+    admin
+        .index_changed
+        .wait_until(|| !admin.index.borrow().is_changing())
+        .await;
 
     // Read-only or not, every part comes to rest; the first error is what the caller is told.
     let mut result = zone.step_everywhere(AdminStep::DrainBlockMap).await;

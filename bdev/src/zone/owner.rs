@@ -65,6 +65,10 @@ pub struct Zone {
     pub gauge: Gauge,
     /// Woken when no request is under way.
     pub quiet: WaitList,
+    /// Woken when the volume has come to another phase of its life; on zone thread 0.
+    pub life_changed: WaitList,
+    /// Whether all requests have been served and no more are taken.
+    pub closed: Cell<bool>,
     /// Woken when the volume turns read-only.
     pub read_only: WaitList,
     /// What zone thread 0 keeps for the whole volume.
@@ -136,6 +140,8 @@ impl Zone {
             counters: Counters::default(),
             gauge: Gauge::default(),
             quiet: WaitList::new(&scheduler),
+            life_changed: WaitList::new(&scheduler),
+            closed: Cell::new(false),
             read_only: WaitList::new(&scheduler),
             admin: OnceCell::new(),
             journaling: Journaling::new(&scheduler, slots, zones),

@@ -120,6 +120,8 @@ impl Zone {
             AdminStep::Load => self.physical.load().await,
             AdminStep::DrainRequests => {
                 self.quiet.wait_until(|| self.gauge.is_quiet()).await;
+                // From here on nobody is served who comes after all.
+                self.closed.set(true);
                 self.generations.barrier().await;
                 Ok(())
             }

@@ -61,6 +61,19 @@ impl World {
         disk: &SimDisk,
         request: OpenRequest,
         options: VolumeOptions,
+        random: ChaCha8Rng,
+    ) -> Result<World, VolumeError> {
+        let mut world = World::assemble(disk, request, options, random)?;
+        let volume = Arc::clone(&world.volume);
+        world.wait_for(|done| volume.start(done))?;
+        Ok(world)
+    }
+
+    /// Opens (or formats) the disk, and does not start the volume yet.
+    pub fn assemble(
+        disk: &SimDisk,
+        request: OpenRequest,
+        options: VolumeOptions,
         mut random: ChaCha8Rng,
     ) -> Result<World, VolumeError> {
         let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
@@ -82,7 +95,7 @@ impl World {
             .into_iter()
             .map(|seed| seed.grow(disk.channel()))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut world = World {
+        Ok(World {
             disk: disk.clone(),
             volume,
             threads,
@@ -90,10 +103,7 @@ impl World {
             pace: 20_000,
             timers: true,
             now: Nanos(0),
-        };
-        let volume = Arc::clone(&world.volume);
-        world.wait_for(|done| volume.start(done))?;
-        Ok(world)
+        })
     }
 
     /// Does one thing, chosen at random; false when nothing can be done until time passes.
