@@ -162,6 +162,11 @@ impl Slab {
             self.write_dirty(core);
             return None;
         }
+        if self.journal.entries() == 0 && self.journal.next_block_is_looked_for() {
+            core.slab_journal.disk_full_count += 1;
+            self.reap(core);
+            return None;
+        }
         if let Err(error) = self.counts.check(offset, change.operation) {
             let pbn = change.pbn;
             return Some(Err(
@@ -366,7 +371,7 @@ impl Slab {
         if result.is_err() {
             return;
         }
-        if partial_is_done {
+        if partial_is_done || self.journal.wants_later_head() {
             self.add_entries(core);
         }
         while let Some((sequence, recovery)) = self.journal.next_summarized(&mut blocks) {

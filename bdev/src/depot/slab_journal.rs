@@ -19,6 +19,11 @@
 //! A new block starts with one for every entry it could hold; each entry made either hands its own to the
 //! reference block it dirtied, or drops it because the reference block holds an older one.
 //!
+//! A start after a crash reads the block the summary names last, and from there back to the head which that
+//! block, once packed, says. So a block before the present head may still be looked for. It is not
+//! overwritten before the summary names, for good, a block with a later head: that is so when the device was flushed
+//! after the summary was written. This matters only when a ring nearly fills while one write of the summary is under way.
+//!
 //! The first entry of a block also locks the block of the *recovery journal* it comes from: until the
 //! tail block is on disk and in the summary, that is the only durable record of the change. When the
 //! recovery journal runs short, it asks for the tail block to be written even though it is not full
@@ -40,6 +45,8 @@ struct BlockLock {
     count: u32,
     /// The recovery-journal block the first entry came from.
     recovery: SequenceNumber,
+    /// The head that the block says, once it is packed.
+    head: u64,
 }
 
 /// One slab's journal.
@@ -56,6 +63,16 @@ pub(super) struct SlabJournal {
     next_commit: u64,
     summarized: u64,
     last_summarized: u64,
+    /// Where a start would begin to read, going by the summary as it was written last ...
+    named_head: u64,
+    /// ... as it was when the flush under way began ...
+    flushing_head: u64,
+    /// ... and at worst, whatever the device loses.
+    safe_head: u64,
+    /// A reap's flush is under way.
+    reaping: bool,
+    /// Somebody waits until a start would begin to read later.
+    wants_later_head: bool,
     header: SlabJournalHeader,
     block: Box<Block>,
     locks: Box<[BlockLock]>,
@@ -87,6 +104,11 @@ impl SlabJournal {
             next_commit: 1,
             summarized: 1,
             last_summarized: 1,
+            named_head: 1,
+            flushing_head: 1,
+            safe_head: 1,
+            reaping: false,
+            wants_later_head: false,
             header: SlabJournalHeader {
                 head: first,
                 sequence: first,
@@ -114,6 +136,11 @@ impl SlabJournal {
         self.next_commit = tail;
         self.summarized = tail;
         self.last_summarized = tail;
+        // The last block says where in the recovery journal to go on, even if none is replayed.
+        self.named_head = head.min(tail - 1).max(1);
+        self.flushing_head = self.named_head;
+        self.safe_head = self.named_head;
+        self.wants_later_head = false;
         self.begin_block();
     }
 
@@ -209,11 +236,22 @@ impl SlabJournal {
         self.lock(tail).count > 0
     }
 
+    /// Whether the block to be begun would overwrite one that a start might look for, and that will change.
+    pub(super) fn next_block_is_looked_for(&mut self) -> bool {
+        self.wants_later_head = self.tail >= self.safe_head + self.size
+            && (self.named_head > self.safe_head || self.last_summarized < self.tail);
+        self.wants_later_head
+    }
+
     /// Begins a block with an entry from this block of the recovery journal.
     pub(super) fn start_block(&mut self, recovery: SequenceNumber) {
         let tail = self.tail;
         let count = u32::from(ENTRIES_PER_BLOCK) + 1;
-        *self.lock(tail) = BlockLock { count, recovery };
+        *self.lock(tail) = BlockLock {
+            count,
+            recovery,
+            head: 0,
+        };
     }
 
     /// Appends an entry; there is room for it. Returns where it stands.
@@ -268,6 +306,8 @@ impl SlabJournal {
         let unused = u32::from(ENTRIES_PER_BLOCK - self.header.entry_count);
         self.partial_write = !self.header.is_full();
         self.uncommitted.push(self.tail);
+        let (tail, head) = (self.tail, self.head);
+        self.lock(tail).head = head;
         self.tail += 1;
         self.waiting_to_commit = false;
         self.begin_block();
@@ -328,27 +368,38 @@ impl SlabJournal {
             next: self.summarized,
         };
         self.last_summarized = self.summarized;
+        self.named_head = self.lock(blocks.next - 1).head.max(self.named_head);
         blocks
     }
 
     /// Whether a reap waits for the device to be flushed.
     pub(super) fn is_reaping(&self) -> bool {
-        self.head != self.unreapable
+        self.reaping
     }
 
-    /// Finds the blocks no longer needed; says whether there are any, in which case the device must be
-    /// flushed before they may be overwritten: the reference blocks that set them free are perhaps still
-    /// in its cache.
+    /// Whether entries wait for what the summary just said, and would be helped by a flush.
+    pub(super) fn wants_later_head(&self) -> bool {
+        self.wants_later_head
+    }
+
+    /// Finds the blocks no longer needed; says whether there are any, or somebody waits for what else a flush brings. In
+    /// that case the device must be flushed before they may be overwritten: the reference blocks that set them free
+    /// are perhaps still in its cache.
     pub(super) fn start_reap(&mut self) -> bool {
         while self.unreapable < self.tail && self.lock(self.unreapable).count == 0 {
             self.unreapable += 1;
         }
-        self.is_reaping()
+        self.reaping = self.unreapable != self.head
+            || self.wants_later_head && self.named_head > self.safe_head;
+        self.flushing_head = self.named_head;
+        self.reaping
     }
 
     /// The device was flushed.
     pub(super) fn finish_reap(&mut self) {
+        self.reaping = false;
         self.head = self.unreapable;
+        self.safe_head = self.flushing_head;
     }
 }
 

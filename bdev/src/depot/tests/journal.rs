@@ -409,6 +409,46 @@ fn a_journal_at_the_blocking_threshold_still_gives_the_recovery_journal_its_bloc
     assert_eq!(fixture.locks_held(), 0);
 }
 
+/// The summary names the block after which a start looks back for the head that this block says. While one
+/// write of the summary takes long, the ring can be reaped and filled beyond that.
+#[test]
+fn what_a_start_would_look_for_is_not_overwritten_before_the_summary_says_otherwise() {
+    let mut fixture = Fixture::new(geometry(1, 14, 16));
+    let pbn = fixture.write();
+    fixture.churn(pbn, 12 * FULL - 1);
+    fixture.disk.run();
+
+    // The summary names block 12, which says that the journal begins with block 1.
+    let mut made = fixture.churn(pbn, 4 * FULL);
+    let slow = |io: &Io| !matches!(io, Io::Summary);
+    let complete_others = |fixture: &mut Fixture| {
+        fixture.hold();
+        while let Some(io) = fixture.held().into_iter().find(slow) {
+            fixture.complete(io);
+        }
+    };
+    complete_others(&mut fixture);
+    made.extend(fixture.churn(pbn, FULL));
+    complete_others(&mut fixture);
+    assert_eq!(fixture.held(), [Io::Summary]);
+    assert_eq!(fixture.made(&made), 4 * FULL as usize, "not in block 17");
+    assert!(fixture.statistics().slab_journal.disk_full_count > 0);
+
+    // Block 13 was packed before anything was reaped and says the same, but block 16 does not. The device
+    // might still lose what it was told last, so it is flushed first.
+    fixture.complete(Io::Summary);
+    complete_others(&mut fixture);
+    assert_eq!(fixture.made(&made), 4 * FULL as usize);
+    fixture.complete(Io::Summary);
+    assert_eq!(fixture.made(&made), 4 * FULL as usize);
+    assert_eq!(fixture.held(), [Io::Flush]);
+    fixture.complete(Io::Flush);
+    assert_eq!(fixture.made(&made), made.len());
+    fixture.disk.run();
+    assert_eq!(fixture.drain(true), Ok(()));
+    assert_eq!(fixture.locks_held(), 0);
+}
+
 #[test]
 fn a_tail_block_that_waits_for_memory_is_written_when_there_is_some() {
     let mut fixture = Fixture::with_writers(geometry(2, 6, 8), 1);
