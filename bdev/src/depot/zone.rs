@@ -334,55 +334,48 @@ impl PhysicalZone {
         });
     }
 
-    /// Changes the reference count of a block of this zone.
-    ///
-    /// The change takes its place in the slab's order when this is called, not when the result is
-    /// awaited. Changes of a slab must be asked for in the order of their recovery-journal entries, an
-    /// increment before a decrement of the same entry.
-    pub fn adjust(&self, change: ReferenceChange) -> Adjustment<'_> {
-        let outcome = self.with(|state| {
-            let Some((local, offset)) = self.locate(change.pbn) else {
-                let error = self.misplaced(change.pbn);
-                state.core.fail(error.clone());
-                return Outcome::Now(Err(error));
-            };
-            if let Err(error) = state.check_normal() {
-                return Outcome::Now(Err(error));
-            }
-            let (slab, core) = state.slab(local);
-            match slab.adjust(core, &change, offset) {
-                Some(result) => Outcome::Now(result),
-                None => Outcome::Later(slab.wait(core, change, offset)),
-            }
-        });
+    /// Changes the reference count of a block of this zone: now, or as soon as its slab's journal has room.
+    #[inline]
+    fn change(&self, state: &mut DepotState, change: ReferenceChange) -> Outcome {
+        let Some((local, offset)) = self.locate(change.pbn) else {
+            let error = self.misplaced(change.pbn);
+            state.core.fail(error.clone());
+            return Outcome::Now(Err(error));
+        };
+        if let Err(error) = state.check_normal() {
+            return Outcome::Now(Err(error));
+        }
+        let (slab, core) = state.slab(local);
+        match slab.adjust(core, &change, offset) {
+            Some(result) => Outcome::Now(result),
+            None => Outcome::Later(slab.wait(core, change, offset)),
+        }
+    }
+
+    /// Changes the reference count of a block of this zone, and says how that went.
+    #[cfg(test)]
+    pub(crate) fn adjust(&self, change: ReferenceChange) -> Adjustment<'_> {
+        let outcome = self.with(|state| self.change(state, change));
         Adjustment {
             zone: self,
             outcome,
         }
     }
 
-    /// As [`PhysicalZone::adjust`], for one who need not know how it went: what goes wrong turns the volume
-    /// read-only. Returns a ticket if the change waits, to be taken up.
+    /// Changes the reference count of a block of this zone, for one who need not know how it went: what goes wrong
+    /// turns the volume read-only. Returns a ticket if the change waits, to be taken up.
+    ///
+    /// The change takes its place in the slab's order when this is called. Changes of a slab must be asked for in
+    /// the order of their recovery-journal entries, an increment before a decrement of the same entry.
     #[inline]
     pub(crate) fn count(&self, change: ReferenceChange) -> Option<u32> {
-        self.with(|state| match self.locate(change.pbn) {
-            Some((local, offset)) => match state.check_normal() {
-                Ok(()) => {
-                    let (slab, core) = state.slab(local);
-                    match slab.adjust(core, &change, offset) {
-                        Some(_) => None,
-                        None => Some(slab.wait(core, change, offset)),
-                    }
-                }
-                Err(error) => {
-                    state.core.fail(error);
-                    None
-                }
-            },
-            None => {
-                state.core.fail(self.misplaced(change.pbn));
+        self.with(|state| match self.change(state, change) {
+            Outcome::Now(Err(error)) => {
+                state.core.fail(error);
                 None
             }
+            Outcome::Later(ticket) => Some(ticket),
+            Outcome::Now(Ok(())) | Outcome::Taken => None,
         })
     }
 
@@ -486,7 +479,8 @@ pub struct Adjustment<'a> {
 
 impl Adjustment<'_> {
     /// The result, if the change is made or has failed already.
-    pub fn now(mut self) -> Result<Result<(), VdoError>, Self> {
+    #[cfg(test)]
+    pub(crate) fn now(mut self) -> Result<Result<(), VdoError>, Self> {
         match std::mem::replace(&mut self.outcome, Outcome::Taken) {
             Outcome::Now(result) => Ok(result),
             outcome => {
