@@ -1,8 +1,7 @@
 //! The cache of leaf pages: which leaf is in which slot, which goes next, and who waits for a slot.
 //!
 //! This is bookkeeping only; what the slots hold is in `pages`, and `state` decides. A
-//! leaf is found by its block number through a table of chained buckets, made once for all slots: it never
-//! grows and never has to be rebuilt. Slots in use are kept in order of use.
+//! leaf is found by its block number. Slots in use are kept in order of use.
 //!
 //! A request whose leaf is in no slot when every slot is taken *wants* a slot. Wants are kept in order of
 //! arrival, one for each leaf, and all requests for that leaf wait together.
@@ -13,23 +12,13 @@ use hashbrown::HashMap;
 
 use super::pages::PageId;
 use super::waiters::WaitQueue;
+use crate::runtime::chains::Chains;
 use crate::runtime::list::{Links, List};
 use crate::types::Pbn;
 
-const NONE: u32 = u32::MAX;
-
-#[derive(Clone, Copy)]
-struct Slot {
-    pbn: Pbn,
-    /// The next slot in the same bucket.
-    next: u32,
-}
-
 /// Which leaf is where.
 pub(super) struct Cache {
-    buckets: Vec<u32>,
-    shift: u32,
-    slots: Vec<Slot>,
+    by_leaf: Chains,
     free: Vec<PageId>,
     /// Slots in use, coldest first.
     by_use: List,
@@ -40,15 +29,8 @@ pub(super) struct Cache {
 impl Cache {
     /// `slots` free slots, and room for `wants` wants.
     pub(super) fn new(slots: usize, wants: usize) -> Cache {
-        let buckets = (slots * 2).next_power_of_two();
-        let unused = Slot {
-            pbn: Pbn::ZERO,
-            next: NONE,
-        };
         Cache {
-            buckets: vec![NONE; buckets],
-            shift: u64::BITS - buckets.trailing_zeros(),
-            slots: vec![unused; slots],
+            by_leaf: Chains::new(slots),
             free: (0..slots as u32).rev().map(PageId::new).collect(),
             by_use: List::EMPTY,
             links: Links::new(slots),
@@ -56,24 +38,10 @@ impl Cache {
         }
     }
 
-    #[inline]
-    fn bucket(&self, pbn: Pbn) -> usize {
-        // The high bits of a product with 2^64 / phi are spread evenly, for neighbours above all.
-        (pbn.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
-    }
-
     /// The slot that holds, or is to hold, the leaf at `pbn`.
     #[inline]
     pub(super) fn find(&self, pbn: Pbn) -> Option<PageId> {
-        let mut at = self.buckets[self.bucket(pbn)];
-        while at != NONE {
-            let slot = &self.slots[at as usize];
-            if slot.pbn == pbn {
-                return Some(PageId::new(at));
-            }
-            at = slot.next;
-        }
-        None
+        self.by_leaf.find(pbn.get()).map(PageId::new)
     }
 
     /// Marks a slot as the one used last.
@@ -97,28 +65,13 @@ impl Cache {
 
     /// Puts the leaf at `pbn` into a slot that was free.
     pub(super) fn insert(&mut self, id: PageId, pbn: Pbn) {
-        let bucket = self.bucket(pbn);
-        self.slots[id.index()] = Slot {
-            pbn,
-            next: self.buckets[bucket],
-        };
-        self.buckets[bucket] = id.get();
+        self.by_leaf.insert(pbn.get(), id.get());
         self.by_use.push(&mut self.links, id.get());
     }
 
     /// Takes the leaf out of a slot.
     pub(super) fn remove(&mut self, id: PageId) {
-        let Slot { pbn, next } = self.slots[id.index()];
-        let bucket = self.bucket(pbn);
-        let mut at = self.buckets[bucket];
-        if at == id.get() {
-            self.buckets[bucket] = next;
-        } else {
-            while self.slots[at as usize].next != id.get() {
-                at = self.slots[at as usize].next;
-            }
-            self.slots[at as usize].next = next;
-        }
+        self.by_leaf.remove(id.get());
         self.by_use.remove(&mut self.links, id.get());
     }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::VdoError;
+use crate::runtime::chains::Chains;
 use crate::types::Pbn;
 
 /// What a newly allocated block is for.
@@ -77,10 +78,6 @@ impl IncrementBudget {
 
 #[derive(Debug)]
 struct Lock {
-    /// The block, while it is locked.
-    pbn: Pbn,
-    /// The next lock in its bucket.
-    next: u32,
     kind: LockKind,
     holders: u32,
     provisional: bool,
@@ -104,23 +101,18 @@ pub(super) enum ReadLock {
     WriteLocked,
 }
 
-/// No lock.
-const NONE: u32 = u32::MAX;
-
-/// The locks of one zone. Those that are held hang in short chains, one for each bucket of a table.
+/// The locks of one zone.
 #[derive(Debug)]
 pub(super) struct PbnLocks {
     locks: Vec<Lock>,
     idle: Vec<u32>,
-    buckets: Box<[u32]>,
+    by_block: Chains,
 }
 
 impl PbnLocks {
     /// A pool of `capacity` locks.
     pub(super) fn new(capacity: usize) -> PbnLocks {
         let lock = |_| Lock {
-            pbn: Pbn::ZERO,
-            next: NONE,
             kind: LockKind::Read,
             holders: 0,
             provisional: false,
@@ -130,7 +122,7 @@ impl PbnLocks {
         PbnLocks {
             locks: (0..capacity).map(lock).collect(),
             idle: (0..capacity as u32).rev().collect(),
-            buckets: vec![NONE; (2 * capacity).next_power_of_two()].into(),
+            by_block: Chains::new(capacity),
         }
     }
 
@@ -141,43 +133,9 @@ impl PbnLocks {
     }
 
     #[inline]
-    fn bucket(&self, pbn: Pbn) -> usize {
-        let mixed = pbn.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        mixed as usize & (self.buckets.len() - 1)
-    }
-
-    #[inline]
-    fn index_of(&self, pbn: Pbn) -> Option<u32> {
-        let mut at = self.buckets[self.bucket(pbn)];
-        while at != NONE {
-            let lock = &self.locks[at as usize];
-            if lock.pbn == pbn {
-                return Some(at);
-            }
-            at = lock.next;
-        }
-        None
-    }
-
-    #[inline]
     fn find(&mut self, pbn: Pbn) -> Option<&mut Lock> {
-        let index = self.index_of(pbn)?;
+        let index = self.by_block.find(pbn.get())?;
         Some(&mut self.locks[index as usize])
-    }
-
-    /// Takes a lock that is held out of its chain.
-    fn unlink(&mut self, pbn: Pbn, index: u32) {
-        let next = self.locks[index as usize].next;
-        let bucket = self.bucket(pbn);
-        let mut at = self.buckets[bucket];
-        if at == index {
-            self.buckets[bucket] = next;
-            return;
-        }
-        while self.locks[at as usize].next != index {
-            at = self.locks[at as usize].next;
-        }
-        self.locks[at as usize].next = next;
     }
 
     fn held_lock(&mut self, pbn: Pbn) -> Result<&mut Lock, VdoError> {
@@ -191,10 +149,8 @@ impl PbnLocks {
                 "all {all} locks on physical blocks are in use, which is more than requests can need"
             )));
         };
-        let bucket = self.bucket(pbn);
+        self.by_block.insert(pbn.get(), index);
         let lock = &mut self.locks[index as usize];
-        lock.pbn = pbn;
-        lock.next = std::mem::replace(&mut self.buckets[bucket], index);
         lock.kind = kind;
         lock.holders = 1;
         Ok(lock)
@@ -276,7 +232,7 @@ impl PbnLocks {
     /// Whether a block is locked in any way.
     #[inline]
     pub(super) fn is_locked(&self, pbn: Pbn) -> bool {
-        self.index_of(pbn).is_some()
+        self.by_block.find(pbn.get()).is_some()
     }
 
     /// Whether a block has a read lock.
@@ -296,7 +252,7 @@ impl PbnLocks {
     /// Takes a holder off a lock. With the last the lock is gone; true if a provisional reference
     /// stays behind, which the caller must release.
     pub(super) fn release(&mut self, pbn: Pbn) -> Result<bool, VdoError> {
-        let Some(index) = self.index_of(pbn) else {
+        let Some(index) = self.by_block.find(pbn.get()) else {
             return Err(not_locked(pbn));
         };
         let lock = &mut self.locks[index as usize];
@@ -308,7 +264,7 @@ impl PbnLocks {
         lock.generation = lock.generation.wrapping_add(1);
         lock.budget
             .store(word(lock.generation, 0), Ordering::Relaxed);
-        self.unlink(pbn, index);
+        self.by_block.remove(index);
         self.idle.push(index);
         Ok(provisional)
     }

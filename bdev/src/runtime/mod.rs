@@ -2,10 +2,11 @@
 //!
 //! A zone thread runs cooperative tasks ([`task`]), and their I/O to the base device goes by one table
 //! ([`base`]); many who need a flush share one ([`shared_flush`]). What is under way has a number in a
-//! [`table`], and stands in line on a [`list`]. Block map, depot and journal know no more of a volume than that and the traits in
+//! [`table`], and stands in line on a [`list`] or is found by a key through [`chains`]. Block map, depot and journal know no more of a volume than that and the traits in
 //! [`services`], so that each can be tested alone, on a disk in memory.
 
 pub mod base;
+pub mod chains;
 pub mod list;
 pub mod services;
 pub mod shared_flush;

@@ -1,18 +1,17 @@
 //! Locks on logical blocks: requests for the same block go one after the other, in order of arrival.
 //!
 //! Nothing here takes memory after the start: a slot holds or waits for one block at most, so everything about
-//! its lock lies in a place of its own. The holders of locked blocks hang in short chains, one for each
-//! bucket of a table; those that wait for a block hang behind its holder.
+//! its lock lies in a place of its own. The holder of a block is found by the block; those that wait for it hang
+//! behind its holder.
 //!
 //! ```text
-//!   buckets        holders (by block)
-//!   [ 3 ] -------> slot 3 --------> slot 8
-//!   [ - ]            |
-//!   [ 5 ] -> ...     +-> slot 6 -> slot 1     wait for the block of slot 3
+//!   block -> slot 3 -> slot 6 -> slot 1
+//!            holds     wait for the block of slot 3
 //! ```
 
 use std::cell::RefCell;
 
+use crate::runtime::chains::Chains;
 use crate::types::Lbn;
 
 /// Names a request slot of one zone thread.
@@ -22,13 +21,9 @@ pub struct SlotIndex(pub u32);
 /// Nobody.
 const NONE: u32 = u32::MAX;
 
-/// What one slot has to do with locks.
+/// Who waits behind one slot.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    /// The block it holds or waits for.
-    lbn: u64,
-    /// The next holder in its bucket, if it is a holder.
-    next_holder: u32,
     /// Who waits right behind it.
     next_waiter: u32,
     /// The last who waits, if it is a holder and somebody does.
@@ -37,8 +32,6 @@ struct Place {
 
 impl Place {
     const FREE: Place = Place {
-        lbn: 0,
-        next_holder: NONE,
         next_waiter: NONE,
         last_waiter: NONE,
     };
@@ -46,50 +39,17 @@ impl Place {
 
 #[derive(Debug)]
 struct LockTable {
-    buckets: Box<[u32]>,
+    holders: Chains,
     places: Box<[Place]>,
     held: usize,
 }
 
 impl LockTable {
     #[inline]
-    fn bucket(&self, lbn: Lbn) -> usize {
-        // Neighbours spread out; what decides are the high bits of the product.
-        let mixed = lbn.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        mixed as usize & (self.buckets.len() - 1)
-    }
-
-    #[inline]
     fn place(&mut self, slot: u32) -> &mut Place {
         &mut self.places[slot as usize]
     }
 
-    #[inline]
-    fn holder(&self, lbn: Lbn) -> Option<u32> {
-        let mut at = self.buckets[self.bucket(lbn)];
-        while at != NONE {
-            let place = &self.places[at as usize];
-            if place.lbn == lbn.get() {
-                return Some(at);
-            }
-            at = place.next_holder;
-        }
-        None
-    }
-
-    /// Puts `new` (which may be the slot behind `old` in the chain) where the bucket's chain has `old`.
-    fn replace_holder(&mut self, lbn: Lbn, old: u32, new: u32) {
-        let bucket = self.bucket(lbn);
-        if self.buckets[bucket] == old {
-            self.buckets[bucket] = new;
-            return;
-        }
-        let mut at = self.buckets[bucket];
-        while self.place(at).next_holder != old {
-            at = self.place(at).next_holder;
-        }
-        self.place(at).next_holder = new;
-    }
 }
 
 /// The logical-block locks of one zone thread.
@@ -100,7 +60,7 @@ impl LogicalLocks {
     /// Locks for `slots` request slots.
     pub fn new(slots: usize) -> LogicalLocks {
         LogicalLocks(RefCell::new(LockTable {
-            buckets: vec![NONE; (2 * slots).next_power_of_two()].into(),
+            holders: Chains::new(slots),
             places: vec![Place::FREE; slots].into(),
             held: 0,
         }))
@@ -109,7 +69,7 @@ impl LogicalLocks {
     /// The slot that holds the lock on `lbn`, if any does.
     #[inline]
     pub fn holder(&self, lbn: Lbn) -> Option<SlotIndex> {
-        self.0.borrow().holder(lbn).map(SlotIndex)
+        self.0.borrow().holders.find(lbn.get()).map(SlotIndex)
     }
 
     /// Locks `lbn` for `slot`, and says whether that holds it now; else it waits behind everyone who asked
@@ -117,16 +77,11 @@ impl LogicalLocks {
     #[inline]
     pub fn lock(&self, lbn: Lbn, slot: SlotIndex) -> bool {
         let table = &mut *self.0.borrow_mut();
-        let holder = table.holder(lbn);
-        *table.place(slot.0) = Place {
-            lbn: lbn.get(),
-            ..Place::FREE
-        };
+        let holder = table.holders.find(lbn.get());
+        *table.place(slot.0) = Place::FREE;
         match holder {
             None => {
-                let bucket = table.bucket(lbn);
-                table.place(slot.0).next_holder = table.buckets[bucket];
-                table.buckets[bucket] = slot.0;
+                table.holders.insert(lbn.get(), slot.0);
                 table.held += 1;
                 true
             }
@@ -150,25 +105,21 @@ impl LogicalLocks {
     pub fn unlock(&self, lbn: Lbn, slot: SlotIndex) -> Option<SlotIndex> {
         let table = &mut *self.0.borrow_mut();
         assert_eq!(
-            table.holder(lbn),
+            table.holders.find(lbn.get()),
             Some(slot.0),
             "a logical lock is released by its holder"
         );
         let Place {
-            next_holder,
             next_waiter,
             last_waiter,
-            ..
         } = *table.place(slot.0);
         if next_waiter == NONE {
-            table.replace_holder(lbn, slot.0, next_holder);
+            table.holders.remove(slot.0);
             table.held -= 1;
             return None;
         }
-        table.replace_holder(lbn, slot.0, next_waiter);
-        let heir = table.place(next_waiter);
-        heir.next_holder = next_holder;
-        heir.last_waiter = match last_waiter == next_waiter {
+        table.holders.replace(slot.0, next_waiter);
+        table.place(next_waiter).last_waiter = match last_waiter == next_waiter {
             true => NONE,
             false => last_waiter,
         };
