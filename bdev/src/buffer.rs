@@ -74,6 +74,20 @@ impl Buffer {
         self.blocks
     }
 
+    /// The first block.
+    #[inline]
+    pub fn first_block(&self) -> &[u8; BLOCK_SIZE] {
+        self.first_chunk()
+            .expect("a buffer holds at least one block")
+    }
+
+    /// The first block, to be changed.
+    #[inline]
+    pub fn first_block_mut(&mut self) -> &mut [u8; BLOCK_SIZE] {
+        self.first_chunk_mut()
+            .expect("a buffer holds at least one block")
+    }
+
     /// The address the device is given.
     pub fn as_ptr(&self) -> NonNull<u8> {
         self.memory

@@ -19,19 +19,8 @@ use super::core::MapCore;
 use super::state::PageCopy;
 use crate::buffer::Buffer;
 use crate::error::VdoError;
-use crate::format::Block;
 use crate::format::block_map_page::BlockMapPageMut;
 use crate::runtime::base::IoClass;
-
-fn block(buffer: &Buffer) -> &Block {
-    buffer.first_chunk().expect("a page buffer is one block")
-}
-
-fn block_mut(buffer: &mut Buffer) -> &mut Block {
-    buffer
-        .first_chunk_mut()
-        .expect("a page buffer is one block")
-}
 
 fn class(is_leaf: bool) -> IoClass {
     if is_leaf {
@@ -51,9 +40,9 @@ pub(super) async fn read_pages(zone: Rc<MapCore>, mut buffer: Buffer) {
         };
         let result;
         (buffer, result) = zone.base.read(class(is_leaf), pbn, buffer, 1).await;
-        let result = result.and_then(|()| zone.state.borrow().check(block(&buffer), pbn));
+        let result = result.and_then(|()| zone.state.borrow().check(buffer.first_block(), pbn));
         match result {
-            Ok(()) => zone.state.borrow_mut().read_done(id, block(&buffer)),
+            Ok(()) => zone.state.borrow_mut().read_done(id, buffer.first_block()),
             Err(error) => {
                 zone.enter_read_only(&error);
                 zone.state.borrow_mut().read_failed(id, &error);
@@ -67,7 +56,7 @@ pub(super) async fn read_pages(zone: Rc<MapCore>, mut buffer: Buffer) {
 pub(super) async fn write_pages(zone: Rc<MapCore>, mut buffer: Buffer) {
     loop {
         zone.notice_read_only();
-        let next = zone.state.borrow_mut().next_write(block_mut(&mut buffer));
+        let next = zone.state.borrow_mut().next_write(buffer.first_block_mut());
         let Some(copy) = next else {
             zone.settle();
             zone.write_work.wait().await;
@@ -102,7 +91,7 @@ async fn write_page(
         let result;
         (buffer, result) = zone.base.write(class, copy.pbn, buffer, 1, false).await;
         let done = result.is_err() || !copy.first || {
-            BlockMapPageMut::new(block_mut(&mut buffer)).set_initialized(true)
+            BlockMapPageMut::new(buffer.first_block_mut()).set_initialized(true)
         };
         if done {
             return (buffer, result);

@@ -7,7 +7,6 @@
 //! counters are written (*scrubbed*) before the slab is used.
 
 use super::slab::Slab;
-use super::slab::first_block;
 use super::state::{Core, DepotPhase, DepotState};
 use super::summary::Summary;
 use super::zone::{DepotGeometry, PhysicalZone};
@@ -125,7 +124,7 @@ impl PhysicalZone {
             .read(self.journal_block(local, last), buffer, 1)
             .await?;
         // A slab that was opened but got no entry has counters on disk, and no journal yet.
-        if let Ok(header) = SlabJournalHeader::decode(first_block(&mut buffer))
+        if let Ok(header) = SlabJournalHeader::decode(buffer.first_block_mut())
             && header.nonce == self.geometry.nonce
         {
             self.with(|state| {
@@ -180,7 +179,7 @@ impl PhysicalZone {
                 .read(self.journal_block(local, sequence), buffer, 1)
                 .await?;
             let nonce = self.geometry.nonce;
-            let block = first_block(&mut buffer);
+            let block = buffer.first_block_mut();
             self.with(|state| {
                 let slab = &mut state.slabs[local as usize];
                 let header = SlabJournalHeader::decode(block)

@@ -20,7 +20,6 @@ use super::summary::SummaryWaiter;
 use super::work::{Job, Need};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
-use crate::format::Block;
 use crate::format::slab::SlabGeometry;
 use crate::format::slab_summary::SlabSummaryEntry;
 use crate::types::{JournalPoint, Pbn, SequenceNumber, SlabNumber};
@@ -35,13 +34,6 @@ pub struct ReferenceChange {
     /// The recovery-journal entry that made the change durable. The caller's hold on that journal block
     /// must last until the change is made.
     pub point: JournalPoint,
-}
-
-/// The first block of an I/O buffer, as the format wants it.
-pub(super) fn first_block(buffer: &mut Buffer) -> &mut Block {
-    buffer
-        .first_chunk_mut()
-        .expect("a buffer holds at least one block")
 }
 
 /// One slab of this zone.
@@ -269,7 +261,7 @@ impl Slab {
 
     /// Packs a reference block into a buffer and sends it off.
     pub(super) fn pack_reference_block(&mut self, core: &mut Core, block: u32, mut buffer: Buffer) {
-        self.counts.pack(block, first_block(&mut buffer));
+        self.counts.pack(block, buffer.first_block_mut());
         core.work.push(Job::ReferenceBlock {
             slab: self.local,
             block,
@@ -292,7 +284,7 @@ impl Slab {
 
     /// Packs the tail block into a buffer and sends it off; the next block begins.
     pub(super) fn pack_tail(&mut self, core: &mut Core, mut buffer: Buffer) {
-        let (sequence, unused) = self.journal.commit_tail(first_block(&mut buffer));
+        let (sequence, unused) = self.journal.commit_tail(buffer.first_block_mut());
         self.drop_locks(core, sequence, unused);
         core.work.push(Job::JournalBlock {
             slab: self.local,

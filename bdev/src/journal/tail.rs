@@ -133,7 +133,7 @@ impl TailBlock {
 
 fn bytes(buffer: &mut Option<Buffer>) -> &mut Block {
     let buffer = buffer.as_mut().expect("a block at rest has its buffer");
-    buffer.first_chunk_mut().expect("a buffer is a whole block")
+    buffer.first_block_mut()
 }
 
 /// All blocks in memory.

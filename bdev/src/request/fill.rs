@@ -19,12 +19,8 @@ impl<R: HostRequest> Requests<R> {
         self.copy_in(slot, None);
     }
 
-    /// The old block has been read.
-    pub(super) fn merge_into(&mut self, slot: SlotIndex, old: &[u8]) {
-        self.copy_in(slot, Some(old));
-    }
-
-    fn copy_in(&mut self, slot: SlotIndex, old: Option<&[u8]>) {
+    /// Copies the caller's bytes in, over the `old` block if they are only a part.
+    pub(super) fn copy_in(&mut self, slot: SlotIndex, old: Option<&[u8]>) {
         let vio = &mut self.records[slot.0 as usize];
         let (range, start, kind) = (vio.range(), vio.start, vio.kind);
         let caller = vio.caller.take();

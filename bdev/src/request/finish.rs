@@ -4,6 +4,7 @@ use super::record::Stage;
 use super::{Outcome, Requests};
 use crate::error::VdoError;
 use crate::seam::HostRequest;
+use crate::zone::events::Event;
 use crate::zone::logical_locks::SlotIndex;
 
 impl<R: HostRequest> Requests<R> {
@@ -22,9 +23,7 @@ impl<R: HostRequest> Requests<R> {
         let generation = vio.generation.take();
         let known_to_hash_zone = vio.placed.is_some();
         if let Some(next) = self.zone.locks.unlock(lbn, slot) {
-            self.zone
-                .events
-                .put(next, crate::zone::events::Event::Locked);
+            self.zone.events.put(next, Event::Locked);
         }
         if let Some(generation) = generation {
             self.zone.generations.leave(generation);

@@ -29,7 +29,7 @@ impl<R: HostRequest> Requests<R> {
             let mut blocks = [&NOTHING; GROUP];
             for (block, slot) in blocks.iter_mut().zip(group) {
                 let data = &self.records[slot.0 as usize].data;
-                *block = data.first_chunk().expect("a write's buffer is one block");
+                *block = data.first_block();
             }
             let mut names = [RecordName::default(); GROUP];
             hash_blocks(&blocks[..group.len()], &mut names[..group.len()]);

@@ -85,7 +85,7 @@ impl<R: HostRequest> Requests<R> {
 
     fn merge(&mut self, slot: SlotIndex, old: Outcome<&[u8]>) {
         match old {
-            Ok(old) => self.merge_into(slot, old),
+            Ok(old) => self.copy_in(slot, Some(old)),
             Err(error) => self.finish(slot, Err(error)),
         }
     }

@@ -22,7 +22,7 @@ fn unpack_fragment(block: &mut Buffer, mapping: Mapping) -> Result<(), VdoError>
         pbn: mapping.pbn,
         why,
     };
-    let packed = block.first_chunk().expect("a block was read");
+    let packed = block.first_block();
     let range = fragment(packed, mapping.state).map_err(|error| bad(error.to_string()))?;
     let mut data = [0; BLOCK_SIZE];
     match lz4_flex::block::decompress_into(&packed[range], &mut data) {

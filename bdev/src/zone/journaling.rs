@@ -24,6 +24,7 @@ use super::events::Event;
 use super::logical_locks::SlotIndex;
 use super::message::{Note, Reply};
 use super::owner::Zone;
+use super::post::wrong_reply;
 use crate::depot::{ReferenceChange, ReferenceOperation};
 use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
@@ -92,6 +93,13 @@ impl From<JournalPoint> for Order {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Watermark(AtomicU64);
+
+impl Watermark {
+    #[inline]
+    fn read(&self) -> Order {
+        Order(self.0.load(Ordering::Acquire))
+    }
+}
 
 /// One who waits until an entry is counted.
 #[derive(Debug)]
@@ -174,7 +182,7 @@ impl Zone {
         self.journal_entry(Journaler::Task(token), entry);
         match self.post.reply_to(token).await {
             Reply::Counted(result) => result.map_err(|error| *error),
-            reply => Err(super::post::wrong_reply("Journal", &reply)),
+            reply => Err(wrong_reply("Journal", &reply)),
         }
     }
 
@@ -318,21 +326,30 @@ impl Zone {
 
     fn next_counted(&self) -> Option<Awaiting> {
         let mut awaiting = self.journaling.awaiting.borrow_mut();
-        let first = awaiting.front()?;
-        let order = Order::from(first.point);
-        let mut counters = first.counters;
+        let known = |zone: usize| self.journaling.known[zone].get();
+        match self.is_counted(awaiting.front()?, known) {
+            true => awaiting.pop_front(),
+            false => None,
+        }
+    }
+
+    /// Whether all who count for `awaiting` have come past its entry: this thread, and `others` by number.
+    #[inline]
+    fn is_counted(&self, awaiting: &Awaiting, others: impl Fn(usize) -> Order) -> bool {
+        let order = Order::from(awaiting.point);
+        let mut counters = awaiting.counters;
         while counters != 0 {
             let zone = counters.trailing_zeros() as usize;
             counters &= counters - 1;
             let counted = match zone == self.index.index() {
                 true => self.journaling.counted(),
-                false => self.journaling.known[zone].get(),
+                false => others(zone),
             };
             if counted < order {
-                return None;
+                return false;
             }
         }
-        awaiting.pop_front()
+        true
     }
 
     fn entry_done(&self, who: Journaler, result: Result<JournalPoint, Box<VdoError>>) {
@@ -348,7 +365,7 @@ impl Zone {
             return;
         }
         for (known, watermark) in self.journaling.known.iter().zip(&self.shared.watermarks) {
-            known.set(Order(watermark.0.load(Ordering::Acquire)));
+            known.set(watermark.read());
         }
     }
 
@@ -371,17 +388,11 @@ impl Zone {
 
     /// Whether someone waits here for what has been counted elsewhere.
     pub(crate) fn awaits_what_is_counted(&self) -> bool {
-        let first = match self.journaling.awaiting.borrow().front() {
-            Some(first) => (Order::from(first.point), first.counters),
-            None => return false,
-        };
-        let (order, counters) = first;
-        (0..usize::from(self.shared.zones))
-            .filter(|zone| counters & 1 << zone != 0)
-            .all(|zone| match zone == self.index.index() {
-                true => self.journaling.counted() >= order,
-                false => self.shared.watermarks[zone].0.load(Ordering::Acquire) >= order.0,
-            })
+        let awaiting = self.journaling.awaiting.borrow();
+        let published = |zone: usize| self.shared.watermarks[zone].read();
+        awaiting
+            .front()
+            .is_some_and(|first| self.is_counted(first, published))
     }
 }
 

@@ -8,7 +8,6 @@ use crate::format;
 use crate::format::components::VolumeState;
 use crate::runtime::base::{BaseDevice, IoClass};
 use crate::runtime::task::WaitList;
-use crate::types::BLOCK_SIZE;
 
 /// The super block, and the buffer it is written from. One write at a time.
 pub(crate) struct SuperBlockKeeper {
@@ -53,9 +52,7 @@ impl SuperBlockKeeper {
             let mut volume = self.volume.borrow_mut();
             change(&mut volume);
             volume.super_block.volume.state = state;
-            let block: &mut [u8; BLOCK_SIZE] =
-                buffer.first_chunk_mut().expect("the buffer is one block");
-            volume.super_block.encode(block);
+            volume.super_block.encode(buffer.first_block_mut());
             volume.layout.super_block
         };
         let mut result = base.flush(IoClass::Metadata).await;

@@ -1,5 +1,6 @@
 //! What the engine complains of in its log while a seed runs: errors it survives, but which should never be.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::sync::Once;
 
@@ -33,6 +34,17 @@ pub fn listen() {
             log::set_max_level(LevelFilter::Error);
         }
     });
+}
+
+/// What a run that panicked has to say: the panic's words, and the errors logged on this thread.
+pub fn of_panic(panic: &(dyn Any + Send)) -> String {
+    let what = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words");
+    let log = take().join("\n  ");
+    format!("{what}\nthe log said:\n  {log}")
 }
 
 /// The errors logged on this thread since the last call.

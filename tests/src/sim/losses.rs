@@ -70,16 +70,9 @@ pub fn lose_power(seed: u64, losses: u64) -> Result<Survival, String> {
     match catch_unwind(AssertUnwindSafe(|| lives.run(losses))) {
         Ok(()) => Ok(lives.survival),
         Err(panic) => {
-            let what = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("a panic without words");
-            let log = complaints::take().join("\n  ");
+            let said = complaints::of_panic(&*panic);
             let so_far = lives.survival;
-            Err(format!(
-                "{what}\nthe log said:\n  {log}\nso far: {so_far:?}\nprofile: {shown:#?}"
-            ))
+            Err(format!("{said}\nso far: {so_far:?}\nprofile: {shown:#?}"))
         }
     }
 }

@@ -48,17 +48,10 @@ pub fn run_seed_and(seed: u64, look: impl Fn(&SimDisk)) -> Result<Outcome, Strin
     let shown = profile.clone();
     match catch_unwind(AssertUnwindSafe(|| live(&profile, random, &look))) {
         Ok(outcome) => Ok(outcome),
-        Err(panic) => {
-            let what = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("a panic without words");
-            let log = complaints::take().join("\n  ");
-            Err(format!(
-                "{what}\nthe log said:\n  {log}\nprofile: {shown:#?}"
-            ))
-        }
+        Err(panic) => Err(format!(
+            "{}\nprofile: {shown:#?}",
+            complaints::of_panic(&*panic)
+        )),
     }
 }
 

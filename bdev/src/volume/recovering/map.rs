@@ -1,7 +1,7 @@
 //! Putting what the recovery journal holds into the block map on disk.
 
 use super::Obstacle;
-use super::medium::{Medium, STRIDE, block_mut, blocks_of};
+use super::medium::{Medium, STRIDE, blocks_of};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::block_map_page::BlockMapPageMut;
@@ -94,7 +94,7 @@ async fn change(
 ) -> Result<Changed, Obstacle> {
     let pbn = changes.pbn();
     let (mut buffer, read) = medium.try_read(pbn.get(), buffer, 1).await;
-    let block = block_mut(&mut buffer);
+    let block = buffer.first_block_mut();
     let (page, misplaced) = match (&read, lenient) {
         (Ok(()), false) => (changes.apply(block, nonce)?, false),
         (Ok(()), true) => changes.apply_anyway(block, nonce),
@@ -122,7 +122,7 @@ pub(super) async fn mark_written(
     }
     medium.flush().await?;
     let writes = pages.into_iter().map(|(pbn, mut buffer)| {
-        BlockMapPageMut::new(block_mut(&mut buffer)).set_initialized(true);
+        BlockMapPageMut::new(buffer.first_block_mut()).set_initialized(true);
         medium.write(pbn.get(), buffer, 1)
     });
     medium.all(writes.collect()).await.into_iter().collect()

@@ -29,13 +29,6 @@ pub(super) fn blocks_of(buffer: &Buffer) -> &[Block] {
     buffer.as_chunks::<BLOCK_SIZE>().0
 }
 
-/// The first block of a buffer.
-pub(super) fn block_mut(buffer: &mut Buffer) -> &mut Block {
-    buffer
-        .first_chunk_mut()
-        .expect("a buffer holds at least one block")
-}
-
 /// A device, and how much memory may be used with it.
 pub(super) struct Medium {
     base: Rc<BaseDevice>,
@@ -136,7 +129,7 @@ impl Medium {
         let what = "the super block";
         let buffer = Buffer::new(&self.memory, 1);
         let mut buffer = buffer.ok_or(VolumeError::NoMemory { what })?;
-        volume.super_block.encode(block_mut(&mut buffer));
+        volume.super_block.encode(buffer.first_block_mut());
         self.flush().await?;
         let pbn = volume.layout.super_block;
         let class = IoClass::Metadata;

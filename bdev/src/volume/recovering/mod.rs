@@ -92,11 +92,13 @@ pub(super) async fn bring_back(
 ) -> Result<(), VolumeError> {
     let medium = Medium::new(base, scheduler, memory, volume, cache_blocks)?;
     let state = volume.super_block.volume.state;
-    let done = match state {
-        VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade => {
-            rebuild::rebuild(&medium, volume).await
-        }
-        _ => recover(&medium, volume).await,
+    let rebuilds = matches!(
+        state,
+        VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade
+    );
+    let done = match rebuilds {
+        true => rebuild::rebuild(&medium, volume).await,
+        false => recover(&medium, volume).await,
     };
     let refusal = match done {
         Ok(()) => return Ok(()),
@@ -106,10 +108,7 @@ pub(super) async fn bring_back(
     if !refusal.is_damage() {
         return Err(VolumeError::NotRecovered { refusal });
     }
-    if !matches!(
-        state,
-        VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade
-    ) {
+    if !rebuilds {
         volume.super_block.volume.state = VolumeState::ReadOnly;
         medium.save_super_block(volume).await?;
     }

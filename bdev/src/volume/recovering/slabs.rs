@@ -2,7 +2,7 @@
 
 use super::Obstacle;
 use super::map::numbered;
-use super::medium::{Medium, STRIDE, block_mut, blocks_of};
+use super::medium::{Medium, STRIDE, blocks_of};
 use crate::buffer::Buffer;
 use crate::depot::combine_summaries;
 use crate::error::VdoError;
@@ -93,7 +93,7 @@ impl<'a> Writes<'a> {
         let Some(mut buffer) = self.free.pop() else {
             return Err(VdoError::Inconsistent("no buffer came back".into()));
         };
-        let pbn = pack(block_mut(&mut buffer));
+        let pbn = pack(buffer.first_block_mut());
         self.waiting.push((pbn, buffer));
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Depot {
         };
         let at = self.journal_block(slab, place);
         let mut buffer = medium.read(at, buffer, 1).await?;
-        let end = journal_end(slab, entry, &config, self.nonce, block_mut(&mut buffer))?;
+        let end = journal_end(slab, entry, &config, self.nonce, buffer.first_block_mut())?;
         Ok((end, buffer))
     }
 

@@ -2,7 +2,7 @@
 
 use super::Obstacle;
 use super::map::mark_written;
-use super::medium::{Medium, block_mut};
+use super::medium::Medium;
 use crate::buffer::Buffer;
 use crate::format::block_map_page::{BlockMapPage, BlockMapPageMut, PageValidity};
 use crate::format::tree::{ENTRIES_PER_PAGE, TREE_HEIGHT, TreeGeometry, TreePage};
@@ -99,11 +99,12 @@ impl<'a> Walk<'a> {
                 };
                 if page.height == 1 {
                     if visitor.wants_leaves() {
-                        let (page, leaves) = (*page, named(&self.tree, *page, block_mut(buffer)));
+                        let (page, leaves) =
+                            (*page, named(&self.tree, *page, buffer.first_block_mut()));
                         self.show_leaves(page, &leaves, visitor).await?;
                     }
                 } else {
-                    let view = BlockMapPage::new(block_mut(buffer));
+                    let view = BlockMapPage::new(buffer.first_block_mut());
                     let found = (*slot..ENTRIES_PER_PAGE as u16).find(|&slot| {
                         view.get(slot).state.is_mapped() && has_child(&self.tree, *page, slot)
                     });
@@ -127,7 +128,7 @@ impl<'a> Walk<'a> {
         visitor: &mut dyn Visitor,
     ) -> Result<Buffer, Obstacle> {
         let mut fetched = self.fetch(pbn, buffer, visitor).await?;
-        let changed = visitor.interior(page, block_mut(&mut fetched.buffer));
+        let changed = visitor.interior(page, fetched.buffer.first_block_mut());
         let pbn = fetched.pbn.get();
         match fetched.state {
             PageState::Lost => {
@@ -157,7 +158,7 @@ impl<'a> Walk<'a> {
                 let mut fetched = self.check(*pbn, read, visitor)?;
                 let page = child(parent, *slot);
                 let change = match fetched.state {
-                    PageState::Good => visitor.leaf(page, block_mut(&mut fetched.buffer)),
+                    PageState::Good => visitor.leaf(page, fetched.buffer.first_block_mut()),
                     PageState::Empty | PageState::Lost => false,
                 };
                 match fetched.state {
@@ -204,7 +205,7 @@ impl<'a> Walk<'a> {
         (mut buffer, read): (Buffer, Result<(), crate::error::VdoError>),
         visitor: &mut dyn Visitor,
     ) -> Result<Fetched, Obstacle> {
-        let block = block_mut(&mut buffer);
+        let block = buffer.first_block_mut();
         let state = match (read, BlockMapPage::new(block).validity(self.nonce, pbn)) {
             (Ok(()), PageValidity::Valid) => PageState::Good,
             (Ok(()), PageValidity::Unwritten) => PageState::Empty,

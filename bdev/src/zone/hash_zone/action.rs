@@ -9,14 +9,15 @@ use super::super::events::{Placed, Verdict};
 use super::super::fragments;
 use super::super::message::MemberCall;
 use super::super::owner::Zone;
-use super::member::{Waits, key_of};
-use super::{HashZone, lock_answer, written_at};
+use super::member::{Member, Waits, key_of};
+use super::HashZone;
 use crate::buffer::Buffer;
-use crate::dedupe::{Action, Answer, RequestId};
+use crate::dedupe::{Action, Answer, ReadLock, RequestId, WrittenAt};
 use crate::depot::{DuplicateLock, IncrementBudget};
 use crate::error::VdoError;
 use crate::hash::blocks_equal;
 use crate::runtime::base::{IoEnd, IoOwner};
+use crate::runtime::table::Table;
 use crate::types::{Mapping, MappingState, Pbn};
 
 impl HashZone {
@@ -237,4 +238,29 @@ impl HashZone {
         drop(member);
         zone.tell(from, last_word);
     }
+}
+
+/// What a physical zone says of a duplicate's block, as the machine's answer.
+fn lock_answer(locks: &mut Table<IncrementBudget>, lock: DuplicateLock) -> Answer {
+    match lock {
+        DuplicateLock::Locked(budget) => Answer::Locked(hold(locks, budget)),
+        DuplicateLock::WriteLocked | DuplicateLock::NoIncrements => Answer::NotLocked,
+    }
+}
+
+/// Where the machine finds what a member wrote.
+fn written_at(
+    locks: &mut Table<IncrementBudget>,
+    member: &mut Member,
+    budget: IncrementBudget,
+) -> Option<Answer> {
+    let pbn = member.allocation?;
+    let lock = hold(locks, budget);
+    member.own_lock = Some(lock);
+    Some(Answer::Written(WrittenAt::Allocation(pbn, lock)))
+}
+
+/// Keeps a lock on a physical block, and says by which number the machine knows it.
+fn hold(locks: &mut Table<IncrementBudget>, budget: IncrementBudget) -> ReadLock {
+    ReadLock(u64::from(locks.insert(budget).number()))
 }

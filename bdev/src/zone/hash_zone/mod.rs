@@ -26,8 +26,10 @@ use super::message::{Entrant, MemberCall, MemberReply, RequestAddress};
 use super::owner::Zone;
 use crate::buffer::Buffer;
 use crate::dedupe::contexts::{ContextTally, Contexts};
-use crate::dedupe::{Action, Answer, HashZoneMachine, LockReport, ReadLock, RequestId, WrittenAt};
-use crate::depot::{DuplicateLock, IncrementBudget, WriteKind};
+use crate::dedupe::{
+    Action, Answer, HashZoneMachine, LockReport, RequestId, TransitionCounts,
+};
+use crate::depot::{IncrementBudget, WriteKind};
 use crate::error::VdoError;
 use crate::index::{AnswerMode, DedupeIndex, IndexError, IndexVerb, MemoryIndex};
 use crate::runtime::base::IoEnd;
@@ -35,7 +37,7 @@ use crate::runtime::table::Table;
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::seam::Nanos;
 use crate::stats::ZoneStatistics;
-use crate::types::{Pbn, RecordName};
+use crate::types::{Pbn, RecordName, ZoneIndex};
 
 struct HashState {
     machine: HashZoneMachine,
@@ -145,7 +147,7 @@ impl HashZone {
             Err(VdoError::NoSpace) if asked < zone.shared.zones => {
                 self.set(id, Waits::Allocation { name, asked });
                 let next = (zone.index.get() + asked) % zone.shared.zones;
-                zone.call_for_member(crate::types::ZoneIndex(next), id, MemberCall::Allocate);
+                zone.call_for_member(ZoneIndex(next), id, MemberCall::Allocate);
             }
             Ok(pbn) => {
                 let from = self.with(id, |member| {
@@ -330,7 +332,7 @@ impl HashZone {
     }
 
     /// How often each step of the table was taken.
-    pub fn transitions(&self) -> crate::dedupe::TransitionCounts {
+    pub fn transitions(&self) -> TransitionCounts {
         self.state.borrow().machine.transitions().clone()
     }
 
@@ -348,29 +350,4 @@ impl HashZone {
     pub fn context_tally(&self) -> ContextTally {
         self.state.borrow().contexts.tally()
     }
-}
-
-/// What a physical zone says of a duplicate's block, as the machine's answer.
-fn lock_answer(locks: &mut Table<IncrementBudget>, lock: DuplicateLock) -> Answer {
-    match lock {
-        DuplicateLock::Locked(budget) => Answer::Locked(hold(locks, budget)),
-        DuplicateLock::WriteLocked | DuplicateLock::NoIncrements => Answer::NotLocked,
-    }
-}
-
-/// Where the machine finds what a member wrote.
-fn written_at(
-    locks: &mut Table<IncrementBudget>,
-    member: &mut Member,
-    budget: IncrementBudget,
-) -> Option<Answer> {
-    let pbn = member.allocation?;
-    let lock = hold(locks, budget);
-    member.own_lock = Some(lock);
-    Some(Answer::Written(WrittenAt::Allocation(pbn, lock)))
-}
-
-/// Keeps a lock on a physical block, and says by which number the machine knows it.
-fn hold(locks: &mut Table<IncrementBudget>, budget: IncrementBudget) -> ReadLock {
-    ReadLock(u64::from(locks.insert(budget).number()))
 }
