@@ -1,7 +1,7 @@
 //! One client of an export, from its first byte to its last: a poller on one reactor.
 //!
-//! It shakes hands [`Negotiation`], then opens its own channel to the bdev and serves requests
-//! ([`Transmission`]) until the client leaves or the export closes. Its socket never blocks; while there
+//! It shakes hands [`Negotiation`] for as long as its [`Place`] lets it, then takes a place to be served at, opens
+//! its own channel to the bdev and serves requests ([`Transmission`]) until the client leaves or the export closes. Its socket never blocks; while there
 //! is nothing to do the reactor may sleep and is woken by the socket or the bdev.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,13 +10,15 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use vdo::buffer::HeapMemory;
+use vdo::seam::Nanos;
 
 use super::export::{Member, Shared};
 use super::negotiation::{Negotiation, Progress};
+use super::places::Place;
 use super::pool::Pool;
 use super::transmission::Transmission;
 use crate::bdev::BufferChannel;
-use crate::reactor::{Activity, Poller, ReactorCtx, ReactorHandle, Watched};
+use crate::reactor::{Activity, Poller, ReactorCtx, ReactorHandle, Watched, poll_by};
 
 /// Bytes of a handshake that are read ahead.
 const HANDSHAKE_INPUT: usize = 16 * 1024;
@@ -33,6 +35,8 @@ enum Phase {
         input: Vec<u8>,
         output: Vec<u8>,
         over: bool,
+        /// When it began.
+        began: Nanos,
     },
     Transmission(Box<Transmission>),
 }
@@ -42,6 +46,8 @@ pub(super) struct Connection {
     phase: Phase,
     socket: Watched<UnixStream>,
     shared: Arc<Shared>,
+    /// Where it shakes hands, then where it is served.
+    place: Place,
     /// Dropped last: only then does the export count the client out.
     _member: Member,
 }
@@ -50,8 +56,9 @@ impl Connection {
     /// Greets the client of `socket`, which must not block, on the reactor it will live on.
     pub(super) fn new(
         socket: UnixStream,
+        place: Place,
         member: Member,
-        reactor: &ReactorHandle,
+        reactor: &ReactorCtx,
     ) -> io::Result<Connection> {
         widen(&socket);
         let mut output = Vec::new();
@@ -62,20 +69,23 @@ impl Connection {
                 input: Vec::new(),
                 output,
                 over: false,
+                began: reactor.now(),
             },
-            socket: reactor.watch(socket)?,
+            socket: reactor.handle().watch(socket)?,
             shared: Arc::clone(member.shared()),
+            place,
             _member: member,
         })
     }
 
     /// Goes on with the handshake; says whether anything moved, or that it is over.
-    fn shake_hands(&mut self, reactor: &ReactorHandle) -> Activity {
+    fn shake_hands(&mut self, reactor: &ReactorCtx) -> Activity {
         let Phase::Handshake {
             negotiation,
             input,
             output,
             over,
+            began,
         } = &mut self.phase
         else {
             return Activity::Idle;
@@ -91,7 +101,15 @@ impl Connection {
                 Ok(0) => return Activity::Finished,
                 Ok(_) => {
                     busy = true;
-                    let (taken, progress) = negotiation.step(input, self.shared.info(), output);
+                    let mut room = || match self.shared.places().be_served() {
+                        Some(taken) => {
+                            self.place = taken;
+                            true
+                        }
+                        None => false,
+                    };
+                    let (taken, progress) =
+                        negotiation.step(input, self.shared.info(), &mut room, output);
                     input.drain(..taken);
                     match progress {
                         Progress::Going => {}
@@ -126,7 +144,7 @@ impl Connection {
         }
         if let Some(structured) = ready {
             let early = std::mem::take(input);
-            return match self.open(reactor, structured, &early) {
+            return match self.open(reactor.handle(), structured, &early) {
                 Some(transmission) => {
                     self.phase = Phase::Transmission(Box::new(transmission));
                     Activity::Busy
@@ -134,6 +152,12 @@ impl Connection {
                 None => Activity::Finished,
             };
         }
+        let deadline = self.shared.places().deadline(*began);
+        if reactor.now() >= deadline {
+            self.shared.places().was_slow();
+            return Activity::Finished;
+        }
+        poll_by(deadline);
         busy.into()
     }
 
@@ -168,7 +192,7 @@ impl Poller for Connection {
             if closing {
                 return Activity::Finished;
             }
-            return self.shake_hands(reactor.handle());
+            return self.shake_hands(reactor);
         };
         if closing {
             transmission.end();

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,17 +15,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use thiserror::Error;
+use vdo::seam::Nanos;
 use vdo_rpc::RpcError;
 
 use super::connection::Connection;
 use super::negotiation::ExportInfo;
+use super::places::{Limits, Place, Places};
 use super::protocol::transmission;
 use crate::bdev::{BdevDesc, BdevError, BdevInfo, Channel, IoKind, OpenOptions, Registry};
 use crate::reactor::{Activity, ReactorCtx, ReactorHandle, Reactors, Watched};
 use crate::rpc::{LockedListener, SocketError};
-
-/// Clients of one export at most; more wait to be accepted.
-const MOST_CLIENTS: usize = 128;
 
 /// How long stopping an export waits for I/O under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,6 +42,7 @@ pub(super) struct Shared {
     closing: AtomicBool,
     reactors: Vec<ReactorHandle>,
     next_reactor: AtomicUsize,
+    places: Arc<Places>,
     /// The listener and the clients there are.
     members: Mutex<usize>,
     member_left: Condvar,
@@ -51,6 +52,11 @@ impl Shared {
     /// What the export says of itself.
     pub(super) fn info(&self) -> &ExportInfo {
         &self.info
+    }
+
+    /// The places for its clients.
+    pub(super) fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     /// Whether everybody is to leave.
@@ -72,6 +78,10 @@ impl Shared {
     fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         drop(lock(&self.desc).take());
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         for reactor in &self.reactors {
             reactor.waker().wake();
         }
@@ -106,10 +116,6 @@ impl Drop for Member {
     fn drop(&mut self) {
         *lock(&self.0.members) -= 1;
         self.0.member_left.notify_all();
-        // The listener may be waiting for a place.
-        if let Some(reactor) = self.0.reactors.first() {
-            reactor.waker().wake();
-        }
     }
 }
 
@@ -167,6 +173,7 @@ impl From<NbdError> for RpcError {
 /// All exports of a target, by path.
 #[derive(Default)]
 pub struct NbdExports {
+    limits: Limits,
     exports: Arc<Mutex<Vec<Arc<Shared>>>>,
 }
 
@@ -182,6 +189,15 @@ impl NbdExports {
     /// No exports.
     pub fn new() -> NbdExports {
         NbdExports::default()
+    }
+
+    /// No exports, and other limits for those to come.
+    #[cfg(test)]
+    pub(super) fn with_limits(limits: Limits) -> NbdExports {
+        NbdExports {
+            limits,
+            ..NbdExports::default()
+        }
     }
 
     /// Serves a bdev at a UNIX socket, for the owner only, until it is stopped.
@@ -207,6 +223,7 @@ impl NbdExports {
         }
         let desc = self.open(bdevs, bdev_name, path)?;
         let listener = LockedListener::bind(Path::new(path))?;
+        let reactor = reactors.first();
         let shared = Arc::new(Shared {
             info: export_info(desc.info()),
             path: path.to_owned(),
@@ -214,10 +231,10 @@ impl NbdExports {
             closing: AtomicBool::new(false),
             reactors: reactors.all().to_vec(),
             next_reactor: AtomicUsize::new(0),
+            places: Arc::new(Places::new(self.limits, reactor.clone())),
             members: Mutex::default(),
             member_left: Condvar::new(),
         });
-        let reactor = reactors.first();
         let listener = reactor.watch(listener).map_err(|source| NbdError::Watch {
             path: path.to_owned(),
             source,
@@ -228,7 +245,9 @@ impl NbdExports {
         };
         let name = format!("nbd listener {path}");
         reactor.send(move |reactor| {
-            reactor.add_poller(name, move |_: &mut ReactorCtx| doorman.poll());
+            reactor.add_poller(name, move |reactor: &mut ReactorCtx| {
+                doorman.poll(reactor.now())
+            });
         });
         log::info!("nbd: bdev {bdev_name:?} is served at {path}");
         lock(&self.exports).push(shared);
@@ -341,34 +360,23 @@ struct Doorman {
 }
 
 impl Doorman {
-    fn poll(&mut self) -> Activity {
+    fn poll(&mut self, now: Nanos) -> Activity {
         let shared = self.member.shared();
         if shared.is_closing() {
             return Activity::Finished;
         }
+        shared.places.report(now, &shared.path);
         let mut activity = Activity::Idle;
-        while self.listener.is_readable() && *lock(&shared.members) <= MOST_CLIENTS {
+        let mut full = false;
+        while self.listener.is_readable() {
+            let Some(place) = shared.places.enter() else {
+                full = true;
+                break;
+            };
             match self.listener.io().listener().accept() {
                 Ok((stream, _)) => {
                     activity = Activity::Busy;
-                    if let Err(error) = stream.set_nonblocking(true) {
-                        log::warn!("nbd: cannot use a client's socket: {error}");
-                        continue;
-                    }
-                    let next = shared.next_reactor.fetch_add(1, Ordering::Relaxed);
-                    let reactor = &shared.reactors[next % shared.reactors.len()];
-                    let member = Member::new(shared);
-                    reactor.send(move |reactor| {
-                        let name = format!("nbd client of {}", member.shared().info.name);
-                        match Connection::new(stream, member, reactor.handle()) {
-                            Ok(connection) => {
-                                reactor.add_poller(name, connection);
-                            }
-                            Err(error) => {
-                                log::warn!("nbd: cannot watch a client's socket: {error}")
-                            }
-                        }
-                    });
+                    Doorman::let_in(shared, stream, place);
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => self.listener.clear_readable(),
@@ -381,6 +389,31 @@ impl Doorman {
                 },
             }
         }
+        if shared.places.hurry(full) && full {
+            shared.wake_all();
+        }
         activity
+    }
+
+    /// Gives a client to the next reactor in turn.
+    fn let_in(shared: &Arc<Shared>, stream: UnixStream, place: Place) {
+        if let Err(error) = stream.set_nonblocking(true) {
+            log::warn!("nbd: cannot use a client's socket: {error}");
+            return;
+        }
+        let next = shared.next_reactor.fetch_add(1, Ordering::Relaxed);
+        let reactor = &shared.reactors[next % shared.reactors.len()];
+        let member = Member::new(shared);
+        reactor.send(move |reactor| {
+            let name = format!("nbd client of {}", member.shared().info.name);
+            match Connection::new(stream, place, member, reactor) {
+                Ok(connection) => {
+                    reactor.add_poller(name, connection);
+                }
+                Err(error) => {
+                    log::warn!("nbd: cannot watch a client's socket: {error}")
+                }
+            }
+        });
     }
 }

@@ -3,12 +3,13 @@
 //! The protocol is the NBD project's: fixed newstyle negotiation, simple and structured replies. An
 //! `export` listens and hands each client to a reactor, where the `connection` is a poller: it
 //! shakes hands (`negotiation`) and then serves requests (`transmission`) with memory of its own
-//! `pool`. There is no thread per client and nothing that blocks; `protocol` alone knows the bytes of
-//! the hot path.
+//! `pool`. How many may do either is a matter of `places`. There is no thread per client and nothing
+//! that blocks; `protocol` alone knows the bytes of the hot path.
 
 mod connection;
 mod export;
 mod negotiation;
+mod places;
 mod pool;
 mod protocol;
 mod rpc;

@@ -2,7 +2,8 @@
 //!
 //! A [`Negotiation`] is a machine without a socket: it is fed what has come in and says how much of it
 //! it took, what to send, and whether the client has chosen the export or gone. One socket serves one
-//! export, under the bdev's name and under the empty name.
+//! export, under the bdev's name and under the empty name. Whether there is room for a client it asks at the last
+//! moment, so that clients that only want to know something need none.
 
 use super::protocol::{
     GREETING, OPTION, OPTION_REPLY, handshake, info, option, option_reply, transmission,
@@ -99,16 +100,18 @@ impl Negotiation {
     }
 
     /// Takes what it can of `input`; says how much, and how far it has got. To be called again with
-    /// the rest when more has come.
+    /// the rest when more has come. `room` is asked once, when the client chooses the export, and takes a place for
+    /// it if it answers that there is one.
     pub(super) fn step(
         &mut self,
         input: &[u8],
         export: &ExportInfo,
+        room: &mut dyn FnMut() -> bool,
         out: &mut Vec<u8>,
     ) -> (usize, Progress) {
         let mut taken = 0;
         loop {
-            let (more, progress) = self.one(&input[taken..], export, out);
+            let (more, progress) = self.one(&input[taken..], export, room, out);
             taken += more;
             if progress != Progress::Going {
                 self.state = State::Ended;
@@ -120,7 +123,13 @@ impl Negotiation {
         }
     }
 
-    fn one(&mut self, input: &[u8], export: &ExportInfo, out: &mut Vec<u8>) -> (usize, Progress) {
+    fn one(
+        &mut self,
+        input: &[u8],
+        export: &ExportInfo,
+        room: &mut dyn FnMut() -> bool,
+        out: &mut Vec<u8>,
+    ) -> (usize, Progress) {
         match self.state {
             State::Ended => (0, Progress::Over),
             State::Flags => match u32_at(input, 0) {
@@ -179,7 +188,10 @@ impl Negotiation {
                 }
                 match input.get(HEADER..HEADER + length as usize) {
                     None => (0, Progress::Going),
-                    Some(data) => (HEADER + data.len(), self.option(option, data, export, out)),
+                    Some(data) => (
+                        HEADER + data.len(),
+                        self.option(option, data, export, room, out),
+                    ),
                 }
             }
         }
@@ -190,11 +202,13 @@ impl Negotiation {
         option: u32,
         data: &[u8],
         export: &ExportInfo,
+        room: &mut dyn FnMut() -> bool,
         out: &mut Vec<u8>,
     ) -> Progress {
         match option {
             option::EXPORT_NAME => {
-                if !export.answers_to(data) {
+                // There is no way to say no to this one but by leaving.
+                if !export.answers_to(data) || !room() {
                     return Progress::Over;
                 }
                 out.extend(export.size.to_be_bytes());
@@ -229,7 +243,7 @@ impl Negotiation {
                     b"this option takes no data",
                 );
             }
-            option::INFO | option::GO => return self.go(option, data, export, out),
+            option::INFO | option::GO => return self.go(option, data, export, room, out),
             option::LIST_META_CONTEXT | option::SET_META_CONTEXT => match string_at(data, 0) {
                 Some((name, _)) if !export.answers_to(name) => {
                     reply(
@@ -256,7 +270,14 @@ impl Negotiation {
     }
 
     /// Answers `INFO` and `GO`.
-    fn go(&mut self, option: u32, data: &[u8], export: &ExportInfo, out: &mut Vec<u8>) -> Progress {
+    fn go(
+        &mut self,
+        option: u32,
+        data: &[u8],
+        export: &ExportInfo,
+        room: &mut dyn FnMut() -> bool,
+        out: &mut Vec<u8>,
+    ) -> Progress {
         let Some((name, requests)) = parse_go(data) else {
             reply(out, option, option_reply::INVALID, b"malformed option data");
             return Progress::Going;
@@ -267,6 +288,15 @@ impl Negotiation {
                 option,
                 option_reply::UNKNOWN,
                 b"there is no such export",
+            );
+            return Progress::Going;
+        }
+        if option == option::GO && !room() {
+            reply(
+                out,
+                option,
+                option_reply::POLICY,
+                b"as many clients are served as may be",
             );
             return Progress::Going;
         }
@@ -387,7 +417,12 @@ mod tests {
     fn begun(flags: u32) -> Negotiation {
         let mut negotiation = Negotiation::begin(&mut Vec::new());
         assert_eq!(
-            negotiation.step(&flags.to_be_bytes(), &export(), &mut Vec::new()),
+            negotiation.step(
+                &flags.to_be_bytes(),
+                &export(),
+                &mut || true,
+                &mut Vec::new()
+            ),
             (4, Progress::Going)
         );
         negotiation
@@ -395,7 +430,7 @@ mod tests {
 
     fn run(input: &[u8]) -> (Vec<(u32, u32, Vec<u8>)>, Progress) {
         let mut out = Vec::new();
-        let (taken, progress) = begun(3).step(input, &export(), &mut out);
+        let (taken, progress) = begun(3).step(input, &export(), &mut || true, &mut out);
         assert_eq!(taken, input.len());
         (replies(&out), progress)
     }
@@ -408,9 +443,33 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_there_is_no_room_for_is_told_so_and_may_still_ask() {
+        let mut out = Vec::new();
+        let input = [
+            encode(option::GO, &go_data("vdo0", &[])),
+            encode(option::INFO, &go_data("vdo0", &[])),
+        ];
+        let (_, progress) = begun(3).step(&input.concat(), &export(), &mut || false, &mut out);
+        assert_eq!(progress, Progress::Going);
+        let replies = replies(&out);
+        assert_eq!(replies[0].0, option::GO);
+        assert_eq!(replies[0].1, option_reply::POLICY);
+        assert_eq!(replies[1].0, option::INFO);
+        assert_eq!(replies.last().unwrap().1, option_reply::ACK);
+        let input = encode(option::EXPORT_NAME, b"vdo0");
+        let step = begun(3).step(&input, &export(), &mut || false, &mut Vec::new());
+        assert_eq!(step, (input.len(), Progress::Over));
+    }
+
+    #[test]
     fn unknown_client_flags_end_the_handshake() {
         let mut negotiation = Negotiation::begin(&mut Vec::new());
-        let step = negotiation.step(&7u32.to_be_bytes(), &export(), &mut Vec::new());
+        let step = negotiation.step(
+            &7u32.to_be_bytes(),
+            &export(),
+            &mut || true,
+            &mut Vec::new(),
+        );
         assert_eq!(step, (4, Progress::Over));
     }
 
@@ -454,7 +513,7 @@ mod tests {
         for (flags, length) in [(1, 134), (3, 10)] {
             let mut out = Vec::new();
             let input = encode(option::EXPORT_NAME, b"vdo0");
-            let (_, progress) = begun(flags).step(&input, &export(), &mut out);
+            let (_, progress) = begun(flags).step(&input, &export(), &mut || true, &mut out);
             assert_eq!(progress, Progress::Ready { structured: false });
             assert_eq!(out.len(), length);
             assert_eq!(out[..8], (1u64 << 30).to_be_bytes());
@@ -524,7 +583,7 @@ mod tests {
             ]
             .concat();
             let mut whole = Vec::new();
-            let expected = begun(3).step(&input, &export(), &mut whole);
+            let expected = begun(3).step(&input, &export(), &mut || true, &mut whole);
             prop_assert_eq!(expected, (input.len(), Progress::Ready { structured: true }));
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(input.len())).collect();
             cuts.push(input.len());
@@ -532,7 +591,7 @@ mod tests {
             let (mut negotiation, mut out, mut at) = (begun(3), Vec::new(), 0);
             let mut progress = Progress::Going;
             for cut in cuts {
-                let (taken, now) = negotiation.step(&input[at..cut], &export(), &mut out);
+                let (taken, now) = negotiation.step(&input[at..cut], &export(), &mut || true, &mut out);
                 at += taken;
                 progress = now;
             }
@@ -543,8 +602,8 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(input in prop::collection::vec(any::<u8>(), 0..200), option in 0u32..12) {
             let mut out = Vec::new();
-            begun(3).step(&input, &export(), &mut out);
-            begun(3).step(&encode(option, &input), &export(), &mut out);
+            begun(3).step(&input, &export(), &mut || true, &mut out);
+            begun(3).step(&encode(option, &input), &export(), &mut || true, &mut out);
         }
     }
 }

@@ -43,6 +43,7 @@ pub(super) mod option_reply {
     pub(crate) const INFO: u32 = 3;
     const ERROR: u32 = 1 << 31;
     pub(crate) const UNSUPPORTED: u32 = ERROR | 1;
+    pub(crate) const POLICY: u32 = ERROR | 2;
     pub(crate) const INVALID: u32 = ERROR | 3;
     pub(crate) const UNKNOWN: u32 = ERROR | 6;
     pub(crate) const TOO_BIG: u32 = ERROR | 9;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::NbdExports;
+use super::places::Limits;
 use super::protocol::{REQUEST, STRUCTURED_REPLY, option, transmission};
 use crate::bdev::MallocBdev;
 use crate::reactor::CpuMask;
@@ -565,18 +566,71 @@ fn removing_the_bdev_ends_its_exports() {
     assert_eq!(fixture.exports.list(), []);
 }
 
+/// An export with few places, where a handshake may take half a second, or this long while others wait.
+fn narrow(hurried: Duration) -> Fixture {
+    let limits = Limits {
+        shaking_hands: 4,
+        served: 2,
+        patience: Duration::from_millis(500),
+        hurried,
+    };
+    let mut fixture = Fixture::new(512);
+    fixture.exports.stop_all();
+    fixture.exports = NbdExports::with_limits(limits);
+    fixture.start().unwrap();
+    fixture
+}
+
 #[test]
-fn more_clients_than_places_are_served_when_one_leaves() {
-    let fixture = Fixture::new(512);
-    let mut clients: Vec<Client> = (0..128).map(|_| fixture.connect(false)).collect();
+fn clients_that_never_shake_hands_are_let_go() {
+    let fixture = narrow(Duration::from_secs(60));
+    let begun = Instant::now();
+    let mut silent = fixture.raw();
+    silent.read_exact(&mut [0; 18]).unwrap();
+    // It comes as far as an option, and stops there.
+    silent.write_all(&3u32.to_be_bytes()).unwrap();
+    silent.write_all(b"IHAVE").unwrap();
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    // One that has shaken hands may be as quiet as it likes.
+    let mut client = fixture.connect(true);
+    std::thread::sleep(Duration::from_millis(800));
+    assert!(client.read(0, 512).is_ok());
+}
+
+#[test]
+fn clients_that_never_shake_hands_keep_nobody_out() {
+    let fixture = narrow(Duration::from_millis(20));
+    let silent: Vec<_> = (0..40).map(|_| fixture.raw()).collect();
+    // Ten rounds of four, each hurried: far less than ten times half a second.
+    let begun = Instant::now();
+    let mut client = fixture.connect(true);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{begun:?}");
+    assert!(client.read(0, 512).is_ok());
+    drop(silent);
+}
+
+#[test]
+fn a_client_too_many_is_told_so_until_one_leaves() {
+    let fixture = narrow(Duration::from_secs(60));
+    let mut clients = vec![fixture.connect(false), fixture.connect(true)];
     let mut late = fixture.raw();
-    late.set_read_timeout(Some(Duration::from_millis(200)))
-        .unwrap();
-    assert!(late.read(&mut [0]).is_err(), "nobody greets it yet");
-    clients.pop();
-    late.set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
-    assert!(late.read_exact(&mut [0; 18]).is_ok());
+    late.read_exact(&mut [0; 18]).unwrap();
+    late.write_all(&3u32.to_be_bytes()).unwrap();
+    late.write_all(&opt(option::GO, &[0; 6])).unwrap();
+    let (kind, reason) = option_reply(&mut late);
+    assert_eq!(kind, 0x8000_0002, "{}", String::from_utf8_lossy(&reason));
+    clients.pop().unwrap().disconnect();
+    // The place is free a moment after the socket is closed.
+    let kinds = std::iter::repeat_with(|| {
+        late.write_all(&opt(option::GO, &[0; 6])).unwrap();
+        option_reply(&mut late).0
+    });
+    assert_eq!(
+        kinds.take(10_000).find(|kind| *kind != 0x8000_0002),
+        Some(3)
+    );
+    assert!(clients[0].read(0, 512).is_ok());
 }
 
 /// One request of a random stream.

@@ -1,13 +1,18 @@
-//! The listening UNIX socket: owner-only from its first moment, with SPDK's lock file beside it.
+//! The listening UNIX socket: owner-only from its first moment, with SPDK's lock file beside it, and never
+//! in the place of anybody else's.
 //!
-//! `PATH.lock` is locked for as long as the socket lives, so a socket file that is there while the lock
-//! is free was left by a program that died, and is replaced. A file that is no socket is never touched.
+//! 1. `PATH.lock` is locked, for as long as the socket lives. It settles who is first among programs that do
+//!    the same: two of ours, or one of ours and an `spdk_tgt`.
+//! 2. What is found at the path is looked at. Programs that know no lock (`qemu-nbd`, say) are asked by
+//!    knocking: only a socket that the kernel says nobody listens on was left by a program that died, and is
+//!    removed. A file that is no socket is never touched.
+//! 3. It is bound. Dropped, it removes both files, if they are still its own.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +34,7 @@ pub enum SocketError {
         /// The longest there can be.
         most: usize,
     },
-    /// Another program holds the lock.
+    /// Somebody listens there, or holds the lock.
     #[error("socket path {0} is in use by another program; choose another")]
     InUse(PathBuf),
     /// There is a file that is not a socket.
@@ -64,50 +69,43 @@ impl SocketError {
 pub struct LockedListener {
     listener: UnixListener,
     path: PathBuf,
-    lock_path: PathBuf,
-    _lock: File,
+    /// Which file the socket's is, to know it again.
+    file: Option<FileId>,
+    /// Let go of last.
+    _lock: LockFile,
+}
+
+/// Device and inode of a file.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> Option<FileId> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+fn system(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketError {
+    let path = path.to_path_buf();
+    move |source| SocketError::System { what, path, source }
 }
 
 impl LockedListener {
     /// Listens on `path`, for the owner only (mode 0600).
+    ///
+    /// # Errors
+    /// When somebody listens there already, there is a file that is no socket, or the system refuses.
     pub fn bind(path: &Path) -> Result<LockedListener, SocketError> {
-        let system = |what, path: &Path| {
-            let path = path.to_path_buf();
-            move |source| SocketError::System { what, path, source }
-        };
         let address = address(path)?;
-        let mut lock_path = path.as_os_str().to_owned();
-        lock_path.push(".lock");
-        let lock_path = PathBuf::from(lock_path);
-        let lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(system("cannot open lock file", &lock_path))?;
-        // SAFETY: flock takes a descriptor, which `lock` keeps open, and no pointer.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } < 0 {
-            let error = io::Error::last_os_error();
-            return Err(match error.raw_os_error() {
-                Some(libc::EWOULDBLOCK) => SocketError::InUse(path.to_path_buf()),
-                _ => system("cannot lock", &lock_path)(error),
-            });
-        }
-        match std::fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => {
-                std::fs::remove_file(path)
-                    .map_err(system("cannot remove the stale socket", path))?;
-            }
-            Ok(_) => return Err(SocketError::NotASocket(path.to_path_buf())),
-            Err(_) => {}
-        }
-        let listener = listen(&address).map_err(system("cannot listen on", path))?;
+        let lock = LockFile::take(path)?;
+        remove_if_stale(path, &address)?;
+        let listener = listen(&address).map_err(|error| match error.raw_os_error() {
+            // Somebody without a lock was quicker.
+            Some(libc::EADDRINUSE) => SocketError::InUse(path.to_path_buf()),
+            _ => system("cannot listen on", path)(error),
+        })?;
         Ok(LockedListener {
             listener,
             path: path.to_path_buf(),
-            lock_path,
+            file: file_id(path),
             _lock: lock,
         })
     }
@@ -131,9 +129,111 @@ impl AsRawFd for LockedListener {
 
 impl Drop for LockedListener {
     fn drop(&mut self) {
-        // The lock is still held, so these are ours; that one is gone already is no harm.
-        let _ = std::fs::remove_file(&self.path);
-        let _ = std::fs::remove_file(&self.lock_path);
+        // Others are less careful than we are: the path may be somebody else's by now.
+        if self.file.is_some() && file_id(&self.path) == self.file {
+            // That it is gone already is no harm.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// `PATH.lock`, locked. Dropping it removes the file, while it is still locked.
+#[derive(Debug)]
+struct LockFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LockFile {
+    fn take(socket: &Path) -> Result<LockFile, SocketError> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                // A pipe of that name must not make the open wait, nor a link lead it elsewhere.
+                .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+                .open(&path)
+                .map_err(system("cannot open lock file", &path))?;
+            // SAFETY: flock takes a descriptor, which `file` keeps open, and no pointer.
+            if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } < 0 {
+                let error = io::Error::last_os_error();
+                return Err(match error.raw_os_error() {
+                    Some(libc::EWOULDBLOCK) => SocketError::InUse(socket.to_path_buf()),
+                    _ => system("cannot lock", &path)(error),
+                });
+            }
+            let path = path.clone();
+            let locked = LockFile { path, file };
+            if locked.is_in_place() {
+                return Ok(locked);
+            }
+            // Its last owner removed it between the open and the lock: what is locked nobody else would find.
+        }
+    }
+
+    /// Whether the file that is locked is the one at the path.
+    fn is_in_place(&self) -> bool {
+        let own = self.file.metadata().map(|own| (own.dev(), own.ino()));
+        own.is_ok_and(|own| file_id(&self.path) == Some(own))
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // Somebody's file may only happen to have the name of a lock.
+        let made_for_it =
+            (self.file.metadata()).is_ok_and(|file| file.file_type().is_file() && file.len() == 0);
+        if made_for_it && self.is_in_place() {
+            // That it is gone already is no harm.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes the socket at `path` if nobody listens there.
+fn remove_if_stale(path: &Path, address: &libc::sockaddr_un) -> Result<(), SocketError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {}
+        Ok(_) => return Err(SocketError::NotASocket(path.to_path_buf())),
+        Err(_) => return Ok(()),
+    }
+    let knocked = match knock(address) {
+        // One that waits to be let in (EAGAIN), and one of another kind (EPROTOTYPE), is heard all the same.
+        Ok(()) => Some(0),
+        Err(error) => error.raw_os_error(),
+    };
+    match knocked {
+        Some(libc::ECONNREFUSED) => match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(system("cannot remove the stale socket", path)(error))
+            }
+            _ => Ok(()),
+        },
+        Some(libc::ENOENT) => Ok(()),
+        _ => Err(SocketError::InUse(path.to_path_buf())),
+    }
+}
+
+/// Connects, and hangs up.
+fn knock(address: &libc::sockaddr_un) -> io::Result<()> {
+    let socket = unbound()?;
+    // SAFETY: `address` is a whole sockaddr_un and outlives the call.
+    let result = unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(address).cast(),
+            size_of::<libc::sockaddr_un>() as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -156,14 +256,15 @@ fn address(path: &Path) -> Result<libc::sockaddr_un, SocketError> {
     Ok(address)
 }
 
-fn listen(address: &libc::sockaddr_un) -> io::Result<UnixListener> {
-    let check = |result: i32| {
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(result)
-        }
-    };
+fn check(result: i32) -> io::Result<i32> {
+    match result {
+        0.. => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A socket that does not block.
+fn unbound() -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
     let fd = check(unsafe {
         libc::socket(
@@ -173,7 +274,11 @@ fn listen(address: &libc::sockaddr_un) -> io::Result<UnixListener> {
         )
     })?;
     // SAFETY: the descriptor was just made and is owned by nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn listen(address: &libc::sockaddr_un) -> io::Result<UnixListener> {
+    let socket = unbound()?;
     // The mode an unbound socket has is the mode its file gets: nobody else can slip in before a chmod.
     // SAFETY: no pointers.
     check(unsafe { libc::fchmod(socket.as_raw_fd(), 0o600) })?;
@@ -233,6 +338,72 @@ mod tests {
             Err(SocketError::NotASocket(_))
         ));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_socket_that_somebody_else_listens_on_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("other.sock");
+        let in_use = || matches!(LockedListener::bind(&path), Err(SocketError::InUse(_)));
+        // One without a lock file, and then one that lets nobody in, so that more than its backlog wait.
+        let other = UnixListener::bind(&path).unwrap();
+        assert!(in_use());
+        // SAFETY: no pointers; listening again only changes the backlog.
+        assert_eq!(unsafe { libc::listen(other.as_raw_fd(), 0) }, 0);
+        let address = address(&path).unwrap();
+        let full =
+            |_| knock(&address).is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN));
+        assert!((0..4096).any(full), "its backlog has no end");
+        assert!(in_use());
+        drop(other.accept().unwrap());
+        assert!(path.exists(), "it is still there");
+        assert!(!folder.path().join("other.sock.lock").exists());
+        drop(other);
+        LockedListener::bind(&path).expect("nobody listens any more");
+    }
+
+    #[test]
+    fn a_path_that_somebody_else_took_over_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rpc.sock");
+        let ours = LockedListener::bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(ours);
+        UnixStream::connect(&path).expect("the other's socket is still there");
+    }
+
+    #[test]
+    fn a_file_that_only_has_the_name_of_a_lock_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Cargo");
+        let precious = folder.path().join("Cargo.lock");
+        std::fs::write(&precious, "precious").unwrap();
+        drop(LockedListener::bind(&path).unwrap());
+        assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn of_many_that_want_a_stale_socket_at_once_one_gets_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rpc.sock");
+        for _ in 0..50 {
+            drop(UnixListener::bind(&path).unwrap());
+            let barrier = std::sync::Barrier::new(4);
+            let got: Vec<_> = std::thread::scope(|scope| {
+                let try_it = || {
+                    barrier.wait();
+                    LockedListener::bind(&path)
+                };
+                let tries: Vec<_> = (0..4).map(|_| scope.spawn(try_it)).collect();
+                tries.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            let winners = got.iter().filter(|one| one.is_ok()).count();
+            assert_eq!(winners, 1, "{got:?}");
+            let refused = |one: &Result<_, _>| matches!(one, Ok(_) | Err(SocketError::InUse(_)));
+            assert!(got.iter().all(refused), "{got:?}");
+            UnixStream::connect(&path).expect("the winner listens");
+        }
     }
 
     #[test]
