@@ -6,7 +6,9 @@ use vdo::dedupe::Row;
 use vdo::types::Pbn;
 use vdo_tests::dm_vdo::{Image, lacking, text};
 use vdo_tests::sim::batch::{lose_power_of_seeds, repeat, repeat_losses, run_seeds};
-use vdo_tests::sim::run_seed_and;
+use vdo_tests::sim::losses::trace_losses;
+use vdo_tests::sim::run::{run_seed_and, trace_seed};
+use vdo_tests::sim::trace::Trace;
 
 /// Seeds in the everyday test run.
 const SEEDS: u64 = 300;
@@ -100,6 +102,35 @@ fn a_volume_that_loses_power_at_any_moment_comes_back_with_all_that_was_flushed(
     assert!(survival.while_opening > seeds, "{survival:?}");
     assert!(survival.recoveries > 3 * seeds, "{survival:?}");
     assert!(survival.rebuilds > seeds / 10, "{survival:?}");
+}
+
+/// Runs each seed twice. What one seed does must not depend on where memory lies, on the order of a hash map, or on
+/// the clock; and seeds that all did the same would prove little.
+fn each_seed_repeats_its_own_trace(trace: impl Fn(u64) -> Result<Trace, String>) {
+    let traces: Vec<Trace> = (0..12)
+        .map(|seed| {
+            let [first, second] = [(); 2].map(|()| trace(seed).expect("the seed is a good one"));
+            let parts = first.first_difference(&second);
+            assert_eq!(parts, None, "seed {seed} does not repeat itself");
+            assert!(first.events() > 1000, "{} events", first.events());
+            first
+        })
+        .collect();
+    for (seed, one) in traces.iter().enumerate() {
+        for other in &traces[..seed] {
+            assert!(one.first_difference(other).is_some(), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn one_seed_gives_one_trace_and_another_seed_another() {
+    each_seed_repeats_its_own_trace(trace_seed);
+}
+
+#[test]
+fn one_seed_that_loses_power_gives_one_trace_and_another_seed_another() {
+    each_seed_repeats_its_own_trace(|seed| trace_losses(seed, 5));
 }
 
 #[test]

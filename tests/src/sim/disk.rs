@@ -7,13 +7,16 @@
 //! done, or the write itself asked for it: [`SimDisk::after_power_loss`] shows what might be left.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use vdo::format::{Block, SECTOR_SIZE};
-use vdo::seam::{BaseChannel, BaseIo, BaseOp, IoCompletion};
+use vdo::seam::{BaseChannel, BaseIo, BaseOp, IoCompletion, IoToken};
 use vdo::types::BLOCK_SIZE;
+
+use super::trace::Trace;
 
 struct UnderWay {
     channel: usize,
@@ -88,6 +91,8 @@ pub struct DiskState {
     /// Writes that are not durable yet, in order: which, of what block, and the data.
     cached: VecDeque<(u64, u64, Box<Block>)>,
     written: u64,
+    /// Everything that happens, if it is to be kept.
+    pub trace: Option<Trace>,
 }
 
 /// A disk, shared by its channels and the world.
@@ -122,6 +127,13 @@ impl SimDisk {
         }
     }
 
+    /// Adds to the trace, if one is kept.
+    pub fn note<T: Hash>(&self, event: impl FnOnce() -> T) {
+        if let Some(trace) = &mut self.state().trace {
+            trace.note(event());
+        }
+    }
+
     /// How many I/Os are under way.
     pub fn under_way(&self) -> usize {
         self.state().under_way.len()
@@ -135,6 +147,9 @@ impl SimDisk {
         let UnderWay { channel, io, began } = state.under_way.swap_remove(pick);
         let errno = state.perform(&io, size, began);
         state.tally.failed += u64::from(errno != 0);
+        if let Some(trace) = &mut state.trace {
+            trace.note(("I/O ends", pick, errno));
+        }
         state.completions[channel].push_back(IoCompletion {
             token: io.token,
             errno,
@@ -204,6 +219,7 @@ impl SimDisk {
         }
         let left = SimDisk::new(self.size);
         left.state().blocks = blocks;
+        left.state().trace = state.trace.clone();
         left.remember_durable();
         left
     }
@@ -381,6 +397,23 @@ impl DiskState {
     }
 }
 
+/// What makes an I/O this one.
+fn name_of(io: &BaseIo) -> (IoToken, u64, u32, u8, bool) {
+    (io.token, io.pbn.get(), io.blocks, io.op as u8, io.fua)
+}
+
+/// What a write is to write.
+fn data_of(io: &BaseIo) -> Vec<u8> {
+    let length = match io.op {
+        BaseOp::Write => io.blocks as usize * BLOCK_SIZE,
+        _ => 0,
+    };
+    let mut data = vec![0; length];
+    // SAFETY: the engine keeps the memory of an I/O valid until its completion.
+    unsafe { io.memory.as_ptr().copy_to(data.as_mut_ptr(), length) };
+    data
+}
+
 /// One zone thread's way to the disk.
 pub struct SimChannel {
     disk: SimDisk,
@@ -391,6 +424,9 @@ impl BaseChannel for SimChannel {
     unsafe fn submit(&mut self, io: BaseIo) {
         let mut state = self.disk.state();
         let began = state.written;
+        if let Some(trace) = &mut state.trace {
+            trace.note(("I/O begins", self.number, name_of(&io), data_of(&io)));
+        }
         state.under_way.push(UnderWay {
             channel: self.number,
             io,

@@ -19,6 +19,7 @@ use super::complaints;
 use super::disk::{Fuse, Loss, PowerLost, SimDisk};
 use super::model::{Model, Moment};
 use super::profile::Profile;
+use super::trace::Trace;
 use super::workload::Workload;
 use super::world::World;
 
@@ -53,6 +54,18 @@ impl Survival {
 /// # Errors
 /// What went wrong, for a person to read.
 pub fn lose_power(seed: u64, losses: u64) -> Result<Survival, String> {
+    run(seed, losses, None).map(|(survival, _)| survival)
+}
+
+/// Runs a seed with `losses` losses of power, and keeps its trace.
+///
+/// # Errors
+/// What went wrong, for a person to read.
+pub fn trace_losses(seed: u64, losses: u64) -> Result<Trace, String> {
+    run(seed, losses, Some(Trace::default())).map(|(_, trace)| trace.unwrap_or_default())
+}
+
+fn run(seed: u64, losses: u64, trace: Option<Trace>) -> Result<(Survival, Option<Trace>), String> {
     complaints::listen();
     complaints::take();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -66,9 +79,13 @@ pub fn lose_power(seed: u64, losses: u64) -> Result<Survival, String> {
         random,
     };
     lives.model.may_lose = true;
+    lives.disk.state().trace = trace;
     let shown = lives.profile.clone();
     match catch_unwind(AssertUnwindSafe(|| lives.run(losses))) {
-        Ok(()) => Ok(lives.survival),
+        Ok(()) => {
+            let trace = lives.disk.state().trace.take();
+            Ok((lives.survival, trace))
+        }
         Err(panic) => {
             let said = complaints::of_panic(&*panic);
             let so_far = lives.survival;

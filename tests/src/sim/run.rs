@@ -14,6 +14,7 @@ use super::disk::SimDisk;
 use super::faults;
 use super::model::Model;
 use super::profile::{Profile, Trouble};
+use super::trace::Trace;
 use super::workload::{Tally, Workload, transitions};
 use super::world::World;
 
@@ -41,12 +42,35 @@ pub fn run_seed(seed: u64) -> Result<Outcome, String> {
 /// # Errors
 /// What went wrong, with the profile, for a person to read.
 pub fn run_seed_and(seed: u64, look: impl Fn(&SimDisk)) -> Result<Outcome, String> {
-    complaints::listen();
-    complaints::take();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let profile = Profile::random(&mut random);
+    let disk = SimDisk::new(profile.device_blocks);
+    run_on(&disk, &profile, random, &look)
+}
+
+/// Runs a seed, and keeps its trace.
+///
+/// # Errors
+/// What went wrong, with the profile, for a person to read.
+pub fn trace_seed(seed: u64) -> Result<Trace, String> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let profile = Profile::random(&mut random);
+    let disk = SimDisk::new(profile.device_blocks);
+    disk.state().trace = Some(Trace::default());
+    run_on(&disk, &profile, random, &|_| {})?;
+    Ok(disk.state().trace.take().unwrap_or_default())
+}
+
+fn run_on(
+    disk: &SimDisk,
+    profile: &Profile,
+    random: ChaCha8Rng,
+    look: &dyn Fn(&SimDisk),
+) -> Result<Outcome, String> {
+    complaints::listen();
+    complaints::take();
     let shown = profile.clone();
-    match catch_unwind(AssertUnwindSafe(|| live(&profile, random, &look))) {
+    match catch_unwind(AssertUnwindSafe(|| live(disk, profile, random, look))) {
         Ok(outcome) => Ok(outcome),
         Err(panic) => Err(format!(
             "{}\nprofile: {shown:#?}",
@@ -55,15 +79,19 @@ pub fn run_seed_and(seed: u64, look: impl Fn(&SimDisk)) -> Result<Outcome, Strin
     }
 }
 
-fn live(profile: &Profile, mut random: ChaCha8Rng, look: &dyn Fn(&SimDisk)) -> Outcome {
-    let disk = SimDisk::new(profile.device_blocks);
+fn live(
+    disk: &SimDisk,
+    profile: &Profile,
+    mut random: ChaCha8Rng,
+    look: &dyn Fn(&SimDisk),
+) -> Outcome {
     let mut model = Model::default();
     model.may_lose = profile.power || profile.trouble != Trouble::None;
     let mut clock = 0;
     let mut outcome = Outcome::default();
     let last = profile.lives.len() - 1;
     for (life, &zones) in profile.lives.iter().enumerate() {
-        let opened = World::open(&disk, profile.request(), profile.options(zones), random);
+        let opened = World::open(disk, profile.request(), profile.options(zones), random);
         let mut world = opened.unwrap_or_else(|error| panic!("life {life} cannot begin: {error}"));
         world.pace = profile.pace;
         if profile.power {
@@ -74,7 +102,7 @@ fn live(profile: &Profile, mut random: ChaCha8Rng, look: &dyn Fn(&SimDisk)) -> O
             workload.verify(&mut world);
         }
         if life == last {
-            faults::arm(&disk, profile.trouble, &mut world.random);
+            faults::arm(disk, profile.trouble, &mut world.random);
         }
         workload.run(&mut world);
         if profile.trouble == Trouble::None || world.random.random_bool(0.5) {
@@ -95,19 +123,19 @@ fn live(profile: &Profile, mut random: ChaCha8Rng, look: &dyn Fn(&SimDisk)) -> O
         disk.state().fault = None;
         if shut.is_err() {
             outcome.read_only = true;
-            comes_back_or_is_refused(&disk, profile, random.clone(), &mut model);
+            comes_back_or_is_refused(disk, profile, random.clone(), &mut model);
             return check_log(profile, outcome);
         }
-        check_disk(&disk);
-        look(&disk);
+        check_disk(disk);
+        look(disk);
         model.flushed(clock);
     }
-    let opened = World::open(&disk, profile.request(), profile.options(1), random);
+    let opened = World::open(disk, profile.request(), profile.options(1), random);
     let mut world = opened.unwrap_or_else(|error| panic!("the last life cannot begin: {error}"));
     Workload::new(profile, &mut model, &mut clock).verify(&mut world);
     let (shut, _) = world.shut_down();
     assert!(shut.is_ok(), "shutting down at last: {shut:?}");
-    check_disk(&disk);
+    check_disk(disk);
     check_log(profile, outcome)
 }
 

@@ -220,6 +220,9 @@ impl<'a> Workload<'a> {
                 None => index += 1,
                 Some(errno) => {
                     let one = self.under_way.swap_remove(index);
+                    world
+                        .disk
+                        .note(|| ("answer", one.number, errno, one.ticket.data()));
                     self.answered(one, errno);
                 }
             }

@@ -116,7 +116,9 @@ impl World {
             return true;
         }
         self.now.0 += self.random.random_range(0..self.pace);
-        if poll(&mut self.threads[thread], self.now, self.timers) {
+        let busy = poll(&mut self.threads[thread], self.now, self.timers);
+        self.disk.note(|| ("poll", thread, self.now.0, busy));
+        if busy {
             return true;
         }
         if ios > 0 {
