@@ -6,7 +6,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 use vdo::VdoError;
-use vdo::format::FormatOptions;
+use vdo::format::components::VolumeState;
+use vdo::format::{FormatOptions, OpenError};
 use vdo::seam::{BaseIo, BaseOp, Nanos, RequestHeader, RequestKind};
 use vdo::types::Pbn;
 use vdo::volume::{
@@ -414,6 +415,8 @@ fn a_full_volume_refuses_new_data_keeps_the_old_and_still_deduplicates() {
     for zones in [1, 2] {
         let disk = disk(2);
         let mut world = open(&disk, zones);
+        let slabs = volume_on(&disk.blocks(), disk.size).unwrap().layout.slabs;
+        let data_blocks = slabs.data_blocks();
         let mut written = 0;
         let full = loop {
             match world.write(written * BLOCK, &data(1 + written)) {
@@ -422,7 +425,9 @@ fn a_full_volume_refuses_new_data_keeps_the_old_and_still_deduplicates() {
             }
         };
         assert_eq!(full, ENOSPC);
-        assert!(written > 500, "{written}");
+        // The blocks written are mapped by two leaf pages, in two trees, each page with three above it that are not static.
+        assert_eq!((written, data_blocks), (982, 982 + 2 * 4));
+        assert_eq!(world.statistics().total().data_blocks_used, written);
         world.settle();
         // The old data stays where a write failed.
         assert_eq!(world.write(0, &data(1_000_000)), Err(ENOSPC));
@@ -469,6 +474,37 @@ fn requests_beyond_the_slots_wait_and_all_are_served() {
             world.read((n % 50) * 100 * BLOCK, 4096).unwrap(),
             data(1 + n)
         );
+    }
+    world.shut_down().0.unwrap();
+}
+
+/// Four slots under forty reads that cannot end without the disk: each time the disk has answered, the next four have their turn.
+#[test]
+fn requests_beyond_the_slots_are_served_in_the_order_they_came() {
+    const SLOTS: usize = 4;
+    let disk = disk(4);
+    let mut options = options(1);
+    options.requests = SLOTS as u32;
+    let mut world = open_with(&disk, options);
+    for n in 0..40 {
+        world.write(n * BLOCK, &data(1 + n)).unwrap();
+    }
+    world.settle();
+    // Neither in the order of their blocks nor in its opposite.
+    let reads: Vec<_> = (0..40)
+        .map(|n| {
+            let offset = n * 7 % 40 * BLOCK;
+            submit(&mut world, RequestKind::Read, offset, BLOCK, false)
+        })
+        .collect();
+    for turn in 0..=reads.len() / SLOTS {
+        world.poll_without_io();
+        let ended: Vec<_> = reads.iter().map(|read| read.result().is_some()).collect();
+        let expected: Vec<_> = (0..reads.len()).map(|n| n < turn * SLOTS).collect();
+        assert_eq!(ended, expected, "turn {turn}");
+        while disk.under_way() > 0 {
+            disk.complete(disk.under_way() - 1);
+        }
     }
     world.shut_down().0.unwrap();
 }
@@ -709,6 +745,13 @@ fn a_write_error_after_the_acknowledgement_turns_the_volume_read_only() {
     assert_eq!(world.flush(), Err(EIO));
     disk.state().fault = None;
     assert!(world.shut_down().0.is_err());
-    let again = World::open(&disk, request(), options(1), ChaCha8Rng::seed_from_u64(1));
-    assert!(matches!(again.err(), Some(VolumeError::Open(_))));
+    let before = disk.blocks();
+    for _ in 0..2 {
+        let again = World::open(&disk, request(), options(1), ChaCha8Rng::seed_from_u64(1));
+        let Some(VolumeError::Open(OpenError::NotClean { state })) = again.err() else {
+            panic!("it is not refused for its state");
+        };
+        assert_eq!(state, VolumeState::ReadOnly);
+        assert!(disk.blocks() == before, "a refusal changes nothing");
+    }
 }
