@@ -1,7 +1,7 @@
 //! The program: a target put together, configured, run until it is told to stop, and taken apart.
 //!
 //! 1. The reactors start; every method is entered into the dispatcher.
-//! 2. The configuration file, if there is one, is applied: first the methods for before the start. With
+//! 2. The configuration file, if there is one, is looked through, and then applied: first the methods for before the start. With
 //!    `--wait-for-rpc` the RPC socket opens now, and the program waits for `framework_start_init`.
 //! 3. The rest of the configuration is applied, and the RPC socket opens if it has not yet.
 //! 4. SIGINT, SIGTERM or an RPC asks the program to stop: the RPC socket closes, exports let their
@@ -76,7 +76,6 @@ pub enum AppError {
 pub struct App {
     target: Arc<Target>,
     dispatcher: Arc<Dispatcher>,
-    subsystems: Vec<&'static str>,
 }
 
 impl App {
@@ -96,13 +95,11 @@ impl App {
             Subsystem::new("bdev", &[], move || bdevs.bdevs.config()),
             Subsystem::new("nbd", &["bdev"], move || disks.config()),
         ];
-        let names = subsystems.iter().map(Subsystem::name).collect();
         framework::register(&mut dispatcher, &target, subsystems);
         target.on_shutdown(Stage::Exports, move |_| exports.stop_all());
         Ok(App {
             target,
             dispatcher: Arc::new(dispatcher),
-            subsystems: names,
         })
     }
 
@@ -123,6 +120,7 @@ impl App {
     /// [`App::shutdown`] to undo.
     pub fn serve(&self, options: &AppOptions) -> Result<(), AppError> {
         let config = options.config.as_deref().map(read).transpose()?;
+        self.check(&config)?;
         self.apply(&config, State::Startup)?;
         if options.wait_for_rpc {
             self.listen(options)?;
@@ -143,6 +141,22 @@ impl App {
         Ok(())
     }
 
+    /// Refuses a configuration that needs what there is not here, and says what is left out of it.
+    fn check(&self, config: &Option<(PathBuf, Configuration)>) -> Result<(), AppError> {
+        let Some((path, config)) = config else {
+            return Ok(());
+        };
+        let skipped = config.check(&self.dispatcher).map_err(wrong(path))?;
+        if !skipped.is_empty() {
+            log::info!(
+                "settings in {} that mean nothing to this program are skipped: {}",
+                path.display(),
+                skipped.join(", ")
+            );
+        }
+        Ok(())
+    }
+
     fn apply(
         &self,
         config: &Option<(PathBuf, Configuration)>,
@@ -151,12 +165,7 @@ impl App {
         let Some((path, config)) = config else {
             return Ok(());
         };
-        config
-            .apply(&self.dispatcher, state, &self.subsystems)
-            .map_err(|source| AppError::Config {
-                path: path.clone(),
-                source,
-            })
+        config.apply(&self.dispatcher, state).map_err(wrong(path))
     }
 
     fn listen(&self, options: &AppOptions) -> Result<(), AppError> {
@@ -188,13 +197,13 @@ fn read(path: &Path) -> Result<(PathBuf, Configuration), AppError> {
         path: path.to_owned(),
         source,
     })?;
-    match Configuration::parse(&text) {
-        Ok(config) => Ok((path.to_owned(), config)),
-        Err(source) => Err(AppError::Config {
-            path: path.to_owned(),
-            source,
-        }),
-    }
+    let config = Configuration::parse(&text).map_err(wrong(path))?;
+    Ok((path.to_owned(), config))
+}
+
+fn wrong(path: &Path) -> impl FnOnce(ConfigError) -> AppError {
+    let path = path.to_owned();
+    move |source| AppError::Config { path, source }
 }
 
 /// Runs the program from start to end; signals ask it to stop.

@@ -251,6 +251,112 @@ fn a_wrong_configuration_is_refused_with_its_place_and_exit_code_1() {
 }
 
 #[test]
+fn what_spdk_tgt_saves_loads_and_what_cannot_be_had_here_is_named() {
+    let directory = TempDir::new().unwrap();
+    // As `save_config` of an `spdk_tgt` writes it that nobody told much.
+    let text = r#"{"subsystems": [
+      {"subsystem": "scheduler", "config": [{"method": "framework_set_scheduler", "params": {"name": "static"}}]},
+      {"subsystem": "fsdev", "config": [{"method": "fsdev_set_opts", "params": {"fsdev_io_pool_size": 65535, "fsdev_io_cache_size": 256}}]},
+      {"subsystem": "vmd", "config": []},
+      {"subsystem": "sock", "config": [
+        {"method": "sock_set_default_impl", "params": {"impl_name": "posix"}},
+        {"method": "sock_impl_set_options", "params": {"impl_name": "ssl", "recv_buf_size": 4096, "enable_ktls": false}},
+        {"method": "sock_impl_set_options", "params": {"impl_name": "posix", "recv_buf_size": 2097152}}]},
+      {"subsystem": "iobuf", "config": [
+        {"method": "iobuf_set_options", "params": {"small_pool_count": 8192, "large_pool_count": 1024, "enable_numa": false}}]},
+      {"subsystem": "keyring", "config": []},
+      {"subsystem": "accel", "config": [{"method": "accel_set_options", "params": {"small_cache_size": 128, "task_count": 2048}}]},
+      {"subsystem": "bdev", "config": [
+        {"method": "bdev_set_options", "params": {"bdev_io_pool_size": 65535, "bdev_auto_examine": true}},
+        {"method": "bdev_raid_set_options", "params": {"process_window_size_kb": 1024}},
+        {"method": "bdev_vdo_set_examine", "params": {"enable": false}},
+        {"method": "bdev_iscsi_set_options", "params": {"timeout_sec": 30}},
+        {"method": "bdev_nvme_set_options", "params": {"action_on_timeout": "none", "transport_retry_count": 4}},
+        {"method": "bdev_nvme_set_hotplug", "params": {"period_us": 100000, "enable": false}},
+        {"method": "bdev_malloc_create", "params": {"name": "m", "num_blocks": 64, "block_size": 4096, "physical_block_size": 4096,
+          "uuid": "2b0f9aef-3b5d-4f5c-9a35-7f0b3ac0a3b6", "optimal_io_boundary": 0, "md_size": 0, "dif_type": 0,
+          "dif_is_head_of_md": false, "dif_pi_format": 0, "numa_id": -1}},
+        {"method": "bdev_wait_for_examine"}]},
+      {"subsystem": "nbd", "config": []},
+      {"subsystem": "nvmf", "config": [
+        {"method": "nvmf_set_config", "params": {"discovery_filter": "match_any", "admin_cmd_passthru": {"identify_ctrlr": false}}},
+        {"method": "nvmf_set_max_subsystems", "params": {"max_subsystems": 1024}},
+        {"method": "nvmf_set_crdt", "params": {"crdt1": 0, "crdt2": 0, "crdt3": 0}}]},
+      {"subsystem": "iscsi", "config": [{"method": "iscsi_set_options", "params": {"max_sessions": 128}}]}]}"#;
+    let path = directory.path().join("config.json");
+    let load = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        ["-c".to_owned(), path.to_str().unwrap().to_owned()]
+    };
+    let [flag, file] = load(text);
+    let mut program = Program::ready(directory.path(), &[&flag, &file]);
+    let bdevs = program.call("bdev_get_bdevs", json!({})).unwrap();
+    assert_eq!(names(&bdevs), ["m"]);
+    program.signal(libc::SIGTERM);
+    assert_eq!(program.wait().code(), Some(0));
+    let log = program.log();
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("are skipped"))
+        .collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    for method in [
+        "framework_set_scheduler",
+        "iobuf_set_options",
+        "bdev_set_options",
+        "bdev_vdo_set_examine",
+        "bdev_nvme_set_hotplug",
+        "nvmf_set_config",
+        "iscsi_set_options",
+    ] {
+        assert!(
+            lines[0].contains(method),
+            "{method} is not in: {}",
+            lines[0]
+        );
+    }
+    for (subsystem, method) in [
+        ("nvmf", "nvmf_create_subsystem"),
+        ("bdev", "bdev_nvme_attach_controller"),
+        ("vhost_blk", "vhost_create_blk_controller"),
+    ] {
+        let call = format!(
+            r#"{{"subsystems": [{{"subsystem": "{subsystem}", "config": [{{"method": "{method}", "params": {{}}}}]}},"#
+        );
+        let [flag, file] = load(&text.replacen(r#"{"subsystems": ["#, &call, 1));
+        let mut program = Program::start(directory.path(), &[&flag, &file]);
+        assert_eq!(program.wait().code(), Some(1));
+        let log = program.log();
+        assert!(log.contains(method), "{log}");
+    }
+}
+
+#[test]
+fn bdevs_may_come_before_those_they_lie_on_as_spdk_saves_them() {
+    let directory = TempDir::new().unwrap();
+    let delay = |name: &str, base: &str| {
+        json!({"method": "bdev_delay_create", "params": {"name": name, "base_bdev_name": base, "avg_read_latency": 0,
+            "p99_read_latency": 0, "avg_write_latency": 0, "p99_write_latency": 0}})
+    };
+    let malloc = json!({"method": "bdev_malloc_create", "params": {"name": "m", "num_blocks": 64, "block_size": 4096}});
+    let error = json!({"method": "bdev_error_create", "params": {"base_name": "d1"}});
+    let mut calls = json!([delay("d2", "EE_d1"), error, delay("d1", "m"), malloc]);
+    let path = config(&directory, "bdev", calls.clone());
+    let mut program = Program::ready(directory.path(), &["-c", &path]);
+    let bdevs = program.call("bdev_get_bdevs", json!({})).unwrap();
+    assert_eq!(names(&bdevs), ["m", "d1", "EE_d1", "d2"]);
+    program.signal(libc::SIGTERM);
+    assert_eq!(program.wait().code(), Some(0));
+    // One that never comes is missed in the end.
+    calls[3]["params"]["name"] = json!("other");
+    let path = config(&directory, "bdev", calls);
+    let mut program = Program::start(directory.path(), &["-c", &path]);
+    assert_eq!(program.wait().code(), Some(1));
+    let log = program.log();
+    assert!(log.contains("call 1, bdev_delay_create"), "{log}");
+}
+
+#[test]
 fn a_second_target_on_the_same_file_is_refused() {
     let directory = TempDir::new().unwrap();
     let file = disk(&directory);

@@ -5,15 +5,19 @@
 //! the root are ignored, and comments (`//` and `/* */`) are allowed. As there, the file is gone through twice:
 //! before the start for the methods allowed then, and after it for the others. The first call that
 //! fails ends it.
-
-use std::collections::BTreeMap;
+//!
+//! A file may come from another SPDK program. Its settings are left out if they mean nothing here; a call that
+//! would make what cannot be here ([`foreign`](super::foreign)) is refused before any call is made, so that nothing
+//! is started that has to be taken apart again. And it may have bdevs before those they lie on, where SPDK remembers what
+//! is to lie on a bdev that is yet to come: such calls are put off until it has come.
 
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
-use vdo_rpc::RpcError;
+use vdo_rpc::{ErrorCode, RpcError};
 
 use super::dispatch::{Allowed, Dispatcher, State};
+use super::foreign;
 
 /// Why a configuration could not be read or applied.
 #[derive(Debug, Error)]
@@ -21,8 +25,11 @@ pub enum ConfigError {
     /// It is no JSON, or not of the shape of a configuration.
     #[error("the configuration cannot be read: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// A method nobody has heard of, in a subsystem there is.
-    #[error("subsystem {subsystem}, call {place}: there is no method {method:?}")]
+    /// A method that there is not, and that is no mere setting.
+    #[error(
+        "subsystem {subsystem}, call {place}: there is no method {method:?} in this program; what it makes cannot be \
+         had here, so take it and what rests on it out of the file"
+    )]
     NoMethod {
         /// The subsystem.
         subsystem: String,
@@ -73,6 +80,9 @@ struct Call {
     params: Option<serde_json::Map<String, Value>>,
 }
 
+/// Methods that SPDK saves before the bdevs theirs lie on.
+const MAY_WAIT: [&str; 2] = ["bdev_delay_create", "bdev_error_create"];
+
 /// A configuration that has been read.
 #[derive(Clone, Debug)]
 pub struct Configuration {
@@ -90,63 +100,100 @@ impl Configuration {
         })
     }
 
-    /// Makes the calls that belong to `state`, in order, and stops at the first that fails. Sections of
-    /// subsystems that are not among `known` are skipped as far as their methods are unknown: they
-    /// come from another program.
+    /// Every call, with its subsystem and its place there, from one.
+    fn calls(&self) -> impl Iterator<Item = (&str, usize, &Call)> {
+        let sections = self.root.subsystems.iter();
+        sections.flat_map(|section| {
+            let entries = section.config.iter().flatten().enumerate();
+            entries.flat_map(move |(index, entry)| {
+                let calls = match entry {
+                    Entry::Single(call) => std::slice::from_ref(call),
+                    Entry::Batch(calls) => calls,
+                };
+                let name = section.subsystem.as_str();
+                calls.iter().map(move |call| (name, index + 1, call))
+            })
+        })
+    }
+
+    /// Looks whether there are all methods that the file needs; the settings that are left out, each once.
     ///
     /// # Errors
-    /// The first call that failed, or whose method there is not.
-    pub fn apply(
-        &self,
-        dispatcher: &Dispatcher,
-        state: State,
-        known: &[&str],
-    ) -> Result<(), ConfigError> {
-        let mut skipped: BTreeMap<&str, usize> = BTreeMap::new();
-        for section in &self.root.subsystems {
-            let entries = section.config.iter().flatten().enumerate();
-            let calls = entries.flat_map(|(index, entry)| match entry {
-                Entry::Single(call) => vec![(index + 1, call)],
-                Entry::Batch(calls) => calls.iter().map(|call| (index + 1, call)).collect(),
-            });
-            for (place, call) in calls {
-                let here = || (section.subsystem.clone(), call.method.clone());
-                match dispatcher.allowed(&call.method) {
-                    None if known.contains(&section.subsystem.as_str()) => {
-                        let (subsystem, method) = here();
-                        return Err(ConfigError::NoMethod {
-                            subsystem,
-                            place,
-                            method,
-                        });
-                    }
-                    None => {
-                        *skipped.entry(&section.subsystem).or_default() += 1;
-                        continue;
-                    }
-                    // What is allowed in both states was called before the start.
-                    Some(Allowed::Always) if state == State::Runtime => continue,
-                    Some(allowed) if !allowed.in_state(state) => continue,
-                    Some(_) => {}
-                }
-                let params = call.params.clone().map(Value::Object);
-                if let Err(error) = dispatcher.call(state, &call.method, params.as_ref()) {
-                    let (subsystem, method) = here();
-                    return Err(ConfigError::Failed {
-                        subsystem,
-                        place,
-                        method,
-                        error,
-                    });
-                }
+    /// The first call of a method that there is not and that is no mere setting.
+    pub fn check(&self, dispatcher: &Dispatcher) -> Result<Vec<&str>, ConfigError> {
+        let mut skipped = Vec::new();
+        for (subsystem, place, call) in self.calls() {
+            let method = call.method.as_str();
+            if dispatcher.knows(method) || skipped.contains(&method) {
+                continue;
+            }
+            if !foreign::is_setting(method) {
+                return Err(ConfigError::NoMethod {
+                    subsystem: subsystem.to_owned(),
+                    place,
+                    method: method.to_owned(),
+                });
+            }
+            skipped.push(method);
+        }
+        Ok(skipped)
+    }
+
+    /// Makes the calls that belong to `state`, in order, and stops at the first that fails. Those of methods
+    /// that there are not are left out: [`Configuration::check`] comes first.
+    ///
+    /// # Errors
+    /// The first call that failed.
+    pub fn apply(&self, dispatcher: &Dispatcher, state: State) -> Result<(), ConfigError> {
+        let mut put_off = Vec::new();
+        for (subsystem, place, call) in self.calls() {
+            match dispatcher.allowed(&call.method) {
+                None => continue,
+                // What is allowed in both states was called before the start.
+                Some(Allowed::Always) if state == State::Runtime => continue,
+                Some(allowed) if !allowed.in_state(state) => continue,
+                Some(_) => {}
+            }
+            let failed = |error| ConfigError::Failed {
+                subsystem: subsystem.to_owned(),
+                place,
+                method: call.method.clone(),
+                error,
+            };
+            match call.make(dispatcher, state) {
+                Ok(()) => make_again(&mut put_off, dispatcher, state),
+                Err(error) if call.may_wait_after(&error) => put_off.push((call, failed(error))),
+                Err(error) => return Err(failed(error)),
             }
         }
-        for (subsystem, count) in skipped {
-            log::info!(
-                "the configuration's {count} calls of subsystem {subsystem} are not for this program"
-            );
+        match put_off.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
         }
-        Ok(())
+    }
+}
+
+impl Call {
+    fn make(&self, dispatcher: &Dispatcher, state: State) -> Result<(), RpcError> {
+        let params = self.params.clone().map(Value::Object);
+        dispatcher
+            .call(state, &self.method, params.as_ref())
+            .map(drop)
+    }
+
+    /// Whether all that it lacks is a bdev that may come.
+    fn may_wait_after(&self, error: &RpcError) -> bool {
+        error.code == ErrorCode::ENODEV && MAY_WAIT.contains(&self.method.as_str())
+    }
+}
+
+/// Makes those calls that were put off which can be made now.
+fn make_again(put_off: &mut Vec<(&Call, ConfigError)>, dispatcher: &Dispatcher, state: State) {
+    // One may lie on what another makes, whichever comes first in the file.
+    let mut before = usize::MAX;
+    while put_off.len() < before {
+        before = put_off.len();
+        put_off.retain(|(call, _)| call.make(dispatcher, state).is_err());
     }
 }
 
@@ -204,7 +251,6 @@ mod tests {
     use super::*;
     use crate::rpc::Nothing;
     use std::sync::{Arc, Mutex};
-    use vdo_rpc::ErrorCode;
 
     /// A dispatcher that notes which methods were called.
     fn dispatcher() -> (Dispatcher, Arc<Mutex<Vec<&'static str>>>) {
@@ -246,9 +292,7 @@ mod tests {
         ]}"#;
         let (dispatcher, calls) = dispatcher();
         for state in [State::Startup, State::Runtime] {
-            config(text)
-                .apply(&dispatcher, state, &["a", "b", "c"])
-                .unwrap();
+            config(text).apply(&dispatcher, state).unwrap();
         }
         assert_eq!(
             *calls.lock().unwrap(),
@@ -261,9 +305,7 @@ mod tests {
         let text = r#"{"subsystems": [{"subsystem": "bdev", "config":
             [{"method": "late"}, {"method": "fail"}, {"method": "later"}]}]}"#;
         let (dispatcher, calls) = dispatcher();
-        let error = config(text)
-            .apply(&dispatcher, State::Runtime, &["bdev"])
-            .unwrap_err();
+        let error = config(text).apply(&dispatcher, State::Runtime).unwrap_err();
         assert_eq!(
             error.to_string(),
             "subsystem bdev, call 2, fail: on purpose (code -22)"
@@ -272,19 +314,26 @@ mod tests {
     }
 
     #[test]
-    fn methods_of_other_programs_are_skipped_but_misspelt_ones_are_not() {
+    fn settings_of_other_programs_are_left_out_and_what_cannot_be_had_is_refused() {
         let (dispatcher, calls) = dispatcher();
-        let text = r#"{"subsystems": [{"subsystem": "iscsi", "config": [{"method": "iscsi_x"}]},
-            {"subsystem": "bdev", "config": [{"method": "late"}]}]}"#;
-        config(text)
-            .apply(&dispatcher, State::Runtime, &["bdev"])
-            .unwrap();
+        let text = r#"{"subsystems": [
+            {"subsystem": "iscsi", "config": [{"method": "iscsi_set_options", "params": {"x": 1}}]},
+            {"subsystem": "bdev", "config": [{"method": "bdev_set_options"}, {"method": "late"}, {"method": "bdev_set_options"}]}]}"#;
+        let settings = config(text);
+        assert_eq!(
+            settings.check(&dispatcher).unwrap(),
+            ["iscsi_set_options", "bdev_set_options"]
+        );
+        settings.apply(&dispatcher, State::Runtime).unwrap();
         assert_eq!(*calls.lock().unwrap(), ["late"]);
-        let text = r#"{"subsystems": [{"subsystem": "bdev", "config": [{"method": "bdev_malloc_craete"}]}]}"#;
-        let error = config(text)
-            .apply(&dispatcher, State::Runtime, &["bdev"])
-            .unwrap_err();
-        assert!(error.to_string().contains("bdev_malloc_craete"), "{error}");
+        for method in ["bdev_malloc_craete", "nvmf_create_subsystem"] {
+            let text = format!(
+                r#"{{"subsystems": [{{"subsystem": "s", "config": [{{"method": "late"}}, {{"method": "{method}"}}]}}]}}"#
+            );
+            let error = config(&text).check(&dispatcher).unwrap_err().to_string();
+            assert!(error.starts_with("subsystem s, call 2: "), "{error}");
+            assert!(error.contains(method), "{error}");
+        }
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! Bytes come in at a `server`, which owns the listening `socket` and the `connection`s; the
 //! `splitter` finds where each request ends, `message` reads it, and `dispatch` knows whom to
-//! call; `config` makes the calls of a file, and `framework` has the methods about the program
-//! itself. None of it runs on a reactor: handlers run on threads of their own and may wait.
+//! call; `config` makes the calls of a file, with `foreign` telling what may be left out of another program's,
+//! and `framework` has the methods about the program itself. None of it runs on a reactor: handlers run on threads of their own and may wait.
 
 pub mod config;
 mod connection;
 pub mod dispatch;
+mod foreign;
 pub mod framework;
 mod message;
 mod server;
