@@ -7,7 +7,7 @@
 //! fails ends it.
 //!
 //! A file may come from another SPDK program. Its settings are left out if they mean nothing here; a call that
-//! would make what cannot be here ([`foreign`](super::foreign)) is refused before any call is made, so that nothing
+//! would make what cannot be here ([`foreign`]) is refused before any call is made, so that nothing
 //! is started that has to be taken apart again. And it may have bdevs before those they lie on, where SPDK remembers what
 //! is to lie on a bdev that is yet to come: such calls are put off until it has come.
 
