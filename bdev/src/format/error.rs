@@ -23,6 +23,16 @@ pub enum DecodeError {
         /// What stands there.
         found: [u8; 8],
     },
+    /// The first bytes of a part of the index are not those it begins with.
+    #[error("{what} should begin with \"{}\", but begins with \"{}\"", .expected.escape_ascii(), .found.escape_ascii())]
+    WrongMagic {
+        /// The structure.
+        what: &'static str,
+        /// What it begins with.
+        expected: &'static [u8],
+        /// What stands there.
+        found: Vec<u8>,
+    },
     /// A component header names another component.
     #[error("{what} is damaged: its header says component {found} where {expected} should be")]
     WrongComponent {

@@ -1,15 +1,13 @@
-//! How large the index region is: the same arithmetic as the index itself does when it lays itself
-//! out, so that the data region begins where dm-vdo expects it.
+//! What a person chooses of the index, how much memory it may use and whether it is sparse, and how large its region is for that,
+//! so that the data region begins where dm-vdo expects it.
 //!
-//! The index keeps the newest names in *chapters* of fixed size. On disk it is: a header page and all
-//! the chapters (each its record pages and the index pages that find a name in them), and two slots
-//! to save the in-memory state to (the volume index, the map of index pages, the open chapter), plus
-//! three blocks for its own super block and configuration. Everything follows from two choices, how
-//! much memory the index may use and whether it is sparse.
+//! The region holds the index as [`super::index`] describes it, whose [`IndexGeometry`] has the arithmetic.
 
 use std::fmt;
 
 use thiserror::Error;
+
+use super::index::geometry::{IndexGeometry, PAGE_BYTES};
 
 /// How much memory the index may use, as the number stored on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,18 +159,9 @@ pub enum IndexError {
     },
 }
 
-const PAGE_BYTES: u64 = 32 * 1024;
-const BLOCK_BYTES: u64 = 4096;
-const RECORD_BYTES: u64 = 32;
-const RECORDS_PER_PAGE: u64 = PAGE_BYTES / RECORD_BYTES;
 const CHAPTERS: u32 = 1024;
 const SMALL_RECORD_PAGES: u32 = 64;
 const LARGE_RECORD_PAGES: u32 = 256;
-const CHAPTER_MEAN_DELTA: u64 = 1 << 16;
-const VOLUME_MEAN_DELTA: u64 = 4096;
-const SPARSE_SAMPLE_RATE: u64 = 32;
-const MAX_ZONES: u64 = 16;
-const SAVE_SLOTS: u64 = 2;
 
 /// What a memory size stands for.
 #[derive(Clone, Copy)]
@@ -186,6 +175,43 @@ struct Shape {
     reduced: bool,
 }
 
+impl IndexConfig {
+    /// The sizes of the index.
+    ///
+    /// # Errors
+    /// A memory size that is none, or an index that can not be built.
+    pub fn geometry(&self) -> Result<IndexGeometry, IndexError> {
+        let Some(shape) = self.memory.shape() else {
+            return Err(IndexError::UnknownMemory {
+                code: self.memory.code(),
+            });
+        };
+        let base = shape.chapters;
+        let (whole, sparse_chapters) = if self.sparse {
+            (base * 10, 19 * base / 2)
+        } else {
+            (base, 0)
+        };
+        let geometry = IndexGeometry::new(
+            PAGE_BYTES,
+            shape.record_pages,
+            whole - u32::from(shape.reduced),
+            sparse_chapters,
+            shape.reduced,
+        );
+        let parts = [Some(geometry.dense_part()), geometry.sampled_part()];
+        for part in parts.into_iter().flatten() {
+            if u32::try_from(part.lists).is_err() {
+                return Err(IndexError::TooManyLists {
+                    memory: self.memory,
+                    lists: part.lists,
+                });
+            }
+        }
+        Ok(geometry)
+    }
+}
+
 /// Blocks of 4096 bytes the index region takes.
 ///
 /// # Errors
@@ -194,116 +220,7 @@ pub fn index_blocks(config: &IndexConfig) -> Result<u64, IndexError> {
     if config.memory == IndexMemory::NONE {
         return Ok(0);
     }
-    let Some(shape) = config.memory.shape() else {
-        return Err(IndexError::UnknownMemory {
-            code: config.memory.code(),
-        });
-    };
-    let base = u64::from(shape.chapters);
-    let (whole, sparse_chapters) = if config.sparse {
-        (base * 10, 19 * base / 2)
-    } else {
-        (base, 0)
-    };
-    let chapters = whole - u64::from(shape.reduced);
-    let record_pages = u64::from(shape.record_pages);
-    let records = RECORDS_PER_PAGE * record_pages;
-    let index_pages = chapter_index_pages(records, record_pages);
-
-    let volume_blocks = (1 + (index_pages + record_pages) * chapters) * (PAGE_BYTES / BLOCK_BYTES);
-
-    let mut volume_index_bytes = DELTA_LIST_INFO_BYTES;
-    if config.sparse {
-        let sampled = records / SPARSE_SAMPLE_RATE;
-        let dense = chapters - sparse_chapters;
-        volume_index_bytes += sub_index_bytes(config, sampled, chapters, shape.reduced)?;
-        volume_index_bytes += sub_index_bytes(config, records - sampled, dense, shape.reduced)?;
-        volume_index_bytes += VOLUME_INDEX_HEADER_BYTES;
-    } else {
-        volume_index_bytes += sub_index_bytes(config, records, chapters, shape.reduced)?;
-    }
-    let volume_index_blocks = volume_index_bytes.div_ceil(BLOCK_BYTES) + MAX_ZONES;
-
-    // "ALBIPM02", the newest chapter, a 16-bit list number for all but the last page of each chapter.
-    let page_map_bytes = 8 + 8 + 2 * chapters * (index_pages - 1);
-    // "ALBOC02.00", a count, one record's worth of space for each name of a chapter.
-    let open_chapter_bytes = 5 + 5 + 4 + records * RECORD_BYTES;
-    let save_blocks = 1
-        + volume_index_blocks
-        + page_map_bytes.div_ceil(BLOCK_BYTES)
-        + open_chapter_bytes.div_ceil(BLOCK_BYTES);
-
-    Ok(3 + volume_blocks + SAVE_SLOTS * save_blocks)
-}
-
-/// Position and length of one saved delta list.
-const DELTA_LIST_INFO_BYTES: u64 = 8;
-/// Header of a saved sub-index.
-const SUB_INDEX_HEADER_BYTES: u64 = 40;
-/// Header of a saved delta index.
-const DELTA_INDEX_HEADER_BYTES: u64 = 40;
-/// Header of a saved sparse volume index, padded to a whole number of words.
-const VOLUME_INDEX_HEADER_BYTES: u64 = 12;
-
-/// Bits needed to write `number`.
-fn bits(number: u64) -> u64 {
-    u64::from(u64::BITS - number.leading_zeros())
-}
-
-/// Bits that `entries` entries of a delta index take on average: each its payload and a number coded
-/// for the mean delta.
-fn delta_index_bits(entries: u64, mean_delta: u64, payload_bits: u64) -> u64 {
-    // ln(2) * mean delta, rounded.
-    let increment = (836_158 * mean_delta + 603_160) / 1_206_321;
-    entries * (payload_bits + bits(increment + 1) + 1) + entries / 2
-}
-
-/// Index pages in a chapter of `records` records.
-fn chapter_index_pages(records: u64, record_pages: u64) -> u64 {
-    const LIST_HEADER_BITS: u64 = 19;
-    const PAGE_HEADER_BYTES: u64 = 20;
-    let payload_bits = bits(record_pages - 1);
-    let lists = 1 << (bits((records - 1) | 0o77) - 6);
-    let entry_bits = delta_index_bits(records, CHAPTER_MEAN_DELTA, payload_bits);
-    let list_bits = entry_bits / lists;
-    let index_bits = entry_bits + lists * LIST_HEADER_BITS;
-    let page_bits = (PAGE_BYTES - PAGE_HEADER_BYTES) * 8 - LIST_HEADER_BITS - list_bits;
-    index_bits.div_ceil(page_bits)
-}
-
-/// Bytes of one saved sub-index of the volume index.
-fn sub_index_bytes(
-    config: &IndexConfig,
-    records_per_chapter: u64,
-    chapters: u64,
-    reduced: bool,
-) -> Result<u64, IndexError> {
-    const RECORDS_PER_LIST: u64 = 256;
-    const ZONE_GRAIN: u64 = 64 * 1024;
-    let rounded = chapters + u64::from(reduced);
-    let lists = (records_per_chapter * rounded / RECORDS_PER_LIST).max(MAX_ZONES * MAX_ZONES);
-    if u32::try_from(lists).is_err() {
-        return Err(IndexError::TooManyLists {
-            memory: config.memory,
-            lists,
-        });
-    }
-    let address_bits = bits(VOLUME_MEAN_DELTA * RECORDS_PER_LIST - 1);
-    let chapter_bits = bits(rounded - 1);
-
-    // Entries of chapters already dropped linger until their list is next touched.
-    let lingering = (rounded / 256).max(2);
-    let indexed_chapters = rounded + lingering;
-    let mean_delta = (lists << address_bits) / (records_per_chapter * indexed_chapters);
-    let chapter_size_bits = delta_index_bits(records_per_chapter, mean_delta, chapter_bits);
-    let expected_bytes = chapter_size_bits * indexed_chapters / 8;
-    let memory_bytes = expected_bytes * 106 / 100;
-
-    Ok(SUB_INDEX_HEADER_BYTES
-        + lists * 8
-        + DELTA_INDEX_HEADER_BYTES
-        + lists * (DELTA_LIST_INFO_BYTES + 1)
-        + memory_bytes.next_multiple_of(ZONE_GRAIN))
+    Ok(config.geometry()?.region_blocks())
 }
 
 #[cfg(test)]

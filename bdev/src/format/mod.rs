@@ -9,7 +9,7 @@
 //!   [`block_map_page`], [`recovery_journal`], [`slab_journal`], [`reference_block`],
 //!   [`compressed_block`];
 //! - *arithmetic*: where a physical block lies in the depot ([`slab`]), which tree pages map a
-//!   logical block ([`tree`]), how large the index is ([`index_region`]).
+//!   logical block ([`tree`]), how large the index is ([`index_region`]); and the [`mod@index`] itself, which has a folder of its own.
 //!
 //! On top of them stand [`plan`], which says what to write to make a new volume, and [`open`], which
 //! says what a device holds and whether it may be opened. All numbers on disk are little-endian.
@@ -22,6 +22,7 @@ pub mod compressed_block;
 pub mod error;
 pub mod geometry;
 pub mod identify;
+pub mod index;
 pub mod index_region;
 pub mod layout;
 pub mod open;
