@@ -9,17 +9,27 @@ use std::sync::OnceLock;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vdo::format::components::VolumeState;
+use vdo::format::index::chapter_page::{ChapterPage, PackedLists};
+use vdo::format::index::delta_list::DeltaCode;
+use vdo::format::index::nonce::NonceInfo;
+use vdo::format::index::page_map::IndexPageMap;
+use vdo::format::index::save::{self, SaveLayout, SavedState};
+use vdo::format::index::super_block::{IndexLayout, IndexSuperBlock};
+use vdo::format::index::{IndexGeometry, config, open_chapter, record_page};
 use vdo::format::open::{read_geometry, read_volume};
 use vdo::format::recovery_journal::JournalOperation;
 use vdo::format::slab::{SlabConfig, SlabGeometry};
 use vdo::format::slab_journal::SlabJournalEntry;
 use vdo::format::slab_summary::SlabSummaryEntry;
 use vdo::format::{Block, FormatOptions, FormatPlan};
+use vdo::index::uds::delta_lists::DeltaLists;
+use vdo::index::uds::saved::{VolumeIndexReader, VolumeIndexWriter};
+use vdo::index::uds::volume_index::VolumeIndexZone;
 use vdo::recovery::map_replay::MapBatch;
 use vdo::recovery::scrub::Scrub;
 use vdo::recovery::slab_replay::{JournalEnd, Offered, SlabReplay, journal_end, last_block};
 use vdo::recovery::{EntryRules, Ring, RingScan};
-use vdo::types::{BLOCK_SIZE, JournalPoint, Pbn, SequenceNumber, SlabNumber};
+use vdo::types::{BLOCK_SIZE, JournalPoint, Pbn, RecordName, SequenceNumber, SlabNumber};
 use vdo::volume::{FormatPolicy, OpenRequest, RecoveryPolicy, VolumeOptions};
 
 use crate::sim::audit::{Blocks, volume_on};
@@ -211,6 +221,120 @@ pub fn slab_journal(data: &[u8]) {
         scrub
             .changed()
             .for_each(|index| scrub.pack(index, &mut packed));
+    }
+}
+
+/// Pages, tables and streams of the deduplication index.
+pub fn index(data: &[u8]) {
+    const PAGE: u32 = 4096;
+    let geometry = IndexGeometry::new(PAGE, 4, 8, 0, false);
+    let mut bytes = Bytes(data);
+    let kind = bytes.byte() % 4;
+    let name = RecordName(bytes.take());
+    let mut page = [[0; BLOCK_SIZE]];
+    match kind {
+        // A page of a chapter's index whose table is right as far as the bytes do not say otherwise.
+        0 => {
+            let lists = u32::from(bytes.byte()) % 24;
+            let places: Vec<u64> = (0..=u64::from(lists)).map(|list| list * 90).collect();
+            let packed = PackedLists {
+                bytes: data,
+                places: &places,
+            };
+            packed.write_page(&mut page[0], NONCE, 3, 0, lists);
+            bytes.patch(&mut page);
+            if let Ok(page) = ChapterPage::read(&page[0], NONCE, &geometry) {
+                let _ = page.validate();
+                let _ = page.find(&name);
+            }
+        }
+        // Delta lists in memory, loaded from the bytes and then changed.
+        1 => {
+            let mut lists =
+                DeltaLists::new(3, DeltaCode::new(300, 6), 2000).expect("little memory");
+            lists.begin_load();
+            for list in 0..3 {
+                let size = bytes.number() as u16 % 3000;
+                if lists
+                    .load(list, bytes.0, bytes.0.len() as u8 % 8, size)
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            lists.finish_load();
+            while !bytes.is_empty() {
+                let (list, key) = (usize::from(bytes.byte() % 3), bytes.number() as u32);
+                let name = RecordName([bytes.byte(); 16]);
+                let Ok(entry) = lists.find(list, key, &name) else {
+                    return;
+                };
+                let _ = match bytes.byte() % 2 {
+                    0 => lists.insert(list, &entry, key, 1, &name),
+                    _ if entry.is(key) => lists.remove(list, &entry),
+                    _ => Ok(entry),
+                };
+            }
+        }
+        // The volume index as a save has it, in pieces.
+        2 => {
+            let mut index = VolumeIndexZone::new(&geometry, 0, 1).expect("little memory");
+            index.open_chapter(3);
+            let mut stream = vec![0; 20_000];
+            let length = VolumeIndexWriter::new(&index, NONCE).fill(&index, &mut stream);
+            stream.truncate(length);
+            let mut blocks: Vec<Block> = stream
+                .chunks(BLOCK_SIZE)
+                .map(|piece| {
+                    let mut block = [0; BLOCK_SIZE];
+                    block[..piece.len()].copy_from_slice(piece);
+                    block
+                })
+                .collect();
+            bytes.patch(&mut blocks);
+            let mut reader = VolumeIndexReader::new(&mut index, NONCE, 3, 1);
+            for block in &blocks {
+                match reader.feed(&mut index, block) {
+                    Ok(false) => {}
+                    Ok(true) => break,
+                    Err(_) => return,
+                }
+            }
+            if reader.finish(&mut index).is_ok() {
+                let _ = index.find(&name);
+            }
+        }
+        // Super block, configuration, header of a save, open chapter, page map.
+        _ => {
+            let layout = IndexLayout::new(Pbn(1), &geometry);
+            let info = NonceInfo::new(1, 2);
+            let super_block = IndexSuperBlock { nonce_info: info };
+            let slot = layout.saves[0];
+            let state = SavedState {
+                time: 1,
+                newest: 5,
+                oldest: 1,
+            };
+            let save = SaveLayout::new(slot, &geometry, 1 + bytes.byte() % 16);
+            let mut open = [0; BLOCK_SIZE];
+            open[..14].copy_from_slice(&open_chapter::header(100));
+            let mut map = [0; BLOCK_SIZE];
+            IndexPageMap::new(&geometry).encode(0, &mut map);
+            let mut blocks = [
+                super_block.encode(&layout, &geometry),
+                config::encode(&geometry, NONCE),
+                save.encode(slot, NONCE, &state),
+                open,
+                map,
+            ];
+            bytes.patch(&mut blocks);
+            let _ = IndexSuperBlock::decode(&blocks[0], &layout, &geometry);
+            let _ = config::check(&blocks[1], &geometry, NONCE);
+            let _ = save::decode(&blocks[2], slot, NONCE);
+            let _ = open_chapter::read(&geometry, &blocks[3]).map(Iterator::count);
+            let _ = IndexPageMap::decode(&geometry, &blocks[4]);
+            let _ = record_page::find(&blocks[3], &name);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod dm_vdo;
 pub mod fuzz;
 pub mod guest;
+pub mod index_image;
 pub mod nbd_client;
 pub mod nbd_probe;
 pub mod nvme_probe;

@@ -37,6 +37,11 @@ fn any_slab_journal_is_replayed_or_refused() {
 }
 
 #[test]
+fn any_part_of_an_index_is_read_or_refused() {
+    throw("index", 5000, fuzz::index);
+}
+
+#[test]
 fn any_super_block_is_read_or_refused() {
     throw("super_block", 3000, fuzz::super_block);
 }

@@ -10,7 +10,8 @@
 //! is told to create or open itself, serves requests, and is closed (which saves it, if it is of a
 //! kind that can be saved) before the volume stops.
 //!
-//! [`MemoryIndex`] keeps its records in memory only: [`table`] is its store and `memory` its life.
+//! The volume's index today is [`MemoryIndex`], which keeps its records in memory only: [`table`] is its store and `memory` its life.
+//! [`uds`] has the structures of dm-vdo's index, which keeps them on the base device.
 //! [`answers`] is the way out that any kind of index uses, where answers can be delayed, withheld or
 //! turned into failures, so that what a slow index does to a volume can be seen on purpose.
 
@@ -20,6 +21,7 @@ mod memory;
 mod pages;
 pub mod seam;
 mod table;
+pub mod uds;
 
 pub use answers::AnswerQueue;
 pub use memory::MemoryIndex;
