@@ -1,7 +1,7 @@
 # What a person types. Every command works on a machine with Rust and nothing else, but for those of
 # SPDK at the end.
 SHELL := /bin/bash
-.PHONY: all demo test bench bench-instructions lint sim fuzz spdk test-spdk bench-spdk lint-spdk
+.PHONY: all demo test bench bench-instructions lint sim loom miri fuzz spdk test-spdk bench-spdk lint-spdk
 
 all:
 	cargo build --release
@@ -44,6 +44,18 @@ SEEDS ?= 1000
 FROM ?= 0
 sim:
 	cargo run -p vdo-tests --bin sim -- --seeds $(SEEDS) --from $(FROM) $(if $(LOSSES),--losses $(LOSSES))
+
+# Every order in which threads can meet without a lock, none left out; make test leaves the least likely ones out.
+loom:
+	THOROUGH=1 cargo test -p vdo-threads
+
+# The unsafe modules that call no system and no SPDK, every access to memory checked: buffers, hashing, the list of ended I/Os.
+miri:
+	@if ! cargo +nightly miri --version >/dev/null 2>&1; then \
+	  echo 'skipped: miri needs a nightly compiler and its component (rustup +nightly component add miri): buffers, hashing' \
+	    'and the list of ended I/Os were not checked'; exit 0; fi; \
+	set -ex; cargo +nightly miri test -p vdo-threads; \
+	MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=4 cargo +nightly miri test -p vdo --lib -- buffer:: hash::
 
 # A minute of fuzzing for each thing that reads what a disk holds: make fuzz, or SECONDS_EACH=600 for longer. What is found goes to
 # tests/fuzz/found, where the tests try it from then on.

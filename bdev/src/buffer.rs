@@ -124,3 +124,48 @@ impl std::fmt::Debug for Buffer {
         write!(f, "Buffer({} blocks)", self.blocks)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_aligned_zeroed_as_long_as_asked_for_and_given_back() {
+        let source: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
+        for blocks in 1..4 {
+            let mut buffer = Buffer::new(&source, blocks).expect("there is memory");
+            assert_eq!(
+                (buffer.blocks(), buffer.len()),
+                (blocks, blocks * BLOCK_SIZE)
+            );
+            assert!((buffer.as_ptr().as_ptr() as usize).is_multiple_of(BLOCK_SIZE));
+            assert!(buffer.iter().all(|byte| *byte == 0));
+            buffer.first_block_mut().fill(1);
+            buffer[blocks * BLOCK_SIZE - 1] = 2;
+            assert_eq!(buffer.first_block()[0], 1);
+        }
+        assert!(Buffer::new(&source, 0).is_none());
+        assert!(Buffer::new(&source, usize::MAX / 2).is_none());
+        assert_eq!(Arc::strong_count(&source), 1);
+    }
+
+    /// As a device does with the memory of a read, and then another thread with what was read.
+    #[test]
+    fn what_a_device_wrote_by_address_is_read_by_any_thread() {
+        let source: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
+        let buffer = Buffer::new(&source, 2).expect("there is memory");
+        let address = buffer.as_ptr();
+        // SAFETY: two blocks, which nobody else looks at now.
+        unsafe { address.as_ptr().write_bytes(7, 2 * BLOCK_SIZE) };
+        let shared = Arc::new(buffer);
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || shared.iter().all(|byte| *byte == 7))
+            })
+            .collect();
+        for reader in readers {
+            assert!(reader.join().expect("it does not panic"));
+        }
+    }
+}

@@ -4,10 +4,10 @@
 //! threads, and one for the rare control work. Whoever puts something in wakes the owner.
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_queue::{ArrayQueue, SegQueue};
 
+use super::doorbell::Doorbell;
 use crate::request::InFlight;
 use crate::request::pieces::Cursor;
 use crate::seam::{HostRequest, ZoneWaker};
@@ -31,7 +31,7 @@ pub struct Mailbox<R: HostRequest, W: ZoneWaker> {
     messages: ArrayQueue<PeerMessage>,
     errands: SegQueue<Errand>,
     waker: W,
-    asleep: AtomicBool,
+    doorbell: Doorbell,
 }
 
 impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
@@ -44,7 +44,7 @@ impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
             messages: ArrayQueue::new(if has_peers { MESSAGES } else { 1 }),
             errands: SegQueue::new(),
             waker,
-            asleep: AtomicBool::new(false),
+            doorbell: Doorbell::new(),
         }
     }
 
@@ -75,34 +75,25 @@ impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
 
     /// Wakes the owner if it may sleep.
     pub fn wake(&self) {
-        // Pairs with the fence in `prepare_to_sleep`: either we see that the owner means to sleep, or
-        // it sees what we put in.
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) {
+        if self.doorbell.ring() {
             self.waker.wake();
         }
     }
 
     /// The owner is about to sleep. False if something has come meanwhile, and it should not.
     pub fn prepare_to_sleep(&self) -> bool {
-        self.asleep.store(true, Ordering::Relaxed);
-        std::sync::atomic::fence(Ordering::SeqCst);
-        let empty = self.requests.is_empty()
-            && self.overflow.is_empty()
-            && self.flushes.is_empty()
-            && self.messages.is_empty()
-            && self.errands.is_empty();
-        if !empty {
-            self.asleep.store(false, Ordering::Relaxed);
-        }
-        empty
+        self.doorbell.may_sleep(|| {
+            self.requests.is_empty()
+                && self.overflow.is_empty()
+                && self.flushes.is_empty()
+                && self.messages.is_empty()
+                && self.errands.is_empty()
+        })
     }
 
     /// The owner is awake and will look by itself.
     pub fn stay_awake(&self) {
-        if self.asleep.load(Ordering::Relaxed) {
-            self.asleep.store(false, Ordering::Relaxed);
-        }
+        self.doorbell.stay_awake();
     }
 
     pub(super) fn take_request(&self) -> Option<Cursor<R>> {

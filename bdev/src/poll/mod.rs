@@ -5,6 +5,9 @@
 //! Flushes wait at a desk of their own ([`flush_desk`]). This stands on top of the requests and the zones and knows the
 //! host's types; below it, nothing but requests does.
 
+use std::sync::atomic;
+
+mod doorbell;
 pub(crate) mod flush_desk;
 pub mod mailbox;
 pub mod thread;

@@ -15,17 +15,20 @@
 
 pub mod base;
 pub mod bdev;
+mod call;
 pub mod channel;
 pub mod examine;
 pub mod life;
 pub mod methods;
 pub mod request;
 pub mod reset;
+mod stack;
 pub mod zone;
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::c_int;
+use std::sync::atomic;
 use std::time::Duration;
 
 use futures_channel::oneshot;

@@ -14,6 +14,7 @@ use spdk_sys as sys;
 use vdo::seam::{HostRequest, RequestHeader, RequestKind};
 use vdo::types::BLOCK_SIZE;
 
+use super::stack::{Stack, Stacked};
 use crate::thread::{self, Thread};
 
 /// What the module keeps in each I/O.
@@ -43,9 +44,9 @@ const GENERIC: i32 = 0x0;
 /// Of those, the one for a thin namespace that is full.
 const CAPACITY_EXCEEDED: i32 = 0x81;
 
-/// The I/Os of one channel that have ended: a stack that zone threads push to and the channel's thread empties.
+/// The I/Os of one channel that have ended: zone threads put them there, the channel's thread answers them.
 pub struct Ended {
-    head: AtomicPtr<sys::spdk_bdev_io>,
+    stack: Stack<sys::spdk_bdev_io>,
     owner: Thread,
     sleeps: bool,
 }
@@ -54,7 +55,7 @@ impl Ended {
     /// An empty list for a channel of the thread this runs on.
     pub fn new(owner: Thread) -> Ended {
         Ended {
-            head: AtomicPtr::new(std::ptr::null_mut()),
+            stack: Stack::new(),
             owner,
             sleeps: thread::interrupts(),
         }
@@ -69,52 +70,27 @@ impl Ended {
             }
             return;
         }
-        // SAFETY: the I/O is ours until it is on the list.
-        let state = unsafe { state(io) };
-        let mut head = self.head.load(Ordering::Relaxed);
-        loop {
-            state.next.store(head, Ordering::Relaxed);
-            // Nothing here may be touched after this succeeds: the channel's thread may answer the I/O, and the
-            // user then close the channel.
-            match self.head.compare_exchange_weak(
-                head,
-                io.as_ptr(),
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                Err(now) => head = now,
-            }
-        }
+        // SAFETY: the I/O is ours, and handed over.
+        unsafe { self.stack.push(io) };
     }
 
     /// Answers every I/O on the list, oldest first; how many there were. On the channel's thread.
     pub fn answer_all(&self) -> usize {
-        if self.head.load(Ordering::Relaxed).is_null() {
-            return 0;
-        }
-        let mut newest = NonNull::new(self.head.swap(std::ptr::null_mut(), Ordering::Acquire));
-        let mut oldest = None;
-        while let Some(io) = newest {
-            // SAFETY: on the list, hence ours alone.
-            let next = &unsafe { state(io) }.next;
-            newest = NonNull::new(next.load(Ordering::Relaxed));
-            next.store(
-                oldest.map_or(std::ptr::null_mut(), NonNull::as_ptr),
-                Ordering::Relaxed,
-            );
-            oldest = Some(io);
-        }
         let mut answered = 0;
-        while let Some(io) = oldest {
-            // SAFETY: as above; its successor is read before it is answered.
-            unsafe {
-                oldest = NonNull::new(state(io).next.load(Ordering::Relaxed));
-                answer(io);
-            }
+        for io in self.stack.take() {
+            // SAFETY: it was on the list, hence it is ours, and this is its channel's thread.
+            unsafe { answer(io) };
             answered += 1;
         }
         answered
+    }
+}
+
+// SAFETY: the link lies in the module's part of the I/O, and only the stack uses it.
+unsafe impl Stacked for sys::spdk_bdev_io {
+    unsafe fn link<'a>(this: NonNull<Self>) -> &'a AtomicPtr<Self> {
+        // SAFETY: the caller's promise; only prepared I/Os are put on a stack.
+        &unsafe { state(this) }.next
     }
 }
 
@@ -420,7 +396,7 @@ mod tests {
         let mut io = Io::new(&mut data, &[2 * BLOCK_SIZE]);
         let address = io.memory.as_ptr() as usize;
         let (_, request) = io.prepare(sys::SPDK_BDEV_IO_TYPE_WRITE, 2, 0);
-        let ended = |io: &Io| io.ended.head.load(Ordering::Acquire) as usize;
+        let ended = |io: &Io| io.ended.stack.top() as usize;
         request.clone().complete(BLOCK_SIZE as u64, 5);
         assert_eq!(ended(&io), 0);
         request.clone().complete(BLOCK_SIZE as u64, 28);
@@ -433,6 +409,6 @@ mod tests {
         let mut io = Io::new(&mut [], &[]);
         let (_, request) = io.prepare(sys::SPDK_BDEV_IO_TYPE_FLUSH, 100, 0);
         request.complete(0, 0);
-        assert!(!io.ended.head.load(Ordering::Acquire).is_null());
+        assert!(!io.ended.stack.top().is_null());
     }
 }

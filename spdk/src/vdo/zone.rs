@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use vdo::volume::{VolumeError, ZoneSeed, ZoneThread};
 
 use super::SpdkHost;
 use super::base::SpdkChannel;
+use super::call::Call;
 use crate::desc::Desc;
 use crate::poller::{Activity, Poller};
 use crate::task;
@@ -56,13 +57,14 @@ fn nanos(ticks: u64) -> Nanos {
 
 /// Calls for a poll of a zone thread, from anywhere.
 #[derive(Clone)]
-pub struct SpdkWaker(Arc<Call>);
+pub struct SpdkWaker(Arc<Target>);
 
-struct Call {
+/// Who is woken, and how.
+struct Target {
     sleeps: bool,
     thread: OnceLock<Thread>,
     /// Whether a message is on its way.
-    called: AtomicBool,
+    call: Call,
     /// The runner; set, read and cleared on its thread only.
     runner: AtomicPtr<Runner>,
 }
@@ -70,10 +72,10 @@ struct Call {
 impl SpdkWaker {
     /// A waker of a zone thread that will get its SPDK thread later.
     pub fn new() -> SpdkWaker {
-        SpdkWaker(Arc::new(Call {
+        SpdkWaker(Arc::new(Target {
             sleeps: thread::interrupts(),
             thread: OnceLock::new(),
-            called: AtomicBool::new(false),
+            call: Call::new(),
             runner: AtomicPtr::new(std::ptr::null_mut()),
         }))
     }
@@ -87,11 +89,11 @@ impl Default for SpdkWaker {
 
 impl ZoneWaker for SpdkWaker {
     fn wake(&self) {
-        unsafe extern "C" fn poll(call: *mut c_void) {
+        unsafe extern "C" fn poll(target: *mut c_void) {
             // SAFETY: one count came with the message.
-            let call = unsafe { Arc::from_raw(call.cast_const().cast::<Call>()) };
-            call.called.store(false, Ordering::Release);
-            let runner = call.runner.load(Ordering::Relaxed);
+            let target = unsafe { Arc::from_raw(target.cast_const().cast::<Target>()) };
+            target.call.answer();
+            let runner = target.runner.load(Ordering::Relaxed);
             if !runner.is_null() {
                 // SAFETY: the runner clears this on its thread, which this is, before it goes. The count
                 // keeps it while it is polled.
@@ -105,15 +107,15 @@ impl ZoneWaker for SpdkWaker {
         let Some(&thread) = self.0.thread.get() else {
             return;
         };
-        if !self.0.sleeps || self.0.called.swap(true, Ordering::AcqRel) {
+        if !self.0.sleeps || !self.0.call.must_send() {
             return;
         }
-        let call = Arc::into_raw(Arc::clone(&self.0));
+        let target = Arc::into_raw(Arc::clone(&self.0));
         // SAFETY: the message takes the count; the thread exits after the last one who wakes it is gone.
-        let sent = unsafe { thread.send_raw(poll, call.cast_mut().cast()) };
+        let sent = unsafe { thread.send_raw(poll, target.cast_mut().cast()) };
         if sent.is_err() {
             // SAFETY: the message was refused, so the count is still ours.
-            drop(unsafe { Arc::from_raw(call) });
+            drop(unsafe { Arc::from_raw(target) });
         }
     }
 }
@@ -274,8 +276,8 @@ impl RunningZone {
                 while runner.in_flight.get() > 0 {
                     task::sleep(DRAIN_INTERVAL).await;
                 }
-                let call = &runner.waker.0;
-                call.runner.store(std::ptr::null_mut(), Ordering::Relaxed);
+                let target = &runner.waker.0;
+                target.runner.store(std::ptr::null_mut(), Ordering::Relaxed);
                 runner.busy.borrow_mut().take();
                 runner.timer.borrow_mut().take();
                 drop(runner);

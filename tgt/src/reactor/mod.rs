@@ -9,6 +9,7 @@
 //! Life cycle: [`Reactors::start`] pins and runs the threads; whoever adds pollers removes them;
 //! [`Reactors::stop`] runs the messages still queued, drops what is left, and joins the threads.
 
+mod armed;
 mod clock;
 mod context;
 mod readiness;
@@ -17,7 +18,7 @@ mod wake;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{self, AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;

@@ -1,16 +1,14 @@
 //! How a sleeping reactor is woken: an eventfd that is written only when the reactor sleeps.
 //!
-//! A reactor that finds nothing to do *arms* its wake state, looks once more at everything, and only
-//! then sleeps on the eventfd. A waker first publishes its work, then looks whether the state is
-//! armed. Both sides put a full fence between their two steps, so at least one of them sees the
-//! other: work is never left lying while the reactor sleeps.
+//! Who sees whom is told in [`super::armed`].
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vdo::seam::ZoneWaker;
+
+use super::armed::Armed;
 
 /// A close-on-exec, non-blocking eventfd.
 #[derive(Debug)]
@@ -43,7 +41,7 @@ impl EventFd {
 
 #[derive(Debug)]
 struct WakeState {
-    armed: AtomicBool,
+    armed: Armed,
     event: EventFd,
 }
 
@@ -54,7 +52,7 @@ pub struct Waker(Arc<WakeState>);
 impl Waker {
     pub(super) fn new() -> io::Result<Waker> {
         Ok(Waker(Arc::new(WakeState {
-            armed: AtomicBool::new(false),
+            armed: Armed::new(),
             event: EventFd::new()?,
         })))
     }
@@ -63,8 +61,7 @@ impl Waker {
     /// load when the reactor is awake.
     #[inline]
     pub fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.0.armed.load(Ordering::Relaxed) && self.0.armed.swap(false, Ordering::Relaxed) {
+        if self.0.armed.needs_signal() {
             self.0.event.signal();
         }
     }
@@ -86,13 +83,12 @@ impl Waker {
 
     /// Declares that this reactor is about to sleep; it must look at all its work again after.
     pub(super) fn arm(&self) {
-        self.0.armed.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.0.armed.arm();
     }
 
     /// Declares that this reactor is awake.
     pub(super) fn disarm(&self) {
-        if !self.0.armed.swap(false, Ordering::Relaxed) {
+        if self.0.armed.disarm() {
             self.0.event.drain();
         }
     }
@@ -100,7 +96,7 @@ impl Waker {
     /// Whether the reactor sleeps or is about to.
     #[cfg(test)]
     pub(super) fn is_armed(&self) -> bool {
-        self.0.armed.load(Ordering::Relaxed)
+        self.0.armed.is_armed()
     }
 
     /// What a sleeping reactor polls for input.
