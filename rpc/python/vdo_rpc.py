@@ -30,6 +30,7 @@ def _add_name(parser, required=True):
     group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument('name', nargs='?', help='name of the VDO bdev')
     group.add_argument('-b', '--name', dest='name_option', metavar='NAME', help='name of the VDO bdev')
+    return group
 
 
 def _one_name(subparsers, method, text):
@@ -73,6 +74,10 @@ def _bdev_vdo_set_examine(args):
     _call(args, 'bdev_vdo_set_examine', enable=args.enable)
 
 
+def _bdev_vdo_rebuild(args):
+    _call(args, 'bdev_vdo_rebuild', name=_name(args), base_bdev_name=args.base_bdev_name)
+
+
 def spdk_rpc_plugin_initialize(subparsers):
     """Called by the client with its table of commands."""
     switch = argparse.BooleanOptionalAction
@@ -102,6 +107,14 @@ def spdk_rpc_plugin_initialize(subparsers):
     p.set_defaults(func=_bdev_vdo_create)
 
     _one_name(subparsers, 'bdev_vdo_delete', 'Shut a VDO volume down and remove its bdev; the data stays')
+
+    p = subparsers.add_parser('bdev_vdo_rebuild', help='Rebuild a VDO volume that is read-only')
+    group = _add_name(p)
+    group.add_argument('-d', '--base-bdev-name', help='bdev that holds the volume, which need not be up')
+    p.set_defaults(func=_bdev_vdo_rebuild)
+
+    p = subparsers.add_parser('bdev_vdo_get_progress', help='How far VDO volumes are that are being opened')
+    p.set_defaults(func=lambda args: _call(args, 'bdev_vdo_get_progress'))
 
     p = subparsers.add_parser('bdev_vdo_get_stats', help='Statistics of one or all VDO bdevs')
     _add_name(p, required=False)

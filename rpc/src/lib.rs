@@ -1,7 +1,8 @@
 //! Every JSON-RPC method of spdk-vdo once: names, parameters, results and errors.
 //!
 //! Two hosts serve these methods, SPDK's bdev module and the embedded target, and they must agree to
-//! the letter; so both take them from here. There is no I/O and no state in this crate. A host looks
+//! the letter; so both take them from here. There is no I/O in this crate, and no state but the list of
+//! volumes that are being opened. A host looks
 //! the method up in [`methods`], turns the request's `params` into the method's type with
 //! [`Parameters::decode`] (which refuses what is unknown, missing, of the wrong type or out of range,
 //! naming the parameter and the value), does the work, and answers with one of the result types or an
@@ -9,7 +10,7 @@
 //!
 //! - [`methods`]: the names, and what each method takes
 //! - [`params`]: the parameter types
-//! - [`results`]: what `bdev_get_bdevs` shows of a volume, and `bdev_vdo_dump`
+//! - [`results`]: what `bdev_get_bdevs` shows of a volume, `bdev_vdo_dump`, and `bdev_vdo_rebuild`
 //! - [`volume`]: what the parameters mean to the engine, and what the engine's answers are called
 //! - [`cpumask`]: core masks as SPDK writes them
 //! - [`spdk`]: the parameters of SPDK's own bdev methods the embedded target has

@@ -29,6 +29,10 @@ methods! {
          "block_map_cache_mib", "deduplication", "compression"];
     /// Shuts a volume down and lets go of its base bdev: [`crate::params::Name`].
     BDEV_VDO_DELETE = "bdev_vdo_delete" ("name") [];
+    /// Rebuilds a volume that is read-only: [`crate::params::Rebuild`], [`crate::results::Rebuilt`].
+    BDEV_VDO_REBUILD = "bdev_vdo_rebuild" () ["name", "base_bdev_name"];
+    /// How far volumes are that are being opened: [`crate::params::NoParams`], [`crate::results::OpeningInfo`].
+    BDEV_VDO_GET_PROGRESS = "bdev_vdo_get_progress" () [];
     /// Statistics: [`crate::params::GetStats`].
     BDEV_VDO_GET_STATS = "bdev_vdo_get_stats" () ["name", "per_zone"];
     /// Starts to ask the index again: [`crate::params::Name`].

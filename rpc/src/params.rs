@@ -224,6 +224,30 @@ impl Parameters for Create {
     }
 }
 
+/// Parameters of `bdev_vdo_rebuild`: one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rebuild {
+    /// The volume's bdev name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The bdev the volume is on, whether it is up or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_bdev_name: Option<String>,
+}
+
+impl Parameters for Rebuild {
+    fn check(&self) -> Result<(), RpcError> {
+        match (&self.name, &self.base_bdev_name) {
+            (Some(name), None) => bdev_name("name", name),
+            (None, Some(name)) => bdev_name("base_bdev_name", name),
+            _ => Err(RpcError::invalid_params(
+                "which volume: give name or base_bdev_name, one of them",
+            )),
+        }
+    }
+}
+
 /// Parameters of `bdev_vdo_get_stats`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,6 +1,7 @@
 //! What methods answer, apart from statistics.
 
 use serde::{Deserialize, Serialize};
+use vdo::volume::Losses;
 
 /// `driver_specific.vdo` of a volume in `bdev_get_bdevs`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +54,70 @@ pub fn saving_percent(logical_blocks: u64, data_blocks: u64) -> Option<u64> {
     }
     let saved = u128::from(logical_blocks.saturating_sub(data_blocks));
     u64::try_from(saved * 100 / u128::from(logical_blocks)).ok()
+}
+
+/// One volume in the answer of `bdev_vdo_get_progress`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpeningInfo {
+    /// What the volume will be called; left out if it is rebuilt and will not be a bdev.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The bdev the volume is on.
+    pub base_bdev_name: String,
+    /// What is being done: `open`, or a part of a recovery or rebuild.
+    pub work: String,
+    /// How much of that has been done.
+    pub done: u64,
+    /// How much there is.
+    pub all: u64,
+}
+
+/// What a rebuild had to drop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Entries of the recovery journal that could not be true.
+    pub journal_entries: u64,
+    /// Mappings that were ill-formed.
+    pub malformed_mappings: u64,
+    /// Mappings that led to no block of data.
+    pub mappings_outside: u64,
+    /// Mappings to a block that has all references it can have, or is a page of the block map.
+    pub mappings_too_many: u64,
+    /// Mappings beyond the end of the volume.
+    pub mappings_beyond_end: u64,
+    /// Pages of the block map, and all they named, that could not be where they were said to be.
+    pub subtrees: u64,
+    /// Pages of the block map that could not be read.
+    pub unreadable_pages: u64,
+    /// Pages of the block map whose place held another page.
+    pub misplaced_pages: u64,
+}
+
+impl From<Losses> for Dropped {
+    fn from(losses: Losses) -> Dropped {
+        Dropped {
+            journal_entries: losses.journal_entries,
+            malformed_mappings: losses.malformed,
+            mappings_outside: losses.outside,
+            mappings_too_many: losses.too_many,
+            mappings_beyond_end: losses.beyond_end,
+            subtrees: losses.subtrees,
+            unreadable_pages: losses.unreadable_pages,
+            misplaced_pages: losses.misplaced_pages,
+        }
+    }
+}
+
+/// The answer of `bdev_vdo_rebuild`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebuilt {
+    /// The volume's bdev name; left out if it is not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The bdev the volume is on.
+    pub base_bdev_name: String,
+    /// What had to be dropped; all zero if nothing was.
+    pub dropped: Dropped,
 }
 
 /// The answer of `bdev_vdo_dump`.

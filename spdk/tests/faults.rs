@@ -61,7 +61,8 @@ fn becomes_read_only(target: &Target) {
     );
 }
 
-/// What a read-only volume must do: show data, refuse writes and flushes, stop, and not come up again.
+/// What a read-only volume must do: show data, refuse writes and flushes, stop, come up again as read-only as it was, and be
+/// whole when it is rebuilt.
 fn is_read_only(served: &Served, setup: &Setup, target: Target) {
     becomes_read_only(&target);
     let mut client = served.connect();
@@ -77,11 +78,29 @@ fn is_read_only(served: &Served, setup: &Setup, target: Target) {
     let load = Load::start(&spdk::export_nvme_tcp(&target, "other"), 0..64);
     assert_eq!(load.stop().error, None);
     assert!(target.stop().success());
-    let said = Target::refuse(served.options(setup));
-    assert!(
-        said.contains("the volume is read-only") && said.contains("vdoforcerebuild"),
-        "{said}"
+    let target = served.start(setup);
+    assert_eq!(mode(&target), "read-only");
+    let mut client = served.connect();
+    check(&mut client, 20..100, |lbn| lbn);
+    assert!(client.write(500 * BLOCK, &block(500)).is_err());
+    drop(client);
+    let rebuilt = spdk::call(&target, "bdev_vdo_rebuild", json!({"name": "vdo0"}));
+    assert_eq!(
+        (&rebuilt["name"], &rebuilt["dropped"]["subtrees"]),
+        (&json!("vdo0"), &json!(0))
     );
+    assert_eq!(mode(&target), "normal");
+    let refused = target.rpc("bdev_vdo_rebuild", json!({"name": "vdo0"}));
+    let refused = refused.unwrap_err();
+    assert!(
+        refused.message.contains("not read-only"),
+        "{}",
+        refused.message
+    );
+    assert!(target.stop().success());
+    let target = served.start(setup);
+    check(&mut served.connect(), 20..100, |lbn| lbn);
+    assert!(target.stop().success());
 }
 
 #[test]
@@ -138,8 +157,9 @@ fn a_failed_read_of_the_block_map_makes_the_volume_read_only() {
     assert!(served.connect().read(100_000 * BLOCK, &mut data).is_err());
     becomes_read_only(&target);
     assert!(target.stop().success());
-    let said = Target::refuse(served.options(&setup));
-    assert!(said.contains("the volume is read-only"), "{said}");
+    let target = served.start(&setup);
+    assert_eq!(mode(&target), "read-only");
+    assert!(target.stop().success());
 }
 
 #[test]

@@ -135,6 +135,21 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
         more["shape"] = json!("round");
         all.push((method.name, more, Error(-32602, "shape")));
     }
+    for (params, code, word) in [
+        (json!({}), -32602, "name or base_bdev_name"),
+        (
+            json!({"name": "v", "base_bdev_name": "b"}),
+            -32602,
+            "one of them",
+        ),
+        (json!({"name": "nobody"}), -19, "nobody"),
+        (json!({"name": "m"}), -19, "not a vdo bdev"),
+        (json!({"name": "v"}), -22, "not read-only"),
+        (json!({"base_bdev_name": "nobody"}), -19, "nobody"),
+        (json!({"base_bdev_name": "taken"}), -1, "claimed"),
+    ] {
+        all.push(("bdev_vdo_rebuild", params, Error(code, word)));
+    }
     let v = || json!({"name": "v"});
     let named = |more: Value| {
         let mut params = v();

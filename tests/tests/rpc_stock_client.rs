@@ -260,6 +260,16 @@ fn the_plugin_sends_what_the_contract_says() {
     assert_eq!(options["params"], expected);
     let stats = request(&["bdev_vdo_get_stats", "-b", "v", "--per-zone"]);
     assert_eq!(stats["params"], json!({"name": "v", "per_zone": true}));
+    for (option, parameter) in [("-b", "name"), ("-d", "base_bdev_name")] {
+        let rebuild = request(&["bdev_vdo_rebuild", option, "v"]);
+        assert_eq!(rebuild["params"], json!({parameter: "v"}));
+    }
+    assert_eq!(
+        request(&["bdev_vdo_rebuild", "v"])["params"],
+        json!({"name": "v"})
+    );
+    let progress = request(&["bdev_vdo_get_progress"]);
+    assert_eq!(progress["method"], "bdev_vdo_get_progress");
     for method in vdo_rpc::methods::ALL
         .iter()
         .filter(|method| method.required == ["name"])

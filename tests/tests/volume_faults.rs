@@ -31,7 +31,8 @@ fn faulty(cpumask: &'static str) -> (Rig, Setup, Target) {
     (rig, setup, target)
 }
 
-/// What a read-only volume must do: show data, refuse writes and flushes, stop, and not come up again.
+/// What a read-only volume must do: show data, refuse writes and flushes, stop, come up again as read-only as it was, and be
+/// whole when it is rebuilt.
 fn is_read_only(rig: &Rig, setup: &Setup, target: Target) {
     let mut patience = 500;
     while mode(&target) != "read-only" && patience > 0 {
@@ -56,11 +57,37 @@ fn is_read_only(rig: &Rig, setup: &Setup, target: Target) {
     drop(client);
     assert!(target.log().contains("read-only"), "the log says so");
     target.stop();
-    let said = rig.refused(setup);
+    comes_back(rig, setup);
+}
+
+/// A volume that is read-only on disk, with a hundred blocks that were flushed, is read as it was and rebuilt.
+fn comes_back(rig: &Rig, setup: &Setup) {
+    let target = rig.start(setup);
+    assert_eq!(mode(&target), "read-only");
+    let reason = info(&target)["read_only_reason"].clone();
+    assert!(reason.as_str().unwrap().contains("super block"), "{reason}");
+    let mut client = rig.connect();
+    check(&mut client, 20..100, |lbn| lbn);
+    assert_eq!(client.write(500 * BLOCK, &block(500)), Err(EIO));
+    assert_eq!(client.flush(), Ok(()));
+    drop(client);
+    let rebuilt = target.rpc("bdev_vdo_rebuild", json!({"name": "vdo0"}));
+    let rebuilt = rebuilt.unwrap();
+    assert_eq!(rebuilt["name"], "vdo0");
+    assert_eq!(rebuilt["dropped"]["journal_entries"], 0);
+    assert_eq!(mode(&target), "normal");
+    assert_eq!(stats(&target)["read_only_recoveries"], 1);
+    let refused = target.rpc("bdev_vdo_rebuild", json!({"name": "vdo0"}));
+    let refused = refused.unwrap_err();
     assert!(
-        said.contains("the volume is read-only") && said.contains("vdoforcerebuild"),
-        "{said}"
+        refused.message.contains("not read-only"),
+        "{}",
+        refused.message
     );
+    assert!(target.stop().success());
+    let target = rig.start(setup);
+    check(&mut rig.connect(), 20..100, |lbn| lbn);
+    assert!(target.stop().success());
 }
 
 #[test]
@@ -139,8 +166,7 @@ fn a_failed_read_of_the_block_map_makes_the_volume_read_only() {
     }
     assert_eq!(mode(&target), "read-only", "{}", target.log());
     target.stop();
-    let said = rig.refused(&setup);
-    assert!(said.contains("the volume is read-only"), "{said}");
+    comes_back(&rig, &setup);
 }
 
 #[test]

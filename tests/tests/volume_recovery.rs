@@ -5,9 +5,11 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use vdo::format::components::VolumeState;
 use vdo::format::open::{Volume, read_geometry, read_volume};
 use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, block, check, fill, info, stats};
+use vdo_tests::target::Target;
 
 /// Blocks that are flushed in each round.
 const FLUSHED: u64 = 400;
@@ -98,10 +100,6 @@ fn a_volume_that_asks_to_be_rebuilt_is_and_counts_it() {
     fill(&mut rig.connect(), 0..3000, |lbn| lbn % 1000);
     let used = stats(&target)["data_blocks_used"].clone();
     assert!(target.stop().success());
-    set_state(&rig, VolumeState::ReadOnly);
-    let said = rig.refused(&Setup::default());
-    assert!(said.contains("vdoforcerebuild"), "{said}");
-
     set_state(&rig, VolumeState::ForceRebuild);
     let target = rig.start(&Setup::on("0x3"));
     let now = stats(&target);
@@ -128,18 +126,77 @@ fn a_journal_that_contradicts_itself_makes_the_volume_read_only_and_the_message_
     target.kill();
     let journal = volume(&rig).layout.recovery_journal.start.get();
     let file = OpenOptions::new().write(true).open(rig.file()).unwrap();
-    // The first entry of the journal's block 1 is about a slot that no page has.
-    file.write_all_at(&[0xfc, 0x0f], (journal + 1) * BLOCK + 512 + 3)
-        .unwrap();
-    let said = vdo_tests::target::Target::refuse(rig.options(&Setup::default()));
+    // Entry 100 of the journal's block 1, the eighth of its fourth sector, is about a slot that no page has. (The first are
+    // about pages of the block map, without which all would be lost.)
+    let at = (journal + 1) * BLOCK + 4 * 512 + 3 + 7 * 16;
+    file.write_all_at(&[0xfc, 0x0f], at).unwrap();
+    let target = rig.start(&Setup::default());
+    let reason = info(&target)["read_only_reason"].clone();
     for word in [
-        "entry 0 of block 1 of the recovery journal",
+        "entry 100 of block 1 of the recovery journal",
         "a slot that no page has",
-        "vdoforcerebuild",
     ] {
-        assert!(said.contains(word), "nothing of {word:?} in:\n{said}");
+        let reason = reason.as_str().unwrap();
+        assert!(reason.contains(word), "nothing of {word:?} in: {reason}");
     }
     assert_eq!(volume(&rig).super_block.volume.state, VolumeState::ReadOnly);
-    let said = rig.refused(&Setup::default());
-    assert!(said.contains("the volume is read-only"), "{said}");
+    // The entry was about one block; every other is seen, although only the journal knows of it.
+    let lost = || {
+        let mut client = rig.connect();
+        let mut data = vec![0; BLOCK as usize];
+        let mut lost = Vec::new();
+        for lbn in 0..500 {
+            client.read(lbn * BLOCK, &mut data).unwrap();
+            if data != block(lbn) {
+                assert!(data.iter().all(|byte| *byte == 0), "block {lbn}");
+                lost.push(lbn);
+            }
+        }
+        lost
+    };
+    let before = lost();
+    assert_eq!(before.len(), 1, "{before:?}");
+    let refused = rig.connect().write(0, &block(0));
+    assert!(refused.is_err());
+    let rebuilt = target.rpc("bdev_vdo_rebuild", json!({"base_bdev_name": "base"}));
+    let dropped = json!({"journal_entries": 1, "malformed_mappings": 0, "mappings_outside": 0, "mappings_too_many": 0,
+        "mappings_beyond_end": 0, "subtrees": 0, "unreadable_pages": 0, "misplaced_pages": 0});
+    let expected = json!({"name": "vdo0", "base_bdev_name": "base", "dropped": dropped});
+    assert_eq!(rebuilt.unwrap(), expected);
+    assert_eq!(info(&target)["mode"], "normal");
+    assert!(target.stop().success());
+    let target = rig.start(&Setup::default());
+    assert_eq!(lost(), before, "as it was seen when it was read-only");
+    assert!(target.stop().success());
+    rig.audit("a_journal_that_contradicts_itself_makes_the_volume_read_only_and_the_message_names_the_block");
+}
+
+#[test]
+fn a_volume_that_is_not_up_is_rebuilt_by_its_base_bdev_if_it_is_read_only() {
+    let test = "a_volume_that_is_not_up_is_rebuilt_by_its_base_bdev_if_it_is_read_only";
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::default());
+    fill(&mut rig.connect(), 0..3000, |lbn| lbn % 1000);
+    let delete = |target: &Target| target.rpc("bdev_vdo_delete", json!({"name": "vdo0"}));
+    assert_eq!(delete(&target), Ok(json!(true)));
+    let rebuild =
+        |target: &Target| target.rpc("bdev_vdo_rebuild", json!({"base_bdev_name": "base"}));
+    let refused = rebuild(&target).unwrap_err();
+    assert!(
+        refused.message.contains("is clean") && refused.message.contains("read-only"),
+        "{}",
+        refused.message
+    );
+    set_state(&rig, VolumeState::ReadOnly);
+    let rebuilt = rebuild(&target).unwrap();
+    assert_eq!(rebuilt["base_bdev_name"], "base");
+    assert_eq!(rebuilt.get("name"), None, "it is not brought up");
+    let progress = target.rpc("bdev_vdo_get_progress", Value::Null);
+    assert_eq!(progress, Ok(json!([])), "nothing is opened any more");
+    assert!(target.stop().success());
+    let target = rig.start(&Setup::on("0x3"));
+    assert_eq!(stats(&target)["read_only_recoveries"], 1);
+    check(&mut rig.connect(), 0..3000, |lbn| lbn % 1000);
+    assert!(target.stop().success());
+    rig.audit(test);
 }

@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use super::state::{JournalCall, MapPhase, MapState};
 use super::waiters::WaiterId;
 use crate::error::VdoError;
+use crate::recovery::map_replay::Overlay;
 use crate::runtime::base::BaseDevice;
 use crate::runtime::services::{JournalHolder, ZoneServices};
 use crate::runtime::shared_flush::SharedFlush;
@@ -18,6 +20,7 @@ pub(super) struct MapCore {
     pub(super) state: RefCell<MapState>,
     pub(super) base: Rc<BaseDevice>,
     pub(super) services: Rc<dyn ZoneServices>,
+    pub(super) overlay: Option<Arc<Overlay>>,
     pub(super) flushes: SharedFlush,
     pub(super) read_work: Rc<WaitList>,
     pub(super) write_work: Rc<WaitList>,

@@ -42,7 +42,13 @@ pub(super) async fn read_pages(zone: Rc<MapCore>, mut buffer: Buffer) {
         (buffer, result) = zone.base.read(class(is_leaf), pbn, buffer, 1).await;
         let result = result.and_then(|()| zone.state.borrow().check(buffer.first_block(), pbn));
         match result {
-            Ok(()) => zone.state.borrow_mut().read_done(id, buffer.first_block()),
+            Ok(()) => {
+                let mut state = zone.state.borrow_mut();
+                if let Some(overlay) = &zone.overlay {
+                    overlay.apply(pbn, buffer.first_block_mut(), state.nonce());
+                }
+                state.read_done(id, buffer.first_block());
+            }
             Err(error) => {
                 zone.enter_read_only(&error);
                 zone.state.borrow_mut().read_failed(id, &error);

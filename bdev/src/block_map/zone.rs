@@ -12,6 +12,7 @@ use super::waiters::PageOp;
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
 use crate::format::tree::{TreeGeometry, TreePage};
+use crate::recovery::map_replay::Overlay;
 use crate::runtime::base::{BaseDevice, IoClass};
 use crate::runtime::services::{BlockMapSlot, JournalHolder, TreePageSource, ZoneServices};
 use crate::runtime::shared_flush::SharedFlush;
@@ -31,6 +32,8 @@ pub struct BlockMapEnvironment {
     pub source: Rc<dyn TreePageSource>,
     /// Memory for I/O: one block for each reader and writer.
     pub memory: Arc<dyn DmaMemory>,
+    /// What a read-only volume's journal knows better than pages on disk.
+    pub overlay: Option<Arc<Overlay>>,
     /// Tells whether a block may hold data or a page of a tree.
     pub is_data_block: DataBlockTest,
 }
@@ -69,6 +72,7 @@ impl BlockMapZone {
             services,
             source,
             memory,
+            overlay,
             is_data_block,
         } = environment;
         let buffer = || {
@@ -84,6 +88,7 @@ impl BlockMapZone {
             flushes: SharedFlush::new(&scheduler, &base, IoClass::PageCache),
             base,
             services,
+            overlay,
             read_work,
             write_work,
             idle: WaitList::new(&scheduler),

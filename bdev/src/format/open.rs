@@ -77,8 +77,7 @@ fn what_to_do(state: VolumeState) -> &'static str {
             "it was not shut down and must be recovered"
         }
         VolumeState::ReadOnly => {
-            "it stopped after an error; look for its cause, then mark it with vdoforcerebuild, and it is rebuilt when it is \
-             opened next"
+            "it stopped after an error; look for its cause, then have it rebuilt"
         }
         VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade => "it waits to be rebuilt",
     }

@@ -64,7 +64,8 @@ impl<R: HostRequest> FlushDesk<R> {
 
 async fn flush(zone: &Rc<Zone>) -> Result<(), VdoError> {
     zone.barrier_everywhere().await?;
-    if zone.is_read_only() {
+    // A volume that has been read-only all the time promised nothing that a flush could fail to keep.
+    if zone.is_read_only() && !zone.shared.was_found_read_only() {
         return Err(VdoError::ReadOnly);
     }
     Ok(())

@@ -59,6 +59,11 @@ impl JournalRange {
         }
     }
 
+    /// How many blocks it spans.
+    pub fn blocks(&self) -> u64 {
+        self.end - self.first
+    }
+
     /// How many entries there are.
     pub fn entries(&self) -> u64 {
         match self.end.checked_sub(self.first) {

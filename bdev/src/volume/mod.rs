@@ -1,7 +1,7 @@
 //! A volume as its host sees it: found or made on a device, started, given requests, and shut down.
 //!
 //! 1. [`Opening`] reads the geometry block and the super block of a base device, or formats it first,
-//!    as the host was asked to. A volume that was not shut down is recovered.
+//!    as the host was asked to. A volume that was not shut down is recovered; one that is read-only can be rebuilt.
 //! 2. [`Volume::assemble`] makes the handle and one [`ZoneSeed`] for each zone thread. The host takes each seed
 //!    to the thread that will poll it and grows it into a [`ZoneThread`].
 //! 3. [`Volume::start`] loads the depot, marks the volume dirty on disk, opens the index, and only then
@@ -15,6 +15,7 @@
 
 mod life;
 mod opening;
+mod progress;
 mod recovering;
 mod reports;
 mod seed;
@@ -27,7 +28,8 @@ use thiserror::Error;
 
 pub use self::life::Phase;
 use self::life::{Life, Stop};
-pub use self::opening::{FormatPolicy, OpenRequest, Opening, RecoveryPolicy};
+pub use self::opening::{FormatPolicy, Found, OpenRequest, Opening, RecoveryPolicy};
+pub use self::progress::{Progress, Step, Work};
 pub use self::reports::{Usage, VolumeDump, ZoneDump};
 pub use self::seed::ZoneSeed;
 use crate::block_map::DEFAULT_BLOCK_MAP_MAXIMUM_AGE;
@@ -37,10 +39,13 @@ pub use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
 pub use crate::dedupe::{ContextTally, IndexWord, LockId, LockReport, LockState, TransitionCounts};
 use crate::error::VdoError;
 use crate::format;
+use crate::format::components::VolumeState;
 pub use crate::index::AnswerMode;
 use crate::poll::mailbox::{Errand, Mailbox};
 pub use crate::poll::thread::ZoneThread;
 use crate::recovery::Refusal;
+use crate::recovery::map_replay::Overlay;
+pub use crate::recovery::rebuild::Losses;
 use crate::request::pieces::{Cursor, zones_of};
 pub use crate::request::{RequestReport, Stage};
 use crate::seam::{Host, HostRequest, RequestHeader, RequestKind};
@@ -91,20 +96,17 @@ pub enum VolumeError {
         /// [`OpenRequest::slabs_wanted`].
         wanted: u64,
     },
-    /// The volume was not shut down, and its disk does not hold what it takes to recover it.
-    #[error(
-        "the volume was not shut down and cannot be recovered: {refusal}; it is read-only now: look for the cause, then \
-         have it rebuilt with vdoforcerebuild"
-    )]
-    Damaged {
-        /// What was found.
-        refusal: Refusal,
-    },
-    /// The volume was not shut down, and cannot be recovered here.
-    #[error("the volume was not shut down and cannot be recovered now: {refusal}")]
+    /// The volume has to be recovered or rebuilt, and cannot be here.
+    #[error("the volume was not shut down and cannot be brought back here: {refusal}")]
     NotRecovered {
         /// What was found.
         refusal: Refusal,
+    },
+    /// The volume was to be rebuilt and has no need of it.
+    #[error("the volume is {}, and only one that is read-only is rebuilt", .state.name())]
+    NotReadOnly {
+        /// What its super block says.
+        state: VolumeState,
     },
     /// An option makes no sense.
     #[error("{0}")]
@@ -119,8 +121,9 @@ impl VolumeError {
             VolumeError::Open(_)
             | VolumeError::Format(_)
             | VolumeError::TooFewSlabs { .. }
+            | VolumeError::NotReadOnly { .. }
             | VolumeError::Option(_) => 22,
-            VolumeError::Damaged { .. } | VolumeError::NotRecovered { .. } => 5,
+            VolumeError::NotRecovered { .. } => 5,
             VolumeError::Failed(error) => error.errno(),
             VolumeError::NotBlank { .. } => 17,
             VolumeError::NoMemory { .. } => 12,
@@ -188,7 +191,7 @@ impl<H: Host> Volume<H> {
     /// # Errors
     /// When an option makes no sense.
     pub fn assemble(
-        found: format::Volume,
+        found: Found,
         options: VolumeOptions,
         wakers: Vec<H::Waker>,
         memory: &Arc<dyn DmaMemory>,
@@ -207,14 +210,24 @@ impl<H: Host> Volume<H> {
             )));
         }
         let zones = options.zones;
-        let shared = Arc::new(Shared::new(
+        let Found {
+            volume: found,
+            read_only,
+            overlay,
+            ..
+        } = found;
+        let mut shared = Shared::new(
             options.name.clone(),
             zones,
             options.requests.div_ceil(u32::from(zones)).max(1),
             found.layout.tree,
             found.layout.slabs,
-        ));
+        );
         shared.set_compression(options.compression);
+        if let Some(reason) = read_only {
+            shared.set_found_read_only(reason);
+        }
+        let shared = Arc::new(shared);
         let mailboxes: Arc<[_]> = wakers
             .into_iter()
             .map(|waker| Mailbox::new(waker, zones > 1))
@@ -238,7 +251,7 @@ impl<H: Host> Volume<H> {
             index_word: Arc::new(AtomicU8::new(IndexWord::Unknown as u8)),
         });
         let seeds = (0..zones)
-            .map(|zone| volume.seed(ZoneIndex(zone), &found, memory))
+            .map(|zone| volume.seed(ZoneIndex(zone), &found, &overlay, memory))
             .collect();
         Ok((volume, seeds))
     }
@@ -247,11 +260,13 @@ impl<H: Host> Volume<H> {
         self: &Arc<Self>,
         index: ZoneIndex,
         found: &format::Volume,
+        overlay: &Option<Arc<Overlay>>,
         memory: &Arc<dyn DmaMemory>,
     ) -> ZoneSeed<H> {
         ZoneSeed {
             index,
             found: found.clone(),
+            overlay: overlay.clone(),
             options: self.options.clone(),
             shared: Arc::clone(&self.shared),
             mailboxes: Arc::clone(&self.mailboxes),
@@ -343,7 +358,8 @@ impl<H: Host> Volume<H> {
         self.mailboxes[usize::from(zone)].send_errand(errand);
     }
 
-    /// Loads the volume's metadata, marks it dirty on disk and opens its index. Requests are taken from
+    /// Loads the volume's metadata, marks it dirty on disk and opens its index; of a volume that was found read-only nothing
+    /// is loaded or written. Requests are taken from
     /// then on. All zone threads must be polled already. A volume is started once: a second start is refused.
     pub fn start(self: &Arc<Self>, done: Done<Result<(), VdoError>>) {
         let volume = Arc::clone(self);

@@ -12,13 +12,16 @@ use std::task::Poll;
 
 use uuid::Uuid;
 
-use super::{VolumeError, recovering};
+use super::progress::Progress;
+use super::{Losses, VolumeError, recovering};
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
+use crate::format::components::VolumeState;
 use crate::format::identify::{Contents, identify, probe_extents};
 use crate::format::open::{read_geometry, read_volume};
 use crate::format::plan::{Content, FormatStep};
 use crate::format::{self, FormatOptions, FormatPlan};
+use crate::recovery::map_replay::Overlay;
 use crate::runtime::base::{BaseDevice, IoClass};
 use crate::runtime::task::{Executor, Scheduler};
 use crate::seam::{BaseChannel, Nanos};
@@ -47,7 +50,13 @@ pub enum RecoveryPolicy {
         /// Memory for that, in blocks: as much as its block map will have when it runs.
         cache_blocks: u32,
     },
-    /// It is only looked at: nothing is written, and it is found as it is. It must not be started so.
+    /// It is brought back first; and it must be read-only, or asked to be rebuilt already, and is rebuilt.
+    Rebuild {
+        /// Memory for that, as above.
+        cache_blocks: u32,
+    },
+    /// It is only looked at: nothing is written, and it is found as it is. It must not be started so, if it was not shut
+    /// down.
     Look,
 }
 
@@ -69,7 +78,31 @@ pub struct OpenRequest {
     pub recovery: RecoveryPolicy,
 }
 
-type Found = Result<format::Volume, VolumeError>;
+/// A volume that was found on a device, or made there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The volume.
+    pub volume: format::Volume,
+    /// Why it is read-only, if it is. It can be started then, and read.
+    pub read_only: Option<String>,
+    /// What had to be dropped, if it was rebuilt.
+    pub dropped: Option<Losses>,
+    /// What its journal knows better than its block map, if it is read-only.
+    pub(crate) overlay: Option<Arc<Overlay>>,
+}
+
+impl From<format::Volume> for Found {
+    fn from(volume: format::Volume) -> Found {
+        Found {
+            volume,
+            read_only: None,
+            dropped: None,
+            overlay: None,
+        }
+    }
+}
+
+type Outcome = Result<Found, VolumeError>;
 
 /// A device being looked at.
 pub struct Opening<C: BaseChannel> {
@@ -77,7 +110,8 @@ pub struct Opening<C: BaseChannel> {
     base: Rc<BaseDevice>,
     scheduler: Rc<Scheduler>,
     executor: Executor,
-    found: Rc<RefCell<Option<Found>>>,
+    found: Rc<RefCell<Option<Outcome>>>,
+    progress: Arc<Progress>,
 }
 
 impl<C: BaseChannel> Opening<C> {
@@ -93,12 +127,15 @@ impl<C: BaseChannel> Opening<C> {
         let found = Rc::new(RefCell::new(None));
         let (io, result) = (Rc::clone(&base), Rc::clone(&found));
         let turns = Rc::clone(&scheduler);
+        let progress = Arc::<Progress>::default();
+        let told = Arc::clone(&progress);
         scheduler.spawn(async move {
             let device = Device {
                 base: io,
                 scheduler: turns,
                 memory,
                 blocks: device_blocks,
+                told,
             };
             let volume = open(&device, &request).await;
             *result.borrow_mut() = Some(volume);
@@ -110,11 +147,17 @@ impl<C: BaseChannel> Opening<C> {
             scheduler,
             executor,
             found,
+            progress,
         }
     }
 
+    /// How far it is, for whoever wants to know.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
     /// Does what there is to do; ready once, with what was found.
-    pub fn poll(&mut self, now: Nanos) -> Poll<Found> {
+    pub fn poll(&mut self, now: Nanos) -> Poll<Outcome> {
         self.scheduler.set_now(now);
         let base = &self.base;
         self.channel.poll(&mut |done| {
@@ -143,9 +186,10 @@ struct Device {
     scheduler: Rc<Scheduler>,
     memory: Arc<dyn DmaMemory>,
     blocks: u64,
+    told: Arc<Progress>,
 }
 
-async fn open(device: &Device, request: &OpenRequest) -> Found {
+async fn open(device: &Device, request: &OpenRequest) -> Outcome {
     if device.blocks == 0 {
         return Err(VolumeError::Option(
             "the base device has no room for one block".into(),
@@ -193,22 +237,48 @@ fn require_slabs(layout: &format::VolumeLayout, request: &OpenRequest) -> Result
     }
 }
 
-async fn load(device: &Device, request: &OpenRequest) -> Found {
+async fn load(device: &Device, request: &OpenRequest) -> Outcome {
     let first = read(device, Pbn(0), 1).await?;
     let geometry = read_geometry(&first, device.blocks)?;
     let super_block = read(device, geometry.super_block(), 1).await?;
     let mut volume = read_volume(geometry, &super_block, device.blocks)?;
     require_slabs(&volume.layout, request)?;
-    if !recovering::is_needed(volume.super_block.volume.state) {
-        volume.require_clean()?;
-    } else if let RecoveryPolicy::Recover { cache_blocks } = request.recovery {
-        let (base, scheduler, memory) = (&device.base, &device.scheduler, &device.memory);
-        recovering::bring_back(base, scheduler, memory, cache_blocks, &mut volume).await?;
+    let (base, scheduler, memory) = (&device.base, &device.scheduler, &device.memory);
+    let state = volume.super_block.volume.state;
+    let cache_blocks = match request.recovery {
+        RecoveryPolicy::Look => None,
+        RecoveryPolicy::Recover { cache_blocks } => Some(cache_blocks),
+        RecoveryPolicy::Rebuild { cache_blocks } => {
+            match state {
+                VolumeState::ReadOnly => {
+                    recovering::ask_for_rebuild(base, scheduler, memory, &mut volume).await?;
+                }
+                VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade => {}
+                state => return Err(VolumeError::NotReadOnly { state }),
+            }
+            Some(cache_blocks)
+        }
+    };
+    if let Some(cache_blocks) = cache_blocks
+        && recovering::is_needed(volume.super_block.volume.state)
+    {
+        let told = &device.told;
+        return recovering::bring_back(base, scheduler, memory, told, cache_blocks, volume).await;
     }
-    Ok(volume)
+    if state == VolumeState::ReadOnly && request.recovery != RecoveryPolicy::Look {
+        let told = &device.told;
+        let found =
+            recovering::found_read_only(base, scheduler, memory, told, volume, MARKED).await;
+        return Ok(found);
+    }
+    Ok(volume.into())
 }
 
-async fn make(device: &Device, request: &OpenRequest) -> Found {
+/// Why a volume is read-only that was found so.
+const MARKED: &str = "its super block says that it is: it stopped after an error, in an earlier run whose log says which, or \
+                      was marked by a program";
+
+async fn make(device: &Device, request: &OpenRequest) -> Outcome {
     let Device { base, memory, .. } = device;
     let plan = FormatPlan::new(&request.format, device.blocks, request.nonce, request.uuid)?;
     require_slabs(&plan.layout, request)?;
@@ -246,5 +316,5 @@ async fn make(device: &Device, request: &OpenRequest) -> Found {
             }
         }
     }
-    Ok(plan.into_volume())
+    Ok(plan.into_volume().into())
 }

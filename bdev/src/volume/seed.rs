@@ -16,6 +16,7 @@ use crate::journal::{JournalConfig, RecoveryJournal};
 use crate::poll::flush_desk::FlushDesk;
 use crate::poll::mailbox::Mailbox;
 use crate::poll::thread::ZoneThread;
+use crate::recovery::map_replay::Overlay;
 use crate::request::Requests;
 use crate::runtime::base::BaseDevice;
 use crate::runtime::task::{Executor, Scheduler, WaitList};
@@ -40,6 +41,7 @@ const SCRATCH: u32 = 256;
 pub struct ZoneSeed<H: Host> {
     pub(super) index: ZoneIndex,
     pub(super) found: format::Volume,
+    pub(super) overlay: Option<Arc<Overlay>>,
     pub(super) options: VolumeOptions,
     pub(super) shared: Arc<Shared>,
     pub(super) mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
@@ -108,6 +110,7 @@ impl<H: Host> ZoneSeed<H> {
                 services: services.clone(),
                 source: services.clone(),
                 memory: Arc::clone(&self.memory),
+                overlay: self.overlay.clone(),
                 is_data_block: Box::new(move |pbn| slabs.is_data_block(pbn)),
             },
         )?;

@@ -74,6 +74,11 @@ fn admin(zone: &Zone) -> Result<&Admin, VdoError> {
 
 pub(crate) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
     let admin = admin(zone)?;
+    if zone.shared.was_found_read_only() {
+        // Nothing of what it says of itself need be true: the block map is read as requests need it, and that is all.
+        publish(zone, admin);
+        return Ok(());
+    }
     let volume = admin.super_block.volume();
     let saved_zones = volume.super_block.slab_depot.zone_count;
     let layout = &volume.layout;
@@ -142,6 +147,9 @@ pub(crate) async fn shut_down(zone: &Rc<Zone>) -> Result<(), VdoError> {
         result = result.and(journal.drain(true).await);
     }
     result = result.and(zone.step_everywhere(AdminStep::DrainDepot).await);
+    if zone.shared.was_found_read_only() {
+        return Ok(());
+    }
     if zone.is_read_only() {
         save_read_only(zone).await?;
         return Err(VdoError::ReadOnly);

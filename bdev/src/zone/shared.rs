@@ -32,6 +32,7 @@ pub struct Shared {
     dedupe_minimum_timer_ms: AtomicU64,
     index_answers: AtomicBool,
     read_only: AtomicBool,
+    found_read_only: bool,
     read_only_reason: OnceLock<String>,
     wake_everyone: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -59,6 +60,7 @@ impl Shared {
             index_answers: AtomicBool::new(false),
             wake_everyone: OnceLock::new(),
             read_only: AtomicBool::new(false),
+            found_read_only: false,
             read_only_reason: OnceLock::new(),
         }
     }
@@ -93,6 +95,18 @@ impl Shared {
     /// Says how to wake every zone thread, which is done when the volume turns read-only.
     pub fn set_wake_everyone(&self, wake: Box<dyn Fn() + Send + Sync>) {
         let _ = self.wake_everyone.set(wake);
+    }
+
+    /// The volume, which nobody has seen yet, is read-only on disk, for this reason.
+    pub fn set_found_read_only(&mut self, reason: String) {
+        self.found_read_only = true;
+        self.read_only = AtomicBool::new(true);
+        self.read_only_reason = OnceLock::from(reason);
+    }
+
+    /// Whether the volume was read-only on disk when it was opened: nothing was loaded, and nothing is written.
+    pub fn was_found_read_only(&self) -> bool {
+        self.found_read_only
     }
 
     /// Whether new data is compressed.

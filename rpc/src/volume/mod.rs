@@ -14,6 +14,7 @@
 
 pub mod answers;
 mod config;
+mod openings;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,15 +22,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 use vdo::format::FormatOptions;
 use vdo::format::index_region::{IndexConfig, IndexMemory};
+use vdo::seam::Host;
 use vdo::types::BLOCK_SIZE;
 use vdo::volume::{
-    FormatPolicy, MAXIMUM_ZONES, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions,
+    FormatPolicy, MAXIMUM_ZONES, OpenRequest, RecoveryPolicy, Volume, VolumeError, VolumeOptions,
 };
 
 pub use self::answers::{
     INDEX_VERBS, answer_mode, apply_options, dump, engine_error, index_answer, info, no_answer,
 };
 pub use self::config::config;
+pub use self::openings::{Shown, openings, show};
 use crate::cpumask::CpuMask;
 use crate::params::{Create, Format};
 use crate::{ErrorCode, RpcError};
@@ -78,6 +81,37 @@ pub fn open_request(params: &Create) -> Result<OpenRequest, RpcError> {
             cache_blocks: cache_blocks(params),
         },
     })
+}
+
+/// What the engine shall do on the base bdev of a volume that is to be rebuilt: [`open_request`], but there must be a
+/// volume, and it must be read-only.
+///
+/// # Errors
+/// As there.
+pub fn rebuild_request(params: &Create) -> Result<OpenRequest, RpcError> {
+    let cache_blocks = cache_blocks(params);
+    Ok(OpenRequest {
+        policy: FormatPolicy::Never,
+        recovery: RecoveryPolicy::Rebuild { cache_blocks },
+        ..open_request(params)?
+    })
+}
+
+/// Refuses to rebuild a volume that is up and is not read-only.
+///
+/// # Errors
+/// `-EINVAL` if it is not.
+pub fn check_rebuild<H: Host>(volume: &Volume<H>) -> Result<(), RpcError> {
+    match volume.is_read_only() {
+        true => Ok(()),
+        false => Err(RpcError::new(
+            ErrorCode::EINVAL,
+            format!(
+                "name: volume \"{}\" is not read-only, and only such are rebuilt",
+                volume.name()
+            ),
+        )),
+    }
 }
 
 fn cache_blocks(params: &Create) -> u32 {

@@ -109,7 +109,7 @@ async fn holds_a_volume(base_name: &str) -> bool {
     };
     request.recovery = RecoveryPolicy::Look;
     let memory: Arc<dyn DmaMemory> = Arc::new(SpdkMemory::default());
-    match life::look(&base, request, &memory).await {
+    match life::look(&base, None, request, &memory).await {
         Ok(_) => true,
         Err(VolumeError::Open(OpenError::Blank | OpenError::Foreign { .. })) => false,
         Err(VolumeError::Open(error)) => {

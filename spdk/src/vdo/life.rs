@@ -14,10 +14,10 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use vdo::buffer::DmaMemory;
 use vdo::error::VdoError;
-use vdo::format;
 use vdo::types::BLOCK_SIZE;
-use vdo::volume::{Done, OpenRequest, Opening, Volume, VolumeError};
-use vdo_rpc::params::{Create, Format};
+use vdo::volume::{Done, Found, Losses, OpenRequest, Opening, Volume, VolumeError};
+use vdo_rpc::params::{Create, Format, Rebuild};
+use vdo_rpc::results::Rebuilt;
 use vdo_rpc::volume;
 use vdo_rpc::{ErrorCode, RpcError};
 
@@ -109,6 +109,69 @@ fn base_resized(bdev: &VdoBdev) {
 /// # Errors
 /// Why it cannot be made; nothing is left behind then.
 pub async fn bring_up(params: Create, origin: Origin) -> Result<(), RpcError> {
+    let request = volume::open_request(&params)?;
+    bring_up_as(params, origin, request).await.map(drop)
+}
+
+/// Has a volume that is read-only rebuilt, whether it is up or not. If it is, its users let go first, as if it was
+/// deleted, and it comes up again.
+///
+/// # Errors
+/// When it is not read-only, or the rebuild fails: it can be tried again then.
+pub async fn rebuild(params: Rebuild) -> Result<Rebuilt, RpcError> {
+    let base_name = params.base_bdev_name.unwrap_or_default();
+    let known_base = bdev::canonical(&base_name);
+    let up = match params.name {
+        Some(name) => Some(bdev::find(&name)?),
+        None => bdev::all().into_iter().find(|bdev| {
+            // SAFETY: on the app thread; not kept.
+            known_base.is_some() && unsafe { bdev.as_ref() }.base_name() == known_base
+        }),
+    };
+    let Some(bdev) = up else {
+        let create = Create::new(format!("{base_name} (rebuilt)"), &base_name);
+        let request = volume::rebuild_request(&create)?;
+        let no_base = || RpcError::no_bdev("base_bdev_name", &base_name);
+        let _turn = state().turn(&known_base.ok_or_else(no_base)?).await;
+        let base = open_base(&create, &Rc::default())?;
+        let memory: Arc<dyn DmaMemory> = Arc::new(SpdkMemory::default());
+        let found = look(&base, None, request, &memory).await;
+        let found = found.map_err(|error| volume::volume_error(&base_name, error))?;
+        return Ok(Rebuilt {
+            name: None,
+            base_bdev_name: base_name,
+            dropped: found.dropped.unwrap_or_default().into(),
+        });
+    };
+    // SAFETY: it was just found, on the app thread; not kept.
+    let (create, origin) = unsafe {
+        let bdev = bdev.as_ref();
+        volume::check_rebuild(bdev.volume())?;
+        (bdev.params(), bdev.origin())
+    };
+    let request = volume::rebuild_request(&create)?;
+    match VdoBdev::unregister(bdev).await {
+        Err(error) if error.code == ErrorCode::EBUSY => return Err(error),
+        Err(error) => log::info!("vdo {:?} goes down to be rebuilt: {error}", create.name),
+        Ok(()) => {}
+    }
+    let rebuilt = bring_up_as(create.clone(), origin, request).await;
+    if rebuilt.is_err() {
+        // It is as it was, and can be read, if it got no further than that.
+        let _ = bring_up(create.clone(), origin).await;
+    }
+    Ok(Rebuilt {
+        name: Some(create.name),
+        base_bdev_name: create.base_bdev_name,
+        dropped: rebuilt?.unwrap_or_default().into(),
+    })
+}
+
+async fn bring_up_as(
+    params: Create,
+    origin: Origin,
+    request: OpenRequest,
+) -> Result<Option<Losses>, RpcError> {
     if bdev::canonical(&params.base_bdev_name).is_some() && origin == Origin::Asked {
         // Modules that look at a new bdev have it open, some of them for writing, and this one may find a volume
         // there, which gives way.
@@ -121,7 +184,6 @@ pub async fn bring_up(params: Create, origin: Origin) -> Result<(), RpcError> {
         return Err(RpcError::name_taken("name", &params.name));
     }
     let cores = volume::zone_cores(params.cpumask.as_deref(), &thread::cores())?;
-    let request = volume::open_request(&params)?;
     let no_base = || RpcError::no_bdev("base_bdev_name", &params.base_bdev_name);
     let base_name = known_base.ok_or_else(no_base)?;
     let _name = state()
@@ -129,7 +191,7 @@ pub async fn bring_up(params: Create, origin: Origin) -> Result<(), RpcError> {
         .ok_or_else(|| RpcError::name_taken("name", &params.name))?;
     let _turn = state().turn(&base_name).await;
     if origin == Origin::Asked && take_over(&params, &base_name).await? {
-        return Ok(());
+        return Ok(None);
     }
     let watch = Rc::new(Watch::default());
     let base = match origin {
@@ -138,8 +200,11 @@ pub async fn bring_up(params: Create, origin: Origin) -> Result<(), RpcError> {
     };
     let memory: Arc<dyn DmaMemory> = Arc::new(SpdkMemory::default());
     let failed = |error| volume::volume_error(&params.base_bdev_name, error);
-    let found = look(&base, request, &memory).await.map_err(failed)?;
-    let cores = volume::zones_that_fit(&params, cores, found.layout.slabs.slab_count.into())?;
+    let name = Some(params.name.as_str());
+    let found = look(&base, name, request, &memory).await.map_err(failed)?;
+    let dropped = found.dropped;
+    let slabs = found.volume.layout.slabs.slab_count;
+    let cores = volume::zones_that_fit(&params, cores, slabs.into())?;
     let (volume, zones) = start(&params, found, &cores, &base, &memory)
         .await
         .map_err(failed)?;
@@ -156,7 +221,7 @@ pub async fn bring_up(params: Create, origin: Origin) -> Result<(), RpcError> {
     match VdoBdev::new(volume, params, origin, parts).register() {
         Ok(bdev) => {
             watch.bdev.set(Some(bdev));
-            Ok(())
+            Ok(dropped)
         }
         Err((errno, bdev)) => {
             let uuid = bdev.volume().layout().uuid;
@@ -281,15 +346,16 @@ fn open_base(params: &Create, watch: &Rc<Watch>) -> Result<Desc, RpcError> {
     Ok(base)
 }
 
-/// Finds the volume on an open bdev, or makes one, as `request` says.
+/// Finds the volume on an open bdev, or makes one, as `request` says. `name` is what it will be called, if it will be a bdev.
 ///
 /// # Errors
 /// Why there is none.
 pub async fn look(
     base: &Desc,
+    name: Option<&str>,
     request: OpenRequest,
     memory: &Arc<dyn DmaMemory>,
-) -> Result<format::Volume, VolumeError> {
+) -> Result<Found, VolumeError> {
     let no_memory = |what| VolumeError::NoMemory { what };
     let channel = base
         .channel()
@@ -297,6 +363,7 @@ pub async fn look(
     let blocks = base.bytes() / BLOCK_SIZE as u64;
     let channel = SpdkChannel::new(channel);
     let mut opening = Opening::new(channel, blocks, Arc::clone(memory), request);
+    let _shown = volume::show(name, &base.name(), opening.progress());
     let (answer, answered) = oneshot::channel();
     let mut answer = Some(answer);
     let poller = Poller::register("vdo_opening", Duration::ZERO, move || {
@@ -328,7 +395,7 @@ type Started = (Arc<Volume<SpdkHost>>, Vec<RunningZone>);
 /// Grows the zone threads and starts the volume.
 async fn start(
     params: &Create,
-    found: format::Volume,
+    found: Found,
     cores: &[u32],
     base: &Desc,
     memory: &Arc<dyn DmaMemory>,

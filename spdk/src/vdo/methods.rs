@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vdo::volume::{IndexCommand, Volume};
-use vdo_rpc::params::{Create, GetStats, InjectAnswers, Name, SetOptions};
+use vdo_rpc::params::{Create, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions};
 use vdo_rpc::{Parameters, RpcError, methods, stats, volume};
 
 use super::bdev::{self, VdoBdev};
@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub(super) fn register() {
     rpc::register::<CreateMethod>();
     rpc::register::<Delete>();
+    rpc::register::<RebuildMethod>();
+    rpc::register::<Progress>();
     rpc::register::<GetStatistics>();
     rpc::register::<Online>();
     rpc::register::<Offline>();
@@ -54,6 +56,26 @@ impl Method for Delete {
     async fn call(params: Name) -> Result<Value, RpcError> {
         VdoBdev::unregister(bdev::find(&params.name)?).await?;
         Ok(json!(true))
+    }
+}
+
+struct RebuildMethod;
+impl Method for RebuildMethod {
+    const NAME: &'static str = methods::BDEV_VDO_REBUILD;
+    type Parameters = Rebuild;
+
+    async fn call(params: Rebuild) -> Result<Value, RpcError> {
+        life::rebuild(params).await.map(|rebuilt| json!(rebuilt))
+    }
+}
+
+struct Progress;
+impl Method for Progress {
+    const NAME: &'static str = methods::BDEV_VDO_GET_PROGRESS;
+    type Parameters = NoParams;
+
+    async fn call(_: NoParams) -> Result<Value, RpcError> {
+        Ok(json!(volume::openings()))
     }
 }
 

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vdo::format::components::VolumeState;
-use vdo::volume::{TransitionCounts, VolumeError};
+use vdo::types::BLOCK_SIZE;
+use vdo::volume::{RecoveryPolicy, TransitionCounts};
 
 use super::audit::{audit, audit_recovered, volume_on};
 use super::complaints;
@@ -123,7 +124,7 @@ fn live(
         disk.state().fault = None;
         if shut.is_err() {
             outcome.read_only = true;
-            comes_back_or_is_refused(disk, profile, random.clone(), &mut model);
+            comes_back(disk, profile, random.clone(), &mut model);
             return check_log(profile, outcome);
         }
         check_disk(disk);
@@ -146,37 +147,57 @@ fn check_disk(disk: &SimDisk) {
     }
 }
 
-/// A volume that says of itself that it is read-only must not be opened, nor changed by the attempt. One that could not even
-/// say so is recovered, and is whole then.
-fn comes_back_or_is_refused(
-    disk: &SimDisk,
-    profile: &Profile,
-    random: ChaCha8Rng,
-    model: &mut Model,
-) {
+/// A volume that says of itself that it is read-only is opened so, which changes nothing on the disk, and is whole when it
+/// was rebuilt. One that could not even say so is recovered, and is whole then.
+fn comes_back(disk: &SimDisk, profile: &Profile, random: ChaCha8Rng, model: &mut Model) {
     let before = disk.blocks();
     let state = volume_on(&before, disk.size).map(|volume| volume.super_block.volume.state);
-    let opened = World::open(disk, profile.request(), profile.options(1), random);
-    if state == Ok(VolumeState::Dirty) {
-        let mut world = opened.unwrap_or_else(|error| panic!("it is not recovered: {error}"));
-        let mut clock = 0;
-        Workload::new(profile, model, &mut clock).verify(&mut world);
-        let (shut, _) = world.shut_down();
-        assert!(shut.is_ok(), "shutting down after a recovery: {shut:?}");
-        if let Err(problems) = audit_recovered(&disk.blocks(), disk.size) {
-            panic!("the recovered volume is wrong: {problems:#?}");
+    let mut request = profile.request();
+    let opened = World::open(disk, request, profile.options(1), random);
+    let mut world = opened.unwrap_or_else(|error| panic!("it does not come back: {error}"));
+    if state == Ok(VolumeState::ReadOnly) {
+        let mut random = looks_read_only(world, model);
+        assert!(
+            before == disk.blocks(),
+            "a volume that is read-only was changed"
+        );
+        if let RecoveryPolicy::Recover { cache_blocks } = request.recovery {
+            request.recovery = RecoveryPolicy::Rebuild { cache_blocks };
         }
-        return;
+        random = ChaCha8Rng::seed_from_u64(random.random());
+        let opened = World::open(disk, request, profile.options(1), random);
+        world = opened.unwrap_or_else(|error| panic!("it is not rebuilt: {error}"));
     }
-    match opened {
-        Ok(_) => panic!("a volume in the state {state:?} was opened"),
-        Err(VolumeError::Open(_)) => {}
-        Err(error) => panic!("a volume in the state {state:?} was refused so: {error}"),
+    let mut clock = 0;
+    Workload::new(profile, model, &mut clock).verify(&mut world);
+    let (shut, _) = world.shut_down();
+    assert!(shut.is_ok(), "shutting down after it came back: {shut:?}");
+    if let Err(problems) = audit_recovered(&disk.blocks(), disk.size) {
+        panic!("the volume that came back is wrong: {problems:#?}");
     }
+}
+
+/// A volume that was found read-only can be read and flushed, and refuses to be written.
+fn looks_read_only(mut world: World, model: &Model) -> ChaCha8Rng {
+    assert!(world.volume.is_read_only());
+    let reason = world.volume.read_only_reason();
+    assert!(reason.is_some_and(|reason| !reason.is_empty()));
+    let page = BLOCK_SIZE as u64;
+    for lbn in model.touched().into_iter().take(50) {
+        // What is there is what the block map on disk says, which may be older than the journal.
+        let read = world.read(lbn * page, BLOCK_SIZE);
+        assert!(matches!(read, Ok(_) | Err(5)), "reading: {read:?}");
+        assert_eq!(world.write(lbn * page, &[1; BLOCK_SIZE]), Err(5));
+        assert_eq!(world.write(lbn * page, &[0; BLOCK_SIZE]), Err(5));
+    }
+    assert_eq!(world.flush(), Ok(()));
+    assert_eq!(world.statistics().figures.mode.name(), "read-only");
+    let (shut, random) = world.shut_down();
     assert!(
-        before == disk.blocks(),
-        "a volume was changed although it was refused"
+        shut.is_ok(),
+        "closing a volume that was read-only: {shut:?}"
     );
+    random
 }
 
 /// The log holds nothing but what the faults explain.

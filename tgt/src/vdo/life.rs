@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 use vdo::buffer::{DmaMemory, HeapMemory};
-use vdo::format;
 use vdo::types::BLOCK_SIZE;
-use vdo::volume::{Done, Opening, Volume};
-use vdo_rpc::params::Create;
+use vdo::volume::{Done, Found, Losses, OpenRequest, Opening, Volume};
+use vdo_rpc::params::{Create, Rebuild};
+use vdo_rpc::results::Rebuilt;
 use vdo_rpc::{ErrorCode, RpcError, volume};
 
 use super::{EmbeddedHost, MODULE, ReactorWaker, VdoBdev, lock};
@@ -107,8 +107,68 @@ impl VdoBdev {
     /// # Errors
     /// Why it cannot be made; nothing is left behind then.
     pub fn bring_up(target: &Arc<Target>, params: Create) -> Result<(), VdoError> {
+        let request = volume::open_request(&params)?;
+        VdoBdev::bring_up_as(target, params, request).map(drop)
+    }
+
+    /// Has a volume that is read-only rebuilt, whether it is up or not. If it is, its users let go first, as if it was
+    /// deleted, and it comes up again.
+    ///
+    /// # Errors
+    /// When it is not read-only, or the rebuild fails: it can be tried again then.
+    pub fn rebuild(target: &Arc<Target>, params: &Rebuild) -> Result<Rebuilt, VdoError> {
+        let up = match params {
+            Rebuild {
+                name: Some(name), ..
+            } => Some(VdoBdev::called(target, name)?),
+            Rebuild { base_bdev_name, .. } => target
+                .bdevs
+                .names()
+                .iter()
+                .filter_map(|name| VdoBdev::called(target, name).ok())
+                .find(|bdev| Some(&bdev.params.base_bdev_name) == base_bdev_name.as_ref()),
+        };
+        let (name, create, dropped) = match up {
+            Some(bdev) => {
+                volume::check_rebuild(&bdev.volume)?;
+                let create = bdev.params.clone();
+                let request = volume::rebuild_request(&create)?;
+                VdoBdev::let_go(target, &create.name)?;
+                if let Err(error) = bdev.stop() {
+                    log::info!("vdo {:?} goes down to be rebuilt: {error}", create.name);
+                }
+                let rebuilt = VdoBdev::bring_up_as(target, create.clone(), request);
+                if rebuilt.is_err() {
+                    // It is as it was, and can be read, if it got no further than that.
+                    let _ = VdoBdev::bring_up(target, create.clone());
+                }
+                (Some(create.name.clone()), create, rebuilt?)
+            }
+            None => {
+                let base = params.base_bdev_name.clone().unwrap_or_default();
+                let create = Create::new(format!("{base} (rebuilt)"), base);
+                let request = volume::rebuild_request(&create)?;
+                let user = format!("{MODULE} rebuild");
+                let base = claim_base(target, &create, OpenOptions::claimed(user))?;
+                let reactor = &target.reactors.all()[0];
+                let found = open_base(reactor, &base, None, &create.base_bdev_name, request)?;
+                (None, create, found.dropped)
+            }
+        };
+        Ok(Rebuilt {
+            name,
+            base_bdev_name: create.base_bdev_name,
+            dropped: dropped.unwrap_or_default().into(),
+        })
+    }
+
+    fn bring_up_as(
+        target: &Arc<Target>,
+        params: Create,
+        request: OpenRequest,
+    ) -> Result<Option<Losses>, VdoError> {
         // Before anything is formatted; whoever takes the name meanwhile is noticed below.
-        let (name, base_name) = (params.name.clone(), params.base_bdev_name.clone());
+        let name = params.name.clone();
         target.bdevs.check_name(&name).map_err(name_refused)?;
         let have: Vec<u32> = target
             .reactors
@@ -129,15 +189,12 @@ impl VdoBdev {
                     }
                 });
             });
-        let base = target
-            .bdevs
-            .open(&base_name, options)
-            .map_err(|error| base_refused(&base_name, error))?;
-        let info = base.info();
-        let writable = info.supports.contains(IoKind::Write);
-        volume::check_base(&base_name, info.block_size, 0, writable)?;
-        let found = open_base(&reactors_of(target, &cores)[0], &base, &params)?;
-        let slabs = u64::from(found.layout.slabs.slab_count);
+        let base = claim_base(target, &params, options)?;
+        let first = &reactors_of(target, &cores)[0];
+        let (name, base_name) = (&params.name, &params.base_bdev_name);
+        let found = open_base(first, &base, Some(name), base_name, request)?;
+        let dropped = found.dropped;
+        let slabs = u64::from(found.volume.layout.slabs.slab_count);
         let cores = volume::zones_that_fit(&params, cores, slabs)?;
         let reactors = reactors_of(target, &cores);
         let bdev = Arc::new(start(&reactors, &base, found, params)?);
@@ -159,7 +216,18 @@ impl VdoBdev {
                 log::error!("vdo {:?}: {error}", bdev.params.name);
             }
         });
-        Ok(())
+        Ok(dropped)
+    }
+
+    fn called(target: &Target, name: &str) -> Result<Arc<VdoBdev>, VdoError> {
+        let bdev = |bdev: &Arc<VdoBdev>| Arc::clone(bdev);
+        let found = target.bdevs.with(name, MODULE, bdev);
+        found.map_err(|error| no_volume(name, error))
+    }
+
+    fn let_go(target: &Target, name: &str) -> Result<(), VdoError> {
+        let gone = target.bdevs.remove(name, MODULE);
+        gone.map(drop).map_err(|error| no_volume(name, error))
     }
 
     /// Unmakes a vdo bdev: its users let go, the volume is shut down, its base bdev is let go of. The data
@@ -168,14 +236,8 @@ impl VdoBdev {
     /// # Errors
     /// When there is none of that name, a user does not let go, or the volume cannot be shut down cleanly.
     pub fn take_down(target: &Target, name: &str) -> Result<(), VdoError> {
-        let bdev = target
-            .bdevs
-            .with(name, MODULE, |bdev: &Arc<VdoBdev>| Arc::clone(bdev))
-            .map_err(|error| no_volume(name, error))?;
-        target
-            .bdevs
-            .remove(name, MODULE)
-            .map_err(|error| no_volume(name, error))?;
+        let bdev = VdoBdev::called(target, name)?;
+        VdoBdev::let_go(target, name)?;
         bdev.stop()
     }
 
@@ -202,20 +264,38 @@ fn reactors_of(target: &Target, cores: &[u32]) -> Vec<ReactorHandle> {
         .collect()
 }
 
-/// Opens or formats the base bdev, on a reactor.
+/// Opens the base bdev of a volume and claims it, if it will do.
+fn claim_base(
+    target: &Target,
+    params: &Create,
+    options: OpenOptions,
+) -> Result<BdevDesc, VdoError> {
+    let name = &params.base_bdev_name;
+    let base = target.bdevs.open(name, options);
+    let base = base.map_err(|error| base_refused(name, error))?;
+    let info = base.info();
+    let writable = info.supports.contains(IoKind::Write);
+    volume::check_base(name, info.block_size, 0, writable)?;
+    Ok(base)
+}
+
+/// Finds the volume on the base bdev, or makes one, on a reactor. `name` is what it will be called, if it will be a bdev.
 fn open_base(
     reactor: &ReactorHandle,
     base: &BdevDesc,
-    params: &Create,
-) -> Result<format::Volume, VdoError> {
-    let request = volume::open_request(params)?;
+    name: Option<&str>,
+    base_name: &str,
+    request: OpenRequest,
+) -> Result<Found, VdoError> {
     let blocks = base.info().bytes() / BLOCK_SIZE as u64;
     let (answer, answered) = mpsc::sync_channel(1);
     let base_desc = base.clone();
+    let (to_show, shown) = mpsc::sync_channel(1);
     reactor.call(move |ctx: &mut ReactorCtx| -> Result<(), BdevError> {
         let channel = base_desc.open_channel(ctx.handle())?;
         let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
         let mut opening = Some(Opening::new(channel, blocks, memory, request));
+        let _ = to_show.send(opening.as_ref().map(Opening::progress));
         ctx.add_poller("vdo opening", move |_: &mut ReactorCtx| {
             let Some(looking) = &mut opening else {
                 return Activity::Finished;
@@ -230,21 +310,23 @@ fn open_base(
         });
         Ok(())
     })??;
+    let progress = shown.recv().ok().flatten().unwrap_or_default();
+    let _shown = volume::show(name, base_name, progress);
     let found = answered.recv().map_err(|_| VdoError::NoAnswer)?;
-    found.map_err(|error| volume::volume_error(&params.base_bdev_name, error).into())
+    found.map_err(|error| volume::volume_error(base_name, error).into())
 }
 
 /// Grows the zone threads and starts the volume.
 fn start(
     reactors: &[ReactorHandle],
     base: &BdevDesc,
-    found: format::Volume,
+    found: Found,
     params: Create,
 ) -> Result<VdoBdev, VdoError> {
     let failed = |error| VdoError::from(volume::volume_error(&params.base_bdev_name, error));
     let options = volume::volume_options(&params, reactors.len() as u8);
     let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
-    let uuid = found.layout.uuid;
+    let uuid = found.volume.layout.uuid;
     let wakers = reactors
         .iter()
         .map(|one| ReactorWaker(one.waker().clone()))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use vdo::volume::IndexCommand;
-use vdo_rpc::params::{Create, GetStats, InjectAnswers, Name, SetOptions};
+use vdo_rpc::params::{Create, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions};
 use vdo_rpc::results::Dump;
 use vdo_rpc::volume::no_answer;
 use vdo_rpc::{RpcError, methods, stats, volume};
@@ -34,6 +34,17 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
             VdoBdev::take_down(&shared, &params.name)?;
             Ok(true)
         },
+    );
+    let shared = with(target);
+    dispatcher.method(
+        methods::BDEV_VDO_REBUILD,
+        Allowed::Runtime,
+        move |params: Rebuild| Ok(VdoBdev::rebuild(&shared, &params)?),
+    );
+    dispatcher.method(
+        methods::BDEV_VDO_GET_PROGRESS,
+        Allowed::Runtime,
+        |_: NoParams| Ok(volume::openings()),
     );
     let shared = with(target);
     dispatcher.method(

@@ -92,6 +92,11 @@ pub(super) struct MapState {
 }
 
 impl MapState {
+    /// The volume's nonce, which every page carries.
+    pub(super) fn nonce(&self) -> u64 {
+        self.nonce
+    }
+
     pub(super) fn new(
         config: &BlockMapConfig,
         is_data_block: DataBlockTest,

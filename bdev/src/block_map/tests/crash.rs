@@ -186,6 +186,7 @@ impl Model {
             services: Rc::clone(&journal) as Rc<dyn ZoneServices>,
             source: Rc::new(Pages(Rc::clone(&journal))),
             memory: Arc::new(HeapMemory),
+            overlay: None,
             is_data_block: Box::new(|pbn| (FIRST_DATA..LAST_DATA).contains(&pbn.get())),
         };
         let map = BlockMapZone::new(&config, environment).unwrap();

@@ -250,6 +250,7 @@ fn a_zone_of_nothing_is_refused() {
             services: Rc::new(Volume::default()),
             source: Rc::new(SourceHandle(Rc::new(source))),
             memory: Arc::new(HeapMemory),
+            overlay: None,
             is_data_block: Box::new(|_| true),
         };
         let zone = BlockMapZone::new(&config, environment);

@@ -180,6 +180,7 @@ impl World {
             services: Rc::clone(&volume) as Rc<dyn ZoneServices>,
             source: Rc::new(SourceHandle(Rc::clone(&source))),
             memory: Arc::new(HeapMemory),
+            overlay: None,
             is_data_block: Box::new(|pbn| (FIRST_DATA..LAST_DATA).contains(&pbn.get())),
         };
         let map = BlockMapZone::new(&config, environment).unwrap();

@@ -6,10 +6,11 @@ use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::block_map_page::BlockMapPageMut;
 use crate::recovery::Ring;
-use crate::recovery::map_replay::{ChangedPage, MapBatch, PageChanges};
+use crate::recovery::map_replay::{ChangedPage, LARGEST_BATCH, MapBatch, Overlay, PageChanges};
 use crate::recovery::plan::{BlockMapRange, BlockMapReplayed, Run, SalvageRange};
 use crate::recovery::rebuild::Losses;
 use crate::types::{Pbn, SequenceNumber};
+use crate::volume::progress::Work;
 
 /// Gathers mappings and writes the pages they go to.
 pub(super) struct Replayer<'a> {
@@ -149,15 +150,34 @@ pub(super) async fn replay(
                 replayer.applied += 1;
             }
         }
-        medium.progress(|| {
-            let (done, all) = (replayer.applied, entries.entries());
-            format!("{done} of {all} journal entries gathered for the block map")
-        });
+        medium.progress(Work::ReplayBlockMap, replayer.applied, entries.entries());
         reading.push(buffer);
     }
     replayer.apply().await?;
     medium.flush().await?;
     Ok(range.replayed())
+}
+
+/// Gathers every entry of a journal that can be read and can be true, and writes nothing.
+pub(super) async fn overlay(
+    medium: &Medium,
+    ring: &Ring,
+    journal: Pbn,
+    range: SalvageRange,
+) -> Result<Overlay, Obstacle> {
+    let mut batch = MapBatch::new(LARGEST_BATCH, range.entries_at_most());
+    let mut reading = medium
+        .buffers(1, STRIDE.min(ring.blocks as usize))?
+        .remove(0);
+    for run in range.runs(ring.blocks, STRIDE as u64) {
+        let start = journal.get() + run.place;
+        reading = medium.read(start, reading, run.blocks as usize).await?;
+        for (number, block) in numbered(run).zip(blocks_of(&reading)) {
+            let entries = ring.salvage(number, block).flatten();
+            entries.for_each(|entry| batch.push(&entry));
+        }
+    }
+    Ok(batch.into_overlay())
 }
 
 /// Puts every entry of a journal that can be read and can be true into the block map, whatever is missing.

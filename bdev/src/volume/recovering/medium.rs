@@ -14,6 +14,7 @@ use crate::runtime::task::Scheduler;
 use crate::seam::Nanos;
 use crate::types::{BLOCK_SIZE, Pbn};
 use crate::volume::VolumeError;
+use crate::volume::progress::{Progress, Step, Work};
 
 /// Blocks read or written at once where they lie one behind the other.
 pub(super) const STRIDE: usize = 256;
@@ -35,6 +36,7 @@ pub(super) struct Medium {
     scheduler: Rc<Scheduler>,
     memory: Arc<dyn DmaMemory>,
     name: uuid::Uuid,
+    told: Arc<Progress>,
     /// Blocks of memory for the block map.
     cache_blocks: usize,
     spoke: Cell<Nanos>,
@@ -45,17 +47,19 @@ impl Medium {
         base: &Rc<BaseDevice>,
         scheduler: &Rc<Scheduler>,
         memory: &Arc<dyn DmaMemory>,
+        told: &Arc<Progress>,
         volume: &format::Volume,
         cache_blocks: u32,
-    ) -> Result<Medium, VolumeError> {
-        Ok(Medium {
+    ) -> Medium {
+        Medium {
             base: Rc::clone(base),
             scheduler: Rc::clone(scheduler),
             memory: Arc::clone(memory),
             name: volume.layout.uuid,
+            told: Arc::clone(told),
             cache_blocks: cache_blocks as usize,
             spoke: Cell::new(scheduler.now()),
-        })
+        }
     }
 
     /// Memory for a block: `count` buffers of `blocks` blocks.
@@ -159,12 +163,14 @@ impl Medium {
         work.into_iter().filter_map(|(_, result)| result).collect()
     }
 
-    /// Says how far it is, every few seconds.
-    pub(super) fn progress(&self, what: impl FnOnce() -> String) {
+    /// Says how far it is: to who asks, and every few seconds to the log.
+    pub(super) fn progress(&self, work: Work, done: u64, all: u64) {
+        let step = Step { work, done, all };
+        self.told.tell(step);
         let now = self.scheduler.now();
         if now.0.saturating_sub(self.spoke.get().0) >= QUIET.0 {
             self.spoke.set(now);
-            log::info!("volume {}: {}", self.name, what());
+            log::info!("volume {}: {step}", self.name);
         }
     }
 

@@ -28,11 +28,13 @@ mod walk;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::VolumeError;
+use super::progress::{Progress, Work};
+use super::{Found, VolumeError};
 use crate::buffer::DmaMemory;
 use crate::error::VdoError;
 use crate::format;
 use crate::format::components::VolumeState;
+use crate::recovery::map_replay::Overlay;
 use crate::recovery::{EntryRules, Refusal, Ring, RingScan};
 use crate::runtime::base::BaseDevice;
 use crate::runtime::task::Scheduler;
@@ -45,6 +47,15 @@ enum Obstacle {
     Refused(Refusal),
     /// Anything else.
     Failed(VolumeError),
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Obstacle::Refused(refusal) => refusal.fmt(f),
+            Obstacle::Failed(error) => error.fmt(f),
+        }
+    }
 }
 
 impl From<Refusal> for Obstacle {
@@ -77,42 +88,99 @@ pub(super) fn is_needed(state: VolumeState) -> bool {
     }
 }
 
-/// Brings a volume back, with the memory of `cache_blocks` blocks for pages of its block map. `volume` is as it is on disk, and
-/// afterwards as it is then.
+/// Brings a volume back, with the memory of `cache_blocks` blocks for pages of its block map. `volume` is as it is on disk.
+/// If that contradicts itself, the volume is marked read-only and found so, with the reason.
 ///
 /// # Errors
 /// When the device fails: then the volume is as before, or somewhere on the way, and it can be tried again. When
-/// what the disk holds contradicts itself: then it is marked read-only, and has to be rebuilt.
+/// its journal cannot be read by this program: then it is as before.
 pub(super) async fn bring_back(
     base: &Rc<BaseDevice>,
     scheduler: &Rc<Scheduler>,
     memory: &Arc<dyn DmaMemory>,
+    told: &Arc<Progress>,
     cache_blocks: u32,
-    volume: &mut format::Volume,
-) -> Result<(), VolumeError> {
-    let medium = Medium::new(base, scheduler, memory, volume, cache_blocks)?;
-    let state = volume.super_block.volume.state;
+    mut volume: format::Volume,
+) -> Result<Found, VolumeError> {
+    let medium = Medium::new(base, scheduler, memory, told, &volume, cache_blocks);
     let rebuilds = matches!(
-        state,
+        volume.super_block.volume.state,
         VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade
     );
     let done = match rebuilds {
-        true => rebuild::rebuild(&medium, volume).await,
-        false => recover(&medium, volume).await,
+        true => rebuild::rebuild(&medium, &mut volume).await.map(Some),
+        false => recover(&medium, &mut volume).await.map(|()| None),
     };
     let refusal = match done {
-        Ok(()) => return Ok(()),
+        Ok(dropped) => {
+            return Ok(Found {
+                dropped,
+                ..volume.into()
+            });
+        }
         Err(Obstacle::Failed(error)) => return Err(error),
         Err(Obstacle::Refused(refusal)) => refusal,
     };
-    if !refusal.is_damage() {
+    if rebuilds || !refusal.is_damage() {
         return Err(VolumeError::NotRecovered { refusal });
     }
-    if !rebuilds {
-        volume.super_block.volume.state = VolumeState::ReadOnly;
-        medium.save_super_block(volume).await?;
+    volume.super_block.volume.state = VolumeState::ReadOnly;
+    medium.save_super_block(&volume).await?;
+    let uuid = volume.layout.uuid;
+    let why = format!("it was not shut down and cannot be recovered: {refusal}");
+    log::error!("volume {uuid} is read-only now: {why}");
+    Ok(as_read_only(&medium, volume, why).await)
+}
+
+/// A volume that is read-only, `why`, as it is to be read. Writes nothing.
+pub(super) async fn found_read_only(
+    base: &Rc<BaseDevice>,
+    scheduler: &Rc<Scheduler>,
+    memory: &Arc<dyn DmaMemory>,
+    told: &Arc<Progress>,
+    volume: format::Volume,
+    why: &str,
+) -> Found {
+    let medium = Medium::new(base, scheduler, memory, told, &volume, 1);
+    as_read_only(&medium, volume, why.to_owned()).await
+}
+
+async fn as_read_only(medium: &Medium, volume: format::Volume, why: String) -> Found {
+    let journal = volume.layout.recovery_journal.start;
+    let known = async {
+        let scan = scan(medium, &volume).await?;
+        let ring = scan.ring();
+        match scan.rebuild()?.block_map {
+            None => Ok(Overlay::default()),
+            Some(range) => map::overlay(medium, &ring, journal, range).await,
+        }
+    };
+    let known: Result<Overlay, Obstacle> = known.await;
+    let overlay = known.unwrap_or_else(|obstacle| {
+        let uuid = volume.layout.uuid;
+        log::warn!(
+            "volume {uuid} is read-only, and what its recovery journal holds is not seen: {obstacle}"
+        );
+        Overlay::default()
+    });
+    Found {
+        read_only: Some(why),
+        overlay: (!overlay.is_empty()).then(|| Arc::new(overlay)),
+        ..volume.into()
     }
-    Err(VolumeError::Damaged { refusal })
+}
+
+/// Has the super block of a volume that is read-only ask for a rebuild.
+pub(super) async fn ask_for_rebuild(
+    base: &Rc<BaseDevice>,
+    scheduler: &Rc<Scheduler>,
+    memory: &Arc<dyn DmaMemory>,
+    volume: &mut format::Volume,
+) -> Result<(), VolumeError> {
+    volume.super_block.volume.state = VolumeState::ForceRebuild;
+    let told = Arc::default();
+    let medium = Medium::new(base, scheduler, memory, &told, volume, 1);
+    medium.save_super_block(volume).await
 }
 
 /// Replays what the journal holds, and scrubs all slabs.
@@ -179,12 +247,7 @@ async fn scan(medium: &Medium, volume: &format::Volume) -> Result<RingScan, Volu
             at += count;
             buffers.push(buffer);
         }
-        medium.progress(|| {
-            format!(
-                "{at} of {} blocks of the recovery journal read",
-                journal.blocks
-            )
-        });
+        medium.progress(Work::ReadJournal, at, journal.blocks);
     }
     Ok(scan)
 }

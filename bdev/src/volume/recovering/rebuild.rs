@@ -11,6 +11,7 @@ use crate::format::tree::TreePage;
 use crate::format::{self, Block};
 use crate::recovery::rebuild::{Losses, Recount};
 use crate::types::SlabNumber;
+use crate::volume::progress::Work;
 
 /// One of the two walks a recount takes.
 struct Counting<'a> {
@@ -42,7 +43,12 @@ impl Visitor for Counting<'_> {
 }
 
 /// Rebuilds the volume. `volume` is as it is on disk, and afterwards as it is then.
-pub(super) async fn rebuild(medium: &Medium, volume: &mut format::Volume) -> Result<(), Obstacle> {
+///
+/// Returns what had to be dropped.
+pub(super) async fn rebuild(
+    medium: &Medium,
+    volume: &mut format::Volume,
+) -> Result<Losses, Obstacle> {
     let uuid = volume.layout.uuid;
     log::warn!("volume {uuid} is rebuilt from its block map, as was asked for");
     let scan = scan(medium, volume).await?;
@@ -84,7 +90,8 @@ pub(super) async fn rebuild(medium: &Medium, volume: &mut format::Volume) -> Res
             };
             writes.push(pack).await?;
         }
-        medium.progress(|| format!("{slab} of {} slabs rebuilt", slabs.slab_count));
+        let all = u64::from(slabs.slab_count);
+        medium.progress(Work::WriteCounters, u64::from(slab.get()) + 1, all);
     }
     writes.finish().await?;
     summary.save(medium).await?;
@@ -94,7 +101,7 @@ pub(super) async fn rebuild(medium: &Medium, volume: &mut format::Volume) -> Res
         true => log::info!("volume {uuid} is rebuilt; nothing had to be dropped"),
         false => log::warn!("volume {uuid} is rebuilt; dropped: {}", recount.losses),
     }
-    Ok(())
+    Ok(recount.losses)
 }
 
 /// Overwrites every slab journal with zeroes.
@@ -105,7 +112,8 @@ async fn erase_journals(medium: &Medium, volume: &format::Volume) -> Result<(), 
     for slab in (0..slabs.slab_count).map(SlabNumber) {
         let start = slabs.journal_blocks(slab).start.get();
         zeroes = medium.write(start, zeroes, blocks).await?;
-        medium.progress(|| format!("{slab} of {} slab journals erased", slabs.slab_count));
+        let all = u64::from(slabs.slab_count);
+        medium.progress(Work::EraseSlabJournals, u64::from(slab.get()) + 1, all);
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use crate::recovery::plan::{SlabJournalRange, SlabJournalsReplayed};
 use crate::recovery::scrub::Scrub;
 use crate::recovery::slab_replay::{JournalEnd, Offered, SlabReplay, journal_end, last_block};
 use crate::types::{BLOCK_SIZE, JournalPoint, Mapping, Pbn, SlabNumber};
+use crate::volume::progress::Work;
 
 /// Slabs that are scrubbed before the summary is told of them together.
 const TOLD_TOGETHER: usize = 64;
@@ -216,7 +217,7 @@ impl Depot {
                 }
             }
             gone_through += run.blocks;
-            medium.progress(|| format!("{gone_through} journal blocks put into slab journals"));
+            medium.progress(Work::ReplaySlabJournals, gone_through, entries.blocks());
         }
         let mut added = 0;
         for slab in self.numbers() {
@@ -296,7 +297,7 @@ impl Depot {
                 }
                 news.push((slab, result.summary(entry, self.slabs.slab_shift())));
                 let so_far = done * TOLD_TOGETHER + index + 1;
-                medium.progress(|| format!("{so_far} of {all} slabs scrubbed"));
+                medium.progress(Work::Scrub, so_far as u64, all as u64);
             }
             writes.finish().await?;
             for (slab, entry) in news {

@@ -10,6 +10,7 @@ use crate::format::{self, Block};
 use crate::recovery::plan::{Refusal, Usage};
 use crate::recovery::rebuild::{child, has_child};
 use crate::types::Pbn;
+use crate::volume::progress::Work;
 
 /// How pages are taken that are not what they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,8 @@ impl<'a> Walk<'a> {
         // A buffer for each height above the leaves.
         let mut spare = self.medium.buffers(TREE_HEIGHT - 1, 1)?;
         for root in 0..self.tree.roots {
+            let (gone_through, all) = (u64::from(root), u64::from(self.tree.roots));
+            self.medium.progress(Work::Recount, gone_through, all);
             let page = TreePage {
                 root,
                 height: TREE_HEIGHT as u8 - 1,

@@ -1,0 +1,84 @@
+//! How far the opening of a volume is. A recovery or a rebuild may take minutes; whoever waits for it can ask, from any
+//! thread, without disturbing it.
+
+use std::sync::{Mutex, PoisonError};
+
+/// What is done to a volume while it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Blocks of the recovery journal are read.
+    ReadJournal,
+    /// Entries of the journal are put into the block map.
+    ReplayBlockMap,
+    /// Blocks of the journal are put into the journals of slabs.
+    ReplaySlabJournals,
+    /// Slabs are scrubbed.
+    Scrub,
+    /// Trees of the block map are gone through, for a rebuild, once for their pages and once for what they map.
+    Recount,
+    /// Slab journals are erased, for a rebuild.
+    EraseSlabJournals,
+    /// Counters of slabs are written anew.
+    WriteCounters,
+}
+
+impl Work {
+    /// One word for a program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Work::ReadJournal => "read_journal",
+            Work::ReplayBlockMap => "replay_block_map",
+            Work::ReplaySlabJournals => "replay_slab_journals",
+            Work::Scrub => "scrub",
+            Work::Recount => "recount",
+            Work::EraseSlabJournals => "erase_slab_journals",
+            Work::WriteCounters => "write_counters",
+        }
+    }
+
+    /// What has been done of it, for a person.
+    fn sentence(self) -> &'static str {
+        match self {
+            Work::ReadJournal => "blocks of the recovery journal read",
+            Work::ReplayBlockMap => "journal entries gathered for the block map",
+            Work::ReplaySlabJournals => "journal blocks put into slab journals",
+            Work::Scrub => "slabs scrubbed",
+            Work::Recount => "trees of the block map gone through",
+            Work::EraseSlabJournals => "slab journals erased",
+            Work::WriteCounters => "slabs rebuilt",
+        }
+    }
+}
+
+/// How far some work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is done.
+    pub work: Work,
+    /// How much of it has been done.
+    pub done: u64,
+    /// How much there is.
+    pub all: u64,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Step { work, done, all } = self;
+        write!(f, "{done} of {all} {}", work.sentence())
+    }
+}
+
+/// How far the opening of a volume is.
+#[derive(Debug, Default)]
+pub struct Progress(Mutex<Option<Step>>);
+
+impl Progress {
+    /// What is being done; `None` as long as nothing is that may take long.
+    pub fn step(&self) -> Option<Step> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn tell(&self, step: Step) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
+    }
+}
