@@ -143,4 +143,13 @@ impl Mapping {
         pbn: Pbn::ZERO,
         state: MappingState::UNCOMPRESSED,
     };
+
+    /// A whole block of data at `pbn`.
+    #[inline]
+    pub const fn block(pbn: Pbn) -> Mapping {
+        Mapping {
+            pbn,
+            state: MappingState::UNCOMPRESSED,
+        }
+    }
 }

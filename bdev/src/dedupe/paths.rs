@@ -15,15 +15,7 @@ use super::lock::{Lock, LockId};
 use super::state::LockState;
 use super::transitions::Row;
 use super::zone_machine::{HashZoneMachine, Turn};
-use crate::types::{Mapping, MappingState, Pbn};
-
-/// A whole block at `pbn`.
-fn whole(pbn: Pbn) -> Mapping {
-    Mapping {
-        pbn,
-        state: MappingState::UNCOMPRESSED,
-    }
-}
+use crate::types::{Mapping, Pbn};
 
 impl<H: LockHost> Turn<'_, H> {
     // ---- waiting -------------------------------------------------------------------------------------
@@ -57,7 +49,7 @@ impl<H: LockHost> Turn<'_, H> {
         let lock = self.zone.lock(id);
         lock.agent = Some(request);
         let name = lock.name;
-        let post = self.zone.members.allocation(request).map(whole);
+        let post = self.zone.members.allocation(request).map(Mapping::block);
         self.ask(
             request,
             Action::Query {
@@ -232,7 +224,7 @@ impl<H: LockHost> Turn<'_, H> {
         lock.verified = true;
         match written {
             WrittenAt::Allocation(pbn, own) => {
-                lock.at = whole(pbn);
+                lock.at = Mapping::block(pbn);
                 lock.writer_lock = Some(own);
             }
             WrittenAt::Compressed(at, shared) => {

@@ -119,6 +119,34 @@ impl HashZoneMachine {
         }
     }
 
+    /// Whether a write with this name would come to a lock.
+    #[inline]
+    pub fn knows(&self, name: &RecordName) -> bool {
+        !self.by_name.is_empty() && self.find(name).is_some()
+    }
+
+    /// Counts the steps of a lock that nobody else came to, and that was not needed for that reason.
+    #[inline]
+    pub fn count_unneeded(&mut self, shared: bool) {
+        if !shared {
+            for row in [Row::Taken, Row::Unadvised, Row::Written] {
+                self.counts.count(row);
+            }
+            return;
+        }
+        for row in [
+            Row::Taken,
+            Row::Advised,
+            Row::Unverified,
+            Row::Equal,
+            Row::Last,
+            Row::Unlocked,
+        ] {
+            self.counts.count(row);
+        }
+        self.statistics.dedupe_advice_valid += 1;
+    }
+
     /// Whether no request is in the zone.
     pub fn is_idle(&self) -> bool {
         self.free.len() == self.locks.len() && self.by_name.is_empty()

@@ -44,6 +44,19 @@ pub struct IndexRequest {
     pub token: IndexToken,
 }
 
+impl IndexRequest {
+    /// That a block with this name is about to be written at `new`, unless there is one already.
+    #[inline]
+    pub fn post(name: RecordName, new: Mapping) -> IndexRequest {
+        IndexRequest {
+            op: IndexOp::Post,
+            name,
+            new,
+            token: 0,
+        }
+    }
+}
+
 /// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexAnswer {

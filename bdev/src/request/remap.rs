@@ -87,7 +87,9 @@ impl<R: HostRequest> Requests<R> {
                 }
             }
             let hash_zone = self.vio(slot).hash_zone;
-            self.zone.report_mapped(hash_zone, slot, result.is_ok());
+            if self.zone.report_mapped(hash_zone, slot, result.is_ok()) {
+                self.vio(slot).placed = None;
+            }
         }
         self.finish(slot, result);
     }

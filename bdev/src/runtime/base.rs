@@ -1,8 +1,8 @@
 //! A zone thread's base-device I/O: who waits for which, and who owns the memory meanwhile.
 //!
-//! An I/O is submitted by a task, which then sleeps; the memory belongs to the table here until the
-//! completion arrives and wakes the task, which takes the memory back. The zone thread's poll moves
-//! the outgoing I/Os to the host's channel and the completions back, so nothing but that poll knows
+//! An I/O is submitted by a task, which then sleeps, or on behalf of an [`IoOwner`], who is told of its end. The
+//! memory belongs to a table here until the completion arrives; then the task or the owner takes it back. The zone
+//! thread's poll moves the outgoing I/Os to the host's channel and the completions back, so nothing but that poll knows
 //! the channel's type.
 
 use std::cell::{Cell, RefCell};
@@ -115,6 +115,7 @@ fn outcome(op: BaseOp, pbn: Pbn, errno: i32) -> Result<(), VdoError> {
     })
 }
 
+/// An I/O a task waits for.
 enum Io {
     Pending {
         task: TaskId,
@@ -122,24 +123,48 @@ enum Io {
         class: IoClass,
         memory: Memory,
     },
-    /// No task waits: its end is for the owner.
-    Owned {
-        owner: IoOwner,
-        class: IoClass,
-        io: IoEnd,
-    },
     Done {
         errno: i32,
         memory: Memory,
     },
 }
 
+/// An I/O on data that no task waits for.
+struct OwnedIo {
+    owner: IoOwner,
+    op: BaseOp,
+    pbn: Pbn,
+    memory: Memory,
+}
+
+/// The last bit of a token says whether the I/O is owned. The rest is its number, so that a host may keep a table by token.
+const OWNED: u32 = 1;
+
+/// How many kinds of I/O there are.
+const OPS: usize = 4;
+
+/// A count for each kind of I/O, and in it for each class.
+type Tally = [[Cell<u64>; IO_CLASSES]; OPS];
+
+#[inline]
+fn count(tally: &Tally, op: BaseOp, class: IoClass) {
+    let count = &tally[op as usize][class as usize];
+    count.set(count.get() + 1);
+}
+
+fn counted(tally: &Tally, op: BaseOp) -> [u64; IO_CLASSES] {
+    tally[op as usize].each_ref().map(Cell::get)
+}
+
 /// The table of I/Os in flight of one zone thread.
 pub struct BaseDevice {
     scheduler: Rc<Scheduler>,
     ios: RefCell<Table<Io>>,
+    owned: RefCell<Table<OwnedIo>>,
     outgoing: RefCell<VecDeque<BaseIo>>,
-    counts: RefCell<IoCounts>,
+    started: Tally,
+    completed: Tally,
+    fuas: [Cell<u64>; IO_CLASSES],
     in_flight: Cell<u32>,
     /// A completion came that belongs to no I/O.
     stray: Cell<Option<u32>>,
@@ -151,8 +176,11 @@ impl BaseDevice {
         Rc::new(BaseDevice {
             scheduler: Rc::clone(scheduler),
             ios: RefCell::new(Table::with_capacity(capacity)),
+            owned: RefCell::new(Table::with_capacity(capacity)),
             outgoing: RefCell::new(VecDeque::with_capacity(capacity)),
-            counts: RefCell::new(IoCounts::default()),
+            started: Tally::default(),
+            completed: Tally::default(),
+            fuas: Default::default(),
             in_flight: Cell::new(0),
             stray: Cell::new(None),
         })
@@ -197,16 +225,17 @@ impl BaseDevice {
         self.start(owner, BaseOp::Write, pbn, address, Memory::Shared(block));
     }
 
+    #[inline]
     fn start(&self, owner: IoOwner, op: BaseOp, pbn: Pbn, address: NonNull<u8>, memory: Memory) {
-        let class = IoClass::Data;
-        let io = IoEnd {
+        let io = OwnedIo {
+            owner,
             op,
             pbn,
-            errno: 0,
             memory,
         };
-        let key = self.ios.borrow_mut().insert(Io::Owned { owner, class, io });
-        self.send(class, (op, pbn, 1, address, false), key);
+        let key = self.owned.borrow_mut().insert(io);
+        count(&self.started, op, IoClass::Data);
+        self.send(op, pbn, 1, address, false, key.number() << 1 | OWNED);
     }
 
     /// Writes the first `blocks` blocks of `buffer` to `pbn`; the buffer comes back in any case.
@@ -256,38 +285,28 @@ impl BaseDevice {
             class,
             memory,
         });
-        self.send(class, (op, pbn, blocks, address, fua), key);
+        count(&self.started, op, class);
+        if fua {
+            let fuas = &self.fuas[class as usize];
+            fuas.set(fuas.get() + 1);
+        }
+        let blocks = u32::try_from(blocks).expect("an I/O is far smaller than 2^32 blocks");
+        self.send(op, pbn, blocks, address, fua, key.number() << 1);
         let (errno, memory) = std::future::poll_fn(|_| self.take_done(key)).await;
         (memory, outcome(op, pbn, errno))
     }
 
-    fn send(
-        &self,
-        class: IoClass,
-        (op, pbn, blocks, address, fua): (BaseOp, Pbn, usize, NonNull<u8>, bool),
-        key: Key<Io>,
-    ) {
-        let blocks = u32::try_from(blocks).expect("an I/O is far smaller than 2^32 blocks");
+    #[inline]
+    fn send(&self, op: BaseOp, pbn: Pbn, blocks: u32, memory: NonNull<u8>, fua: bool, token: u32) {
         self.outgoing.borrow_mut().push_back(BaseIo {
             op,
             pbn,
             blocks,
-            memory: address,
+            memory,
             fua,
-            token: key.number(),
+            token,
         });
         self.in_flight.set(self.in_flight.get() + 1);
-        let mut counts = self.counts.borrow_mut();
-        let class = class as usize;
-        match op {
-            BaseOp::Read => counts.reads[class] += 1,
-            BaseOp::Write => counts.writes[class] += 1,
-            BaseOp::Flush => counts.flushes[class] += 1,
-            BaseOp::Discard => counts.discards[class] += 1,
-        }
-        if fua {
-            counts.fuas[class] += 1;
-        }
     }
 
     fn take_done(&self, key: Key<Io>) -> Poll<(i32, Memory)> {
@@ -311,56 +330,49 @@ impl BaseDevice {
     /// and whose it is. One that belongs to no I/O is kept for [`BaseDevice::take_stray`].
     #[inline]
     pub fn complete(&self, done: IoCompletion) -> Option<(IoOwner, IoEnd)> {
-        let mut ios = self.ios.borrow_mut();
-        let key = Key::new(done.token);
-        let (op, class, owned) = match ios.get_mut(key) {
-            Some(io @ Io::Pending { .. }) => {
-                let ended = Io::Done {
-                    errno: done.errno,
-                    memory: Memory::None,
-                };
-                let Io::Pending {
-                    task,
-                    op,
-                    class,
-                    memory: lent,
-                } = std::mem::replace(io, ended)
-                else {
-                    unreachable!("matched above")
-                };
-                if let Io::Done { memory, .. } = io {
-                    *memory = lent;
-                }
-                self.scheduler.wake(task);
-                (op, class, None)
-            }
-            Some(Io::Owned { .. }) => {
-                let Some(Io::Owned {
-                    owner,
-                    class,
-                    mut io,
-                }) = ios.remove(key)
-                else {
-                    unreachable!("matched above")
-                };
-                io.errno = done.errno;
-                (io.op, class, Some((owner, io)))
-            }
-            Some(Io::Done { .. }) | None => {
-                self.stray.set(Some(done.token));
-                return None;
-            }
+        if done.token & OWNED == 0 {
+            self.complete_for_task(done);
+            return None;
+        }
+        let key = Key::new(done.token >> 1);
+        let Some(io) = self.owned.borrow_mut().remove(key) else {
+            self.stray.set(Some(done.token));
+            return None;
         };
         self.in_flight.set(self.in_flight.get() - 1);
-        let mut counts = self.counts.borrow_mut();
-        let class = class as usize;
-        match op {
-            BaseOp::Read => counts.reads_completed[class] += 1,
-            BaseOp::Write => counts.writes_completed[class] += 1,
-            BaseOp::Flush => counts.flushes_completed[class] += 1,
-            BaseOp::Discard => counts.discards_completed[class] += 1,
+        count(&self.completed, io.op, IoClass::Data);
+        let end = IoEnd {
+            op: io.op,
+            pbn: io.pbn,
+            errno: done.errno,
+            memory: io.memory,
+        };
+        Some((io.owner, end))
+    }
+
+    fn complete_for_task(&self, done: IoCompletion) {
+        let mut ios = self.ios.borrow_mut();
+        let Some(io @ Io::Pending { .. }) = ios.get_mut(Key::new(done.token >> 1)) else {
+            self.stray.set(Some(done.token));
+            return;
+        };
+        let ended = Io::Done {
+            errno: done.errno,
+            memory: Memory::None,
+        };
+        if let Io::Pending {
+            task,
+            op,
+            class,
+            memory: lent,
+        } = std::mem::replace(io, ended)
+            && let Io::Done { memory, .. } = io
+        {
+            *memory = lent;
+            self.scheduler.wake(task);
+            self.in_flight.set(self.in_flight.get() - 1);
+            count(&self.completed, op, class);
         }
-        owned
     }
 
     /// The token of a completion that belonged to no I/O under way, once.
@@ -375,7 +387,18 @@ impl BaseDevice {
 
     /// I/Os so far, by class.
     pub fn counts(&self) -> IoCounts {
-        *self.counts.borrow()
+        let (started, completed) = (&self.started, &self.completed);
+        IoCounts {
+            reads: counted(started, BaseOp::Read),
+            writes: counted(started, BaseOp::Write),
+            flushes: counted(started, BaseOp::Flush),
+            discards: counted(started, BaseOp::Discard),
+            fuas: self.fuas.each_ref().map(Cell::get),
+            reads_completed: counted(completed, BaseOp::Read),
+            writes_completed: counted(completed, BaseOp::Write),
+            flushes_completed: counted(completed, BaseOp::Flush),
+            discards_completed: counted(completed, BaseOp::Discard),
+        }
     }
 }
 

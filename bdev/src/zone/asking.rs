@@ -106,15 +106,19 @@ impl Zone {
         (to, promised)
     }
 
-    /// Tells the hash zone that the write in `slot` is mapped to where its data is, or failed to be.
-    pub fn report_mapped(&self, hash_zone: ZoneIndex, slot: SlotIndex, succeeded: bool) {
+    /// Tells the hash zone that the write in `slot` is mapped to where its data is, or failed to be. Says whether the hash
+    /// zone has forgotten its number; if not yet, the request will hear of it.
+    pub fn report_mapped(&self, hash_zone: ZoneIndex, slot: SlotIndex, succeeded: bool) -> bool {
         let from = RequestAddress {
             zone: self.index,
             slot,
         };
         match hash_zone == self.index {
             true => self.hash.mapped(self, from, succeeded),
-            false => self.post.note(hash_zone, Note::Mapped(from, succeeded)),
+            false => {
+                self.post.note(hash_zone, Note::Mapped(from, succeeded));
+                false
+            }
         }
     }
 

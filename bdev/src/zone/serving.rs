@@ -58,7 +58,9 @@ impl Zone {
             Note::Enter(entrant) => {
                 self.hash.enter(self, entrant);
             }
-            Note::Mapped(from, succeeded) => self.hash.mapped(self, from, succeeded),
+            Note::Mapped(from, succeeded) => {
+                self.hash.mapped(self, from, succeeded);
+            }
             Note::Verdict(slot, verdict) => self.events.put(slot, Event::Verdict(verdict)),
             Note::MemberCall { from, member, call } => {
                 let reply = match call {

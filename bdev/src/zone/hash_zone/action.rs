@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::events::{Placed, Verdict};
 use super::super::fragments;
-use super::super::message::MemberCall;
+use super::super::message::{MemberCall, RequestAddress};
 use super::super::owner::Zone;
 use super::member::{Member, Waits, key_of};
 use super::HashZone;
@@ -18,7 +18,7 @@ use crate::error::VdoError;
 use crate::hash::blocks_equal;
 use crate::runtime::base::{IoEnd, IoOwner};
 use crate::runtime::table::Table;
-use crate::types::{Mapping, MappingState, Pbn};
+use crate::types::{Mapping, Pbn};
 
 impl HashZone {
     /// Does what the machine says, and what it says meanwhile.
@@ -75,7 +75,7 @@ impl HashZone {
         self.carrying_out.set(false);
     }
 
-    fn lock(&self, zone: &Zone, id: RequestId, pbn: Pbn) {
+    pub(super) fn lock(&self, zone: &Zone, id: RequestId, pbn: Pbn) {
         match zone.owner_of(pbn) {
             Ok(owner) if owner == zone.index => {
                 self.locked(zone, id, zone.physical.lock_duplicate(pbn));
@@ -99,7 +99,7 @@ impl HashZone {
         }
     }
 
-    fn compare(&self, zone: &Zone, id: RequestId, at: Mapping) {
+    pub(super) fn compare(&self, zone: &Zone, id: RequestId, at: Mapping) {
         match zone.scratch.take(IoOwner::Member(id.0)) {
             Some(buffer) => self.compare_into(zone, id, at, buffer),
             None => self.set(id, Waits::Buffer { at }),
@@ -129,7 +129,7 @@ impl HashZone {
         self.answer(zone, id, Answer::Verified { equal });
     }
 
-    fn write(&self, zone: &Zone, id: RequestId, alone: bool) {
+    pub(super) fn write(&self, zone: &Zone, id: RequestId, alone: bool) {
         let data = self.with(id, |member| {
             let pbn = member.allocation?;
             member.waits = Waits::Write { alone };
@@ -152,8 +152,7 @@ impl HashZone {
         let pbn = self.with(id, |member| member.allocation).flatten();
         match (result, pbn) {
             (Ok(()), Some(pbn)) => {
-                let state = MappingState::UNCOMPRESSED;
-                self.place(zone, id, Placed::Own(Mapping { pbn, state }), alone);
+                self.place(zone, id, Placed::Own(Mapping::block(pbn)), alone);
             }
             (result, _) => {
                 let error = result.err().unwrap_or(VdoError::NoSpace);
@@ -167,7 +166,7 @@ impl HashZone {
     }
 
     /// Tells the request where its data is.
-    fn place(&self, zone: &Zone, id: RequestId, placed: Placed, alone: bool) {
+    pub(super) fn place(&self, zone: &Zone, id: RequestId, placed: Placed, alone: bool) {
         let own = matches!(placed, Placed::Own(_));
         let from = self.with(id, |member| {
             member.waits = Waits::Mapping { own, alone };
@@ -219,6 +218,13 @@ impl HashZone {
 
     /// A member is one no longer: what it held is let go of, and its request hears the last word.
     pub(super) fn dismiss(&self, zone: &Zone, id: RequestId) {
+        if let Some((to, last_word)) = self.end(zone, id) {
+            zone.tell(to, last_word);
+        }
+    }
+
+    /// The same, but the last word is left to be said.
+    pub(super) fn end(&self, zone: &Zone, id: RequestId) -> Option<(RequestAddress, Verdict)> {
         let member = {
             let state = &mut *self.state.borrow_mut();
             let member = state.members[id.0 as usize].take();
@@ -228,7 +234,8 @@ impl HashZone {
             member
         };
         let Some(mut member) = member else {
-            return self.astray(zone, id, "was to leave");
+            self.astray(zone, id, "was to leave");
+            return None;
         };
         if let Some(pbn) = member.allocation {
             zone.release_lock(pbn);
@@ -236,7 +243,7 @@ impl HashZone {
         let (from, last_word) = (member.from, member.last_word());
         // Before the request hears, who may change its buffer then.
         drop(member);
-        zone.tell(from, last_word);
+        Some((from, last_word))
     }
 }
 

@@ -153,7 +153,7 @@ impl HashZone {
         }
     }
 
-    fn advice(&self, zone: &Zone, advice: Result<Option<Mapping>, IndexError>) -> Answer {
+    pub(super) fn advice(&self, zone: &Zone, advice: Result<Option<Mapping>, IndexError>) -> Answer {
         match advice {
             Ok(Some(at)) if at.state.is_mapped() && zone.shared.slabs.is_data_block(at.pbn) => {
                 Answer::Advice(at)

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::lone::Lone;
 use super::super::events::Verdict;
 use super::super::message::RequestAddress;
 use crate::buffer::Buffer;
@@ -39,7 +40,11 @@ pub(super) enum Waits {
 /// One write.
 pub(super) struct Member {
     pub(super) from: RequestAddress,
+    /// The name of its data.
+    pub(super) name: RecordName,
     pub(super) waits: Waits,
+    /// How far it has come, as long as it needs no hash lock.
+    pub(super) lone: Option<Lone>,
     /// Compared with newcomers', written, and let go of before the request hears the last word.
     pub(super) data: Arc<Buffer>,
     /// The block allocated to it, as long as the lock on that is its own.
@@ -53,10 +58,12 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(from: RequestAddress, data: Arc<Buffer>) -> Member {
+    pub(super) fn new(from: RequestAddress, name: RecordName, data: Arc<Buffer>) -> Member {
         Member {
             from,
+            name,
             waits: Waits::Machine,
+            lone: None,
             data,
             allocation: None,
             own_lock: None,
@@ -95,6 +102,19 @@ impl LockHost for Host<'_> {
     fn claim_increment(&mut self, lock: ReadLock) -> bool {
         let budget = self.locks.get(key_of(lock));
         budget.is_some_and(IncrementBudget::claim)
+    }
+}
+
+/// To the questions about a write whose claim was granted before the machine heard of it.
+pub(super) struct Granted;
+
+impl LockHost for Granted {
+    fn same_data(&mut self, _holder: RequestId, _candidate: RequestId) -> bool {
+        false
+    }
+
+    fn claim_increment(&mut self, _lock: ReadLock) -> bool {
+        true
     }
 }
 

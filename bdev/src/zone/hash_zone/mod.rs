@@ -3,8 +3,8 @@
 //!
 //! A write comes with its data ([`HashZone::enter`]) and becomes a [`member`]. It gets a block to write to,
 //! from the slabs of this zone thread if they have one, and its request hears that there will be a place.
-//! Then the machines decide: the hash lock of the name ([`crate::dedupe`]) says what each of its writes is to do
-//! next. What concerns the index is done in [`advice`], all else in [`action`], here, on the hash zone's thread:
+//! A write that is alone with its data goes its way by itself ([`lone`]); where several meet, their hash lock
+//! ([`crate::dedupe`]) says what each of them is to do next. What concerns the index is done in [`advice`], all else in [`action`], here, on the hash zone's thread:
 //! the index's shard for these names, the newly allocated blocks and most of the copies are this thread's.
 //! The request hears no more than where its data is, maps its block to that, and says how that went
 //! ([`HashZone::mapped`]).
@@ -14,12 +14,14 @@
 
 mod action;
 mod advice;
+mod lone;
 mod member;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use self::lone::Loners;
 use self::member::{Host, Member, Waits, number_of};
 use super::events::Verdict;
 use super::message::{Entrant, MemberCall, MemberReply, RequestAddress};
@@ -44,12 +46,15 @@ struct HashState {
     contexts: Contexts,
     index: MemoryIndex,
     members: Vec<Option<Member>>,
+    loners: Loners,
     /// Locks on physical blocks that hash locks (or their writing requests) hold.
     locks: Table<IncrementBudget>,
     /// What the machine has said and nobody has done yet.
     actions: Vec<Action>,
     /// Of those, how many have been done.
     done: usize,
+    /// What it said when it was told of what had happened already; empty but for that time.
+    replayed: Vec<Action>,
     /// Which context a pending question's answer is about to be an update's.
     updating: Vec<bool>,
     verb_result: Option<Result<(), IndexError>>,
@@ -104,9 +109,11 @@ impl HashZone {
                 contexts: Contexts::new(requests),
                 index,
                 members: (0..requests).map(|_| None).collect(),
+                loners: Loners::new(requests),
                 locks: Table::with_capacity(2 * requests as usize),
                 actions,
                 done: 0,
+                replayed: Vec::with_capacity(8),
                 updating: vec![false; requests as usize],
                 verb_result: None,
             }),
@@ -122,7 +129,7 @@ impl HashZone {
     pub fn enter(&self, zone: &Zone, entrant: Entrant) -> bool {
         let Entrant { from, name, data } = entrant;
         let id = number_of(from, zone.shared.slots_per_zone);
-        let member = Member::new(from, data);
+        let member = Member::new(from, name, data);
         let before = self.state.borrow_mut().members[id.0 as usize].replace(member);
         if before.is_some() {
             self.astray(zone, id, "entered twice");
@@ -170,9 +177,16 @@ impl HashZone {
     }
 
     fn admit(&self, zone: &Zone, id: RequestId, name: RecordName, allocation: Option<Pbn>) {
-        self.set(id, Waits::Machine);
+        if let Some(pbn) = allocation
+            && self.go_alone(zone, id, name, pbn)
+        {
+            return;
+        }
         {
             let state = &mut *self.state.borrow_mut();
+            if let Some(member) = &mut state.members[id.0 as usize] {
+                member.waits = Waits::Machine;
+            }
             let mut host = Host {
                 members: &state.members,
                 locks: &state.locks,
@@ -184,9 +198,24 @@ impl HashZone {
         self.carry_out(zone);
     }
 
-    /// A request has mapped its block to where its data is, or failed to.
-    pub fn mapped(&self, zone: &Zone, from: RequestAddress, succeeded: bool) {
+    /// A request has mapped its block to where its data is, or failed to. Says whether it is forgotten; if not yet,
+    /// it will be told.
+    pub fn mapped(&self, zone: &Zone, from: RequestAddress, succeeded: bool) -> bool {
         let id = number_of(from, zone.shared.slots_per_zone);
+        if succeeded && self.is_lone(id) && matches!(self.waits(id), Some(Waits::Mapping { .. })) {
+            return match self.end_alone(zone, id) {
+                Some((to, last_word)) if to.zone != zone.index => {
+                    zone.tell(to, last_word);
+                    false
+                }
+                ended => ended.is_some(),
+            };
+        }
+        self.mapped_with_lock(zone, id, succeeded);
+        false
+    }
+
+    fn mapped_with_lock(&self, zone: &Zone, id: RequestId, succeeded: bool) {
         let Some(Waits::Mapping { own, alone }) = self.waits(id) else {
             return self.astray(zone, id, "mapped what it was not told");
         };
@@ -260,8 +289,11 @@ impl HashZone {
         );
     }
 
-    /// Gives the machine an answer, and does what it says then.
+    /// Gives the machine an answer, and does what it says then; if the write is alone, it knows itself what to do.
     fn answer(&self, zone: &Zone, id: RequestId, answer: Answer) {
+        if self.answered_alone(zone, id, answer) {
+            return;
+        }
         {
             let state = &mut *self.state.borrow_mut();
             if let Some(member) = &mut state.members[id.0 as usize] {
@@ -328,7 +360,8 @@ impl HashZone {
 
     /// The live hash locks.
     pub fn lock_reports(&self) -> Vec<LockReport> {
-        self.state.borrow().machine.locks().collect()
+        let state = self.state.borrow();
+        state.machine.locks().chain(state.lone_reports()).collect()
     }
 
     /// How often each step of the table was taken.
@@ -338,7 +371,8 @@ impl HashZone {
 
     /// Whether no request is in the zone.
     pub fn is_idle(&self) -> bool {
-        self.state.borrow().machine.is_idle()
+        let state = self.state.borrow();
+        state.machine.is_idle() && state.loners.is_empty()
     }
 
     /// Bytes the index takes or may come to take.

@@ -1,0 +1,261 @@
+//! Writes that are alone with their data: no hash lock is needed as long as no second write of the same data comes.
+//!
+//! That is nearly every write. What a hash lock would have such a write do is known beforehand: ask the index;
+//! if it knows of no copy, write; if it does, lock the block, compare, and share it. So a lone write goes that way by
+//! itself. All it needs is a place where a second one finds it by the name of its data.
+//!
+//! As soon as anything else happens (a second write of the data, advice that is wrong, an error), it gets
+//! its hash lock after all: the machine is told what has happened so far, and what it says to that is what is
+//! under way already ([`HashState::adopt`]). From there on the write is like any other, and no decision is made twice.
+
+use super::super::events::{Placed, Verdict};
+use super::super::message::RequestAddress;
+use super::super::owner::Zone;
+use super::member::{Granted, Member, key_of};
+use super::{HashState, HashZone};
+use crate::dedupe::{Action, Answer, LockId, LockReport, LockState, ReadLock, RequestId};
+use crate::index::{DedupeIndex, IndexRequest};
+use crate::runtime::chains::Chains;
+use crate::types::{Mapping, Pbn, RecordName};
+
+/// How far a lone write has come, in answers the machine would have been given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lone {
+    /// What the index said.
+    advice: Answer,
+    /// The hold on the block that was advised.
+    held: Option<ReadLock>,
+    /// That block holds the same data, and a reference to it has been claimed.
+    shares: bool,
+}
+
+impl Lone {
+    fn answers(self) -> impl Iterator<Item = Answer> {
+        let locked = self.held.map(Answer::Locked);
+        let verified = self.shares.then_some(Answer::Verified { equal: true });
+        [Some(self.advice), locked, verified].into_iter().flatten()
+    }
+
+    /// What state its hash lock would be in.
+    fn state(self) -> LockState {
+        match (self.advice, self.held, self.shares) {
+            (Answer::Advice(_), None, _) => LockState::Locking,
+            (Answer::Advice(_), Some(_), false) => LockState::Verifying,
+            (Answer::Advice(_), Some(_), true) => LockState::Deduping,
+            _ => LockState::Writing,
+        }
+    }
+}
+
+/// Finds lone writes by a part of their names.
+#[derive(Debug)]
+pub(super) struct Loners {
+    by_name: Chains,
+    count: usize,
+}
+
+/// Names are hashes, and this part has not been used to find the zone.
+fn key(name: &RecordName) -> u64 {
+    let [_, _, _, _, _, _, _, _, tail @ ..] = name.0;
+    u64::from_le_bytes(tail)
+}
+
+impl Loners {
+    /// None, of writes numbered below `requests`.
+    pub(super) fn new(requests: u32) -> Loners {
+        Loners {
+            by_name: Chains::new(requests as usize),
+            count: 0,
+        }
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    #[inline]
+    fn insert(&mut self, name: &RecordName, id: RequestId) {
+        self.by_name.insert(key(name), id.0);
+        self.count += 1;
+    }
+
+    #[inline]
+    fn remove(&mut self, id: RequestId) {
+        self.by_name.remove(id.0);
+        self.count -= 1;
+    }
+}
+
+impl HashState {
+    /// Gives a lone write its hash lock.
+    #[cold]
+    pub(super) fn adopt(&mut self, id: RequestId) {
+        let Some(member) = &mut self.members[id.0 as usize] else {
+            return;
+        };
+        let Some(lone) = member.lone.take() else {
+            return;
+        };
+        self.loners.remove(id);
+        let (machine, said) = (&mut self.machine, &mut self.replayed);
+        machine.enter(id, member.name, member.allocation, &mut Granted, said);
+        for answer in lone.answers() {
+            machine.answer(id, answer, &mut Granted, said);
+        }
+        // All it says to do is done or under way.
+        let wrong = |action: &Action| matches!(action, Action::Inconsistent(_));
+        self.actions.extend(said.drain(..).filter(wrong));
+    }
+
+    /// Whether a write with this name goes alone. If there is a lone one, that gets its lock.
+    fn is_alone(&mut self, name: &RecordName) -> bool {
+        match self.loners.by_name.find(key(name)) {
+            None => !self.machine.knows(name),
+            Some(other) => {
+                let member = self.members[other as usize].as_ref();
+                if member.is_some_and(|member| member.name == *name) {
+                    self.adopt(RequestId(other));
+                }
+                false
+            }
+        }
+    }
+
+    /// The lone writes as if they had locks.
+    pub(super) fn lone_reports(&self) -> impl Iterator<Item = LockReport> + '_ {
+        let lone = |(id, member): (u32, &Option<Member>)| {
+            let member = member.as_ref()?;
+            let lone = member.lone?;
+            let at = match (lone.advice, member.allocation) {
+                (Answer::Advice(at), _) => at,
+                (_, Some(pbn)) => Mapping::block(pbn),
+                (_, None) => Mapping::UNMAPPED,
+            };
+            let id = RequestId(id);
+            Some(report(id, member.name, lone.state(), at))
+        };
+        (0..).zip(&self.members).filter_map(lone)
+    }
+}
+
+impl HashZone {
+    /// Sends a write on its way without a hash lock, if it is alone with its data and the index answers at once; says
+    /// whether it is on its way.
+    #[inline]
+    pub(super) fn go_alone(&self, zone: &Zone, id: RequestId, name: RecordName, pbn: Pbn) -> bool {
+        let advice = {
+            let state = &mut *self.state.borrow_mut();
+            if !state.is_alone(&name) {
+                return false;
+            }
+            let post = Mapping::block(pbn);
+            let advice = match zone.shared.index_answers() {
+                false => Answer::IndexOff,
+                true => match state.index.answer_now(&IndexRequest::post(name, post)) {
+                    Some(advice) => self.advice(zone, advice),
+                    None => return false,
+                },
+            };
+            let Some(member) = &mut state.members[id.0 as usize] else {
+                return false;
+            };
+            member.lone = Some(Lone {
+                advice,
+                held: None,
+                shares: false,
+            });
+            state.loners.insert(&name, id);
+            advice
+        };
+        match advice {
+            Answer::Advice(at) => self.lock(zone, id, at.pbn),
+            _ => self.write(zone, id, false),
+        }
+        true
+    }
+
+    /// Deals with what the machine would have been told. Says whether that was so: if not, the write has
+    /// its hash lock now.
+    #[inline]
+    pub(super) fn answered_alone(&self, zone: &Zone, id: RequestId, answer: Answer) -> bool {
+        let at = {
+            let state = &mut *self.state.borrow_mut();
+            let Some(member) = &mut state.members[id.0 as usize] else {
+                return false;
+            };
+            let Some(lone) = &mut member.lone else {
+                return false;
+            };
+            match (answer, lone.advice, lone.held) {
+                (Answer::Locked(held), Answer::Advice(at), None) => {
+                    lone.held = Some(held);
+                    Ok(at)
+                }
+                (Answer::Verified { equal: true }, Answer::Advice(at), Some(held))
+                    if state.locks.get(key_of(held)).is_some_and(|budget| budget.claim()) =>
+                {
+                    lone.shares = true;
+                    Err(at)
+                }
+                _ => {
+                    state.adopt(id);
+                    return false;
+                }
+            }
+        };
+        match at {
+            Ok(at) => self.compare(zone, id, at),
+            Err(at) => self.place(zone, id, Placed::Shared(at), false),
+        }
+        true
+    }
+
+    /// A lone write is mapped to where its data is: it is a member no longer. Returns whom to tell.
+    #[inline]
+    pub(super) fn end_alone(&self, zone: &Zone, id: RequestId) -> Option<(RequestAddress, Verdict)> {
+        let shared = {
+            let state = &mut *self.state.borrow_mut();
+            let member = state.members[id.0 as usize].as_ref()?;
+            let lone = member.lone?;
+            state.loners.remove(id);
+            state.machine.count_unneeded(lone.shares);
+            match (lone.advice, lone.held) {
+                (Answer::Advice(at), Some(held)) => {
+                    state.locks.remove(key_of(held));
+                    Some(at.pbn)
+                }
+                _ => None,
+            }
+        };
+        if let Some(pbn) = shared {
+            zone.release_lock(pbn);
+        }
+        self.end(zone, id)
+    }
+
+    /// Whether a write is alone.
+    #[inline]
+    pub(super) fn is_lone(&self, id: RequestId) -> bool {
+        self.with(id, |member| member.lone.is_some()) == Some(true)
+    }
+}
+
+/// Of the lock that a lone write would have.
+fn report(request: RequestId, name: RecordName, state: LockState, at: Mapping) -> LockReport {
+    let shares = state == LockState::Deduping;
+    LockReport {
+        id: LockId(request.0),
+        name,
+        state,
+        registered: true,
+        at,
+        verified: shares,
+        locked: shares || state == LockState::Verifying,
+        update_advice: false,
+        references: 1,
+        max_references: 1,
+        waiters: 0,
+        agent: Some(request).filter(|_| !shares),
+    }
+}
