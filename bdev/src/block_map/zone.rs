@@ -253,11 +253,12 @@ impl BlockMapZone {
     #[inline]
     pub fn put_now(&self, slot: BlockMapSlot, mapping: Mapping, point: JournalPoint) -> bool {
         self.core.notice_read_only();
-        let now = {
+        let (now, has_news) = {
             let mut state = self.core.state.borrow_mut();
-            state.put_now(slot.pbn, slot.slot, mapping, point.sequence)
+            let now = state.put_now(slot.pbn, slot.slot, mapping, point.sequence);
+            (now, state.has_news())
         };
-        if now {
+        if now && has_news {
             self.core.settle();
         }
         now

@@ -216,6 +216,9 @@ impl PhysicalZone {
     fn locate(&self, pbn: Pbn) -> Option<(u32, u32)> {
         let (slab, offset) = self.geometry.slabs.locate(pbn)?;
         let zones = u32::from(self.geometry.zones);
+        if zones == 1 {
+            return Some((slab.get(), offset));
+        }
         let own = slab.get() % zones == u32::from(self.geometry.zone.get());
         own.then_some((slab.get() / zones, offset))
     }

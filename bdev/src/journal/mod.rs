@@ -64,12 +64,12 @@ use std::sync::Arc;
 use self::extent::{SEQUENCE_LIMIT, reserved_blocks};
 use self::locks::Side;
 use self::state::{Assigned, JournalState, Mode};
-use self::tail::Pending;
+pub use self::tail::Pending;
 use self::writer::Tasks;
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
 use crate::format::components::RecoveryJournalState;
-use crate::format::recovery_journal::RecoveryJournalEntry;
+use crate::format::recovery_journal::{ENTRIES_PER_BLOCK, RecoveryJournalEntry};
 use crate::runtime::base::BaseDevice;
 use crate::runtime::services::{JournalHolder, ZoneServices};
 use crate::runtime::task::{Scheduler, WaitList};
@@ -103,13 +103,11 @@ pub trait JournalHooks: 'static {
     /// `oldest` should write them. May come again with the same number.
     fn request_slab_journal_commits(&self, oldest: SequenceNumber);
 
-    /// The entry given to [`RecoveryJournal::submit`] under `tag` is committed, or has failed.
-    fn entry_done(
-        &self,
-        tag: u64,
-        entry: RecoveryJournalEntry,
-        result: Result<JournalPoint, VdoError>,
-    );
+    /// These entries are committed, the first of them at `first` and each other in the next place of the same block.
+    fn entries_committed(&self, first: JournalPoint, entries: &[Pending]);
+
+    /// The entry given to [`RecoveryJournal::submit`] under `tag` has failed.
+    fn entry_failed(&self, tag: u64, error: VdoError);
 }
 
 /// The recovery journal of a volume. See the [module](self).
@@ -127,6 +125,8 @@ pub struct RecoveryJournal {
     /// Keeps [`RecoveryJournal::assign`] from running inside itself, by way of a hook.
     assigning: Cell<bool>,
     state: RefCell<JournalState>,
+    /// Entries on their way to [`JournalHooks::entries_committed`].
+    committed: Cell<Vec<Pending>>,
     drained: WaitList,
     tasks: OnceCell<Tasks>,
 }
@@ -177,6 +177,7 @@ impl RecoveryJournal {
             failed: Cell::new(false),
             assigning: Cell::new(false),
             state: RefCell::new(JournalState::new(&config, buffers)),
+            committed: Cell::new(Vec::with_capacity(usize::from(ENTRIES_PER_BLOCK))),
             drained: WaitList::new(scheduler),
             tasks: OnceCell::new(),
         });
@@ -186,7 +187,7 @@ impl RecoveryJournal {
         Ok(journal)
     }
 
-    /// Adds an entry. When it is committed, or fails, [`JournalHooks::entry_done`] is called with the same
+    /// Adds an entry. When it is committed, or fails, the [`JournalHooks`] are called with the same
     /// `tag`. The request then holds the entry until [`RecoveryJournal::release_entries`].
     ///
     /// # Errors
@@ -201,6 +202,13 @@ impl RecoveryJournal {
             }
             if read_only {
                 return Err(VdoError::ReadOnly);
+            }
+            if state.assign_at_once(Pending { tag, entry }) {
+                let idle = state.writes == 0;
+                if idle {
+                    self.wake_leader();
+                }
+                return Ok(());
             }
             state.enqueue(tag, entry);
         }
@@ -414,15 +422,26 @@ impl RecoveryJournal {
         self.hooks.request_slab_journal_commits(oldest);
     }
 
+    /// Reports every entry that is committed, block by block.
+    fn report_committed(&self) {
+        let mut committed = self.committed.take();
+        while !self.is_read_only() {
+            let first = self.state.borrow_mut().take_committed(&mut committed);
+            let Some(first) = first else { break };
+            self.hooks.entries_committed(first, &committed);
+        }
+        self.committed.set(committed);
+    }
+
     /// Reports every entry whose end is known, frees blocks, and goes on with what that makes possible.
     fn settle(&self) {
-        loop {
-            let read_only = self.is_read_only();
-            let finished = self.state.borrow_mut().finish_next(read_only);
-            match finished {
-                None => break,
-                Some((Pending { tag, entry }, result)) => self.hooks.entry_done(tag, entry, result),
-            }
+        self.report_committed();
+        while self.is_read_only() {
+            let failed = self.state.borrow_mut().fail_next();
+            let Some(Pending { tag, .. }) = failed else {
+                break;
+            };
+            self.hooks.entry_failed(tag, VdoError::ReadOnly);
         }
         let read_only = self.is_read_only();
         let freed = self.state.borrow_mut().free_blocks(read_only);

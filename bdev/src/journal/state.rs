@@ -91,6 +91,33 @@ impl JournalState {
         self.outstanding += 1;
     }
 
+    /// Gives an entry a place, if no other waits for one and there is one in the newest block; says whether it has one.
+    #[inline]
+    pub(super) fn assign_at_once(&mut self, pending: Pending) -> bool {
+        if !self.unassigned.is_empty() || self.extent.space() == 0 {
+            return false;
+        }
+        let assigned = self.assign_to_active(pending);
+        self.outstanding += usize::from(assigned);
+        assigned
+    }
+
+    /// Gives an entry the next place in the newest block, if that has one.
+    #[inline]
+    fn assign_to_active(&mut self, pending: Pending) -> bool {
+        let Some(block) = self.tail.active() else {
+            return false;
+        };
+        if !block.is_waiting() {
+            self.statistics.blocks.started += 1;
+        }
+        block.assign(pending);
+        self.extent.take_space();
+        self.statistics.entries.started += 1;
+        self.count_usage(&pending.entry);
+        true
+    }
+
     fn check_in_use(&self, sequence: SequenceNumber) -> Result<(), VdoError> {
         if self.extent.contains(sequence) {
             return Ok(());
@@ -142,19 +169,13 @@ impl JournalState {
             return Assigned::Nothing;
         }
         self.full_counted = false;
-        let Some(block) = self.tail.active() else {
-            return self.open_block(journal);
-        };
-        let Some(pending) = self.unassigned.pop_front() else {
+        let Some(&pending) = self.unassigned.front() else {
             return Assigned::Nothing;
         };
-        if !block.is_waiting() {
-            self.statistics.blocks.started += 1;
+        if !self.assign_to_active(pending) {
+            return self.open_block(journal);
         }
-        block.assign(pending);
-        self.extent.take_space();
-        self.statistics.entries.started += 1;
-        self.count_usage(&pending.entry);
+        self.unassigned.pop_front();
         Assigned::Entry
     }
 
@@ -199,21 +220,24 @@ impl JournalState {
         Assigned::Opened(self.extent.tail())
     }
 
-    /// Ends the wait of the oldest entry whose end is known: committed at its place, or failed.
-    pub(super) fn finish_next(
-        &mut self,
-        read_only: bool,
-    ) -> Option<(Pending, Result<JournalPoint, VdoError>)> {
-        let finished = match self.tail.next_reportable(read_only) {
-            Some((pending, _)) if read_only => (pending, Err(VdoError::ReadOnly)),
-            Some((pending, point)) => (pending, Ok(point)),
-            None if read_only && self.writes == 0 => {
-                (self.unassigned.pop_front()?, Err(VdoError::ReadOnly))
-            }
+    /// Ends the wait of the oldest entries that are committed and in one block: puts them into `entries`, and says
+    /// where the first of them is.
+    pub(super) fn take_committed(&mut self, entries: &mut Vec<Pending>) -> Option<JournalPoint> {
+        entries.clear();
+        let first = self.tail.take_committed(entries)?;
+        self.outstanding -= entries.len();
+        Some(first)
+    }
+
+    /// Ends the wait of the oldest entry, which fails, unless the device still has its block.
+    pub(super) fn fail_next(&mut self) -> Option<Pending> {
+        let failed = match self.tail.take_unreported() {
+            Some(pending) => pending,
+            None if self.writes == 0 => self.unassigned.pop_front()?,
             None => return None,
         };
         self.outstanding -= 1;
-        Some(finished)
+        Some(failed)
     }
 
     /// Frees the blocks in memory that are done with (with `even_partial`, all that rest), and says

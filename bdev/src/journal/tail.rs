@@ -52,9 +52,11 @@ pub(super) struct TailBlock {
 
 /// An entry, and by which number who wants it knows it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pending {
-    pub(super) tag: u64,
-    pub(super) entry: RecoveryJournalEntry,
+pub struct Pending {
+    /// The number.
+    pub tag: u64,
+    /// The entry.
+    pub entry: RecoveryJournalEntry,
 }
 
 impl TailBlock {
@@ -96,20 +98,6 @@ impl TailBlock {
     /// Gives an entry the next place.
     pub(super) fn assign(&mut self, pending: Pending) {
         self.entries.push(pending);
-    }
-
-    /// The next entry to be reported, and its place, if it is in the buffer or else if `unpacked` ones may be.
-    fn report(&mut self, unpacked: bool) -> Option<(Pending, JournalPoint)> {
-        if self.reported >= self.packed && !unpacked {
-            return None;
-        }
-        let pending = *self.entries.get(usize::from(self.reported))?;
-        let point = JournalPoint {
-            sequence: self.sequence,
-            entry: self.reported,
-        };
-        self.reported += 1;
-        Some((pending, point))
     }
 
     /// Places no entry has taken.
@@ -195,19 +183,41 @@ impl Tail {
         }
     }
 
-    /// The next entry to be reported, in the journal's order, if its block is at rest: written, or with
-    /// `read_only` in any case.
-    pub(super) fn next_reportable(&mut self, read_only: bool) -> Option<(Pending, JournalPoint)> {
+    /// Reports the oldest entries that are on disk, all those of one block: puts them into `entries`, and says where
+    /// the first is.
+    pub(super) fn take_committed(&mut self, entries: &mut Vec<Pending>) -> Option<JournalPoint> {
         for &index in &self.in_use {
             let block = &mut self.blocks[index];
             if block.phase != WritePhase::Idle {
                 return None;
             }
-            if let Some(reported) = block.report(read_only) {
-                return Some(reported);
+            if block.reported < block.packed {
+                let first = block.reported;
+                let (from, to) = (usize::from(first), usize::from(block.packed));
+                entries.extend_from_slice(&block.entries[from..to]);
+                block.reported = block.packed;
+                return Some(JournalPoint {
+                    sequence: block.sequence,
+                    entry: first,
+                });
             }
-            if !read_only && (block.is_waiting() || !block.is_full()) {
+            if block.is_waiting() || !block.is_full() {
                 return None;
+            }
+        }
+        None
+    }
+
+    /// Reports the oldest entry, wherever it is, if its block is at rest.
+    pub(super) fn take_unreported(&mut self) -> Option<Pending> {
+        for &index in &self.in_use {
+            let block = &mut self.blocks[index];
+            if block.phase != WritePhase::Idle {
+                return None;
+            }
+            if let Some(pending) = block.entries.get(usize::from(block.reported)) {
+                block.reported += 1;
+                return Some(*pending);
             }
         }
         None

@@ -89,8 +89,13 @@ impl RecoveryJournal {
     /// Lets the leader look for work if there is some.
     pub(super) fn start_writing(&self) {
         if self.state.borrow().writes == 0 {
-            self.scheduler.wake(self.tasks().leader);
+            self.wake_leader();
         }
+    }
+
+    #[inline]
+    pub(super) fn wake_leader(&self) {
+        self.scheduler.wake(self.tasks().leader);
     }
 
     /// Lets the reaper look for work if it may.

@@ -28,6 +28,7 @@ use super::post::wrong_reply;
 use crate::depot::{ReferenceChange, ReferenceOperation};
 use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
+use crate::journal::Pending;
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::types::{JournalPoint, Pbn, ZoneIndex};
 
@@ -206,15 +207,23 @@ impl Zone {
         }
     }
 
-    /// An entry is durable. Called on the journal's thread, in the order of entries.
-    pub(super) fn entry_committed(&self, committed: Committed) {
+    /// Entries are durable. Called on the journal's thread, in the order of entries; those of one call are neighbours.
+    pub(super) fn entries_committed(&self, first: JournalPoint, entries: &[Pending]) {
+        let entries = entries.iter().enumerate().map(|(number, pending)| Committed {
+            tag: JournalerTag(pending.tag),
+            entry: pending.entry,
+            point: JournalPoint {
+                entry: first.entry + number as u16,
+                ..first
+            },
+        });
         if self.shared.zones > 1 {
-            self.journaling
-                .announcements
-                .borrow_mut()
-                .push(committed.clone());
+            let announcements = &self.journaling.announcements;
+            announcements.borrow_mut().extend(entries.clone());
         }
-        self.take_committed(&committed);
+        for committed in entries {
+            self.take_committed(&committed);
+        }
         self.tell_counted();
     }
 
@@ -239,57 +248,63 @@ impl Zone {
         self.tell_counted();
     }
 
+    #[inline]
     fn take_committed(&self, committed: &Committed) {
         let Committed { tag, entry, point } = committed;
-        let order = Order::from(*point);
-        let mut counters = 0;
         let increment = match entry.operation {
             JournalOperation::DataRemapping => ReferenceOperation::DataIncrement,
             JournalOperation::BlockMapRemapping => ReferenceOperation::BlockMapIncrement,
         };
-        for (pbn, operation) in [
-            (entry.mapping.pbn, increment),
-            (entry.unmapping.pbn, ReferenceOperation::DataDecrement),
-        ] {
-            if pbn == Pbn::ZERO {
-                continue;
-            }
-            // A block of no slab is nobody's: whoever wanted the entry says so.
-            let owner = self.shared.physical_zone(pbn).unwrap_or(tag.zone());
-            counters |= 1 << owner.get();
-            if owner == self.index {
-                let point = *point;
-                self.count(
-                    order,
-                    ReferenceChange {
-                        pbn,
-                        operation,
-                        point,
-                    },
-                );
-                let interested = &self.journaling.interested;
-                interested.set(interested.get() | 1 << tag.zone().get());
-            }
+        let counters = self.count(committed, entry.mapping.pbn, increment)
+            | self.count(
+                committed,
+                entry.unmapping.pbn,
+                ReferenceOperation::DataDecrement,
+            );
+        let journaling = &self.journaling;
+        journaling.seen.set(Order::from(*point));
+        if tag.zone() != self.index {
+            return;
         }
-        self.journaling.seen.set(order);
-        if tag.zone() == self.index {
-            let awaiting = Awaiting {
-                who: tag.who(),
-                point: *point,
-                counters,
-            };
-            self.journaling.awaiting.borrow_mut().push_back(awaiting);
+        let mine = counters & !(1 << self.index.get()) == 0;
+        let mut awaiting = journaling.awaiting.borrow_mut();
+        if mine && awaiting.is_empty() && journaling.late.borrow().is_empty() {
+            drop(awaiting);
+            return self.go_on(tag.who(), *point);
         }
+        awaiting.push_back(Awaiting {
+            who: tag.who(),
+            point: *point,
+            counters,
+        });
     }
 
+    /// Changes the count of a block of this zone; says whose it is: bit *i* for zone *i*.
     #[inline]
-    fn count(&self, order: Order, change: ReferenceChange) {
-        // What goes wrong turns the volume read-only, which the request sees.
-        if let Some(ticket) = self.physical.count(change) {
-            let late = LateChange { order, ticket };
-            self.journaling.late.borrow_mut().push_back(late);
-            self.journaling.late_came.wake_one();
+    fn count(&self, committed: &Committed, pbn: Pbn, operation: ReferenceOperation) -> u16 {
+        let Committed { tag, point, .. } = *committed;
+        if pbn == Pbn::ZERO {
+            return 0;
         }
+        // A block of no slab is nobody's: whoever wanted the entry says so.
+        let owner = self.shared.physical_zone(pbn).unwrap_or(tag.zone());
+        if owner == self.index {
+            let change = ReferenceChange {
+                pbn,
+                operation,
+                point,
+            };
+            // What goes wrong turns the volume read-only, which the request sees.
+            if let Some(ticket) = self.physical.count(change) {
+                let order = Order::from(point);
+                let late = LateChange { order, ticket };
+                self.journaling.late.borrow_mut().push_back(late);
+                self.journaling.late_came.wake_one();
+            }
+            let interested = &self.journaling.interested;
+            interested.set(interested.get() | 1 << tag.zone().get());
+        }
+        1 << owner.get()
     }
 
     /// Waits for changes of counts that could not be made at once, oldest first, for ever.
@@ -312,16 +327,22 @@ impl Zone {
         let mut any = false;
         while let Some(Awaiting { who, point, .. }) = self.next_counted() {
             any = true;
-            let result = match self.is_read_only() {
-                true => Err(VdoError::ReadOnly.into()),
-                false => Ok(point),
-            };
-            if result.is_err() {
-                self.release_entry(point);
-            }
-            self.entry_done(who, result);
+            self.go_on(who, point);
         }
         any
+    }
+
+    /// All that an entry says has been counted.
+    #[inline]
+    fn go_on(&self, who: Journaler, point: JournalPoint) {
+        let result = match self.is_read_only() {
+            true => Err(VdoError::ReadOnly.into()),
+            false => Ok(point),
+        };
+        if result.is_err() {
+            self.release_entry(point);
+        }
+        self.entry_done(who, result);
     }
 
     fn next_counted(&self) -> Option<Awaiting> {

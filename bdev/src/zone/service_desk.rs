@@ -5,14 +5,14 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use super::journaling::{Committed, JournalerTag};
+use super::journaling::JournalerTag;
 use super::message::Note;
 use super::owner::Zone;
 use super::post::Post;
 use super::shared::Shared;
 use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
-use crate::journal::JournalHooks;
+use crate::journal::{JournalHooks, Pending};
 use crate::runtime::services::{BlockMapSlot, JournalHolder, Rare, TreePageSource, ZoneServices};
 use crate::types::{JournalPoint, Mapping, MappingState, SequenceNumber, ZoneIndex};
 
@@ -102,17 +102,17 @@ impl JournalHooks for ServiceDesk {
         self.tell_everyone(|| Note::CommitSlabJournals(oldest));
     }
 
-    fn entry_done(
-        &self,
-        tag: u64,
-        entry: RecoveryJournalEntry,
-        result: Result<JournalPoint, VdoError>,
-    ) {
-        let tag = JournalerTag(tag);
-        match (self.zone(), result) {
-            (Some(zone), Ok(point)) => zone.entry_committed(Committed { tag, entry, point }),
-            (Some(zone), Err(error)) => zone.entry_failed(tag, error),
-            (None, _) => self.astray(&format_args!("the end of {entry:?}")),
+    fn entries_committed(&self, first: JournalPoint, entries: &[Pending]) {
+        match self.zone() {
+            Some(zone) => zone.entries_committed(first, entries),
+            None => self.astray(&format_args!("the end of {} entries", entries.len())),
+        }
+    }
+
+    fn entry_failed(&self, tag: u64, error: VdoError) {
+        match self.zone() {
+            Some(zone) => zone.entry_failed(JournalerTag(tag), error),
+            None => self.astray(&format_args!("the failure of entry {tag}")),
         }
     }
 }

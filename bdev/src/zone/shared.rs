@@ -69,7 +69,11 @@ impl Shared {
     #[inline]
     pub fn physical_zone(&self, pbn: Pbn) -> Option<ZoneIndex> {
         let slab = self.slabs.slab_of(pbn)?;
-        Some(ZoneIndex((slab.get() % u32::from(self.zones)) as u8))
+        // Division is slow, and one zone is common.
+        match self.zones {
+            1 => Some(ZoneIndex(0)),
+            zones => Some(ZoneIndex((slab.get() % u32::from(zones)) as u8)),
+        }
     }
 
     /// Whether the volume is read-only.

@@ -133,7 +133,12 @@ impl Profile {
         let requests = *[4, 16, 64, 200].choose(random).expect("not empty");
         let mut format = FormatOptions::miniature(slab_blocks, slab_journal, journal);
         format.logical_blocks = Some((leaves[leaves.len() - 1] + 1) * ENTRIES_PER_PAGE);
-        let used = leaves.len() as u64 * blocks_per_leaf;
+        let longest = match crowd {
+            true => 64,
+            false => *[1, 4, 64].choose(random).expect("not empty"),
+        };
+        // The last request of a leaf may go on beyond them.
+        let used = leaves.len() as u64 * (blocks_per_leaf + longest);
         let tree = 4 * leaves.len() as u64;
         let roomy = random.random_bool(0.6);
         let wanted = match roomy {
@@ -175,10 +180,7 @@ impl Profile {
             },
             operations: random.random_range(100..800),
             callers: *[1, 8, 64, 400].choose(random).expect("not empty"),
-            longest: match crowd {
-                true => 64,
-                false => *[1, 4, 64].choose(random).expect("not empty"),
-            },
+            longest,
             pace: *[100, 20_000, 2_000_000].choose(random).expect("not empty"),
             moody_index: random.random_bool(0.5),
             trouble,

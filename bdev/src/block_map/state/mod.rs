@@ -368,6 +368,12 @@ impl MapState {
             && self.waiters.in_use() == 0
     }
 
+    /// Whether there is something to tell the journal, or those who wait for the zone to come to rest.
+    #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        !self.journal_calls.is_empty() || self.phase == MapPhase::Draining
+    }
+
     /// What to tell the journal, to be given back empty for the sake of its memory.
     #[inline]
     pub(super) fn journal_calls(&mut self) -> &mut Vec<JournalCall> {

@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use super::{JournalConfig, JournalHooks, RecoveryJournal};
+use super::{JournalConfig, JournalHooks, Pending, RecoveryJournal};
 use crate::buffer::{DmaMemory, HeapMemory};
 use crate::error::VdoError;
 use crate::format::Block;
@@ -77,13 +77,18 @@ impl JournalHooks for Volume {
         self.asked.borrow_mut().push(oldest.get());
     }
 
-    fn entry_done(
-        &self,
-        tag: u64,
-        _: RecoveryJournalEntry,
-        result: Result<JournalPoint, VdoError>,
-    ) {
-        self.done.borrow_mut().push((tag, result));
+    fn entries_committed(&self, first: JournalPoint, entries: &[Pending]) {
+        for (number, pending) in (first.entry..).zip(entries) {
+            let point = JournalPoint {
+                entry: number,
+                ..first
+            };
+            self.done.borrow_mut().push((pending.tag, Ok(point)));
+        }
+    }
+
+    fn entry_failed(&self, tag: u64, error: VdoError) {
+        self.done.borrow_mut().push((tag, Err(error)));
     }
 }
 

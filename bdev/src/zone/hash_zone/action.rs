@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::events::{Placed, Verdict};
 use super::super::fragments;
-use super::super::message::{MemberCall, RequestAddress};
+use super::super::message::MemberCall;
 use super::super::owner::Zone;
 use super::member::{Member, Waits, key_of};
 use super::HashZone;
@@ -218,13 +218,6 @@ impl HashZone {
 
     /// A member is one no longer: what it held is let go of, and its request hears the last word.
     pub(super) fn dismiss(&self, zone: &Zone, id: RequestId) {
-        if let Some((to, last_word)) = self.end(zone, id) {
-            zone.tell(to, last_word);
-        }
-    }
-
-    /// The same, but the last word is left to be said.
-    pub(super) fn end(&self, zone: &Zone, id: RequestId) -> Option<(RequestAddress, Verdict)> {
         let member = {
             let state = &mut *self.state.borrow_mut();
             let member = state.members[id.0 as usize].take();
@@ -234,8 +227,7 @@ impl HashZone {
             member
         };
         let Some(mut member) = member else {
-            self.astray(zone, id, "was to leave");
-            return None;
+            return self.astray(zone, id, "was to leave");
         };
         if let Some(pbn) = member.allocation {
             zone.release_lock(pbn);
@@ -243,7 +235,7 @@ impl HashZone {
         let (from, last_word) = (member.from, member.last_word());
         // Before the request hears, who may change its buffer then.
         drop(member);
-        Some((from, last_word))
+        zone.tell(from, last_word);
     }
 }
 

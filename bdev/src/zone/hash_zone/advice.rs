@@ -153,16 +153,24 @@ impl HashZone {
         }
     }
 
-    pub(super) fn advice(&self, zone: &Zone, advice: Result<Option<Mapping>, IndexError>) -> Answer {
-        match advice {
-            Ok(Some(at)) if at.state.is_mapped() && zone.shared.slabs.is_data_block(at.pbn) => {
-                Answer::Advice(at)
-            }
-            Ok(Some(_)) => {
-                self.invalid_advice.set(self.invalid_advice.get() + 1);
-                Answer::NoAdvice
-            }
-            Ok(None) | Err(_) => Answer::NoAdvice,
+    fn advice(&self, zone: &Zone, advice: Result<Option<Mapping>, IndexError>) -> Answer {
+        match self.advised(zone, advice) {
+            Some(at) => Answer::Advice(at),
+            None => Answer::NoAdvice,
         }
+    }
+
+    /// The place an index advises, if there can be data there.
+    pub(super) fn advised(
+        &self,
+        zone: &Zone,
+        advice: Result<Option<Mapping>, IndexError>,
+    ) -> Option<Mapping> {
+        let at = advice.ok().flatten()?;
+        if at.state.is_mapped() && zone.shared.slabs.is_data_block(at.pbn) {
+            return Some(at);
+        }
+        self.invalid_advice.set(self.invalid_advice.get() + 1);
+        None
     }
 }

@@ -9,9 +9,8 @@
 //! under way already ([`HashState::adopt`]). From there on the write is like any other, and no decision is made twice.
 
 use super::super::events::{Placed, Verdict};
-use super::super::message::RequestAddress;
 use super::super::owner::Zone;
-use super::member::{Granted, Member, key_of};
+use super::member::{Granted, Member, Waits, key_of};
 use super::{HashState, HashZone};
 use crate::dedupe::{Action, Answer, LockId, LockReport, LockState, ReadLock, RequestId};
 use crate::index::{DedupeIndex, IndexRequest};
@@ -21,28 +20,35 @@ use crate::types::{Mapping, Pbn, RecordName};
 /// How far a lone write has come, in answers the machine would have been given.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lone {
-    /// What the index said.
-    advice: Answer,
-    /// The hold on the block that was advised.
+    /// Whether there was an index to ask.
+    asked: bool,
+    /// Where the index said the data may be.
+    advice: Option<Mapping>,
+    /// The hold on that block.
     held: Option<ReadLock>,
-    /// That block holds the same data, and a reference to it has been claimed.
+    /// It holds the same data, and a reference to it has been claimed.
     shares: bool,
 }
 
 impl Lone {
     fn answers(self) -> impl Iterator<Item = Answer> {
+        let advice = match (self.asked, self.advice) {
+            (false, _) => Answer::IndexOff,
+            (true, None) => Answer::NoAdvice,
+            (true, Some(at)) => Answer::Advice(at),
+        };
         let locked = self.held.map(Answer::Locked);
         let verified = self.shares.then_some(Answer::Verified { equal: true });
-        [Some(self.advice), locked, verified].into_iter().flatten()
+        [Some(advice), locked, verified].into_iter().flatten()
     }
 
     /// What state its hash lock would be in.
     fn state(self) -> LockState {
         match (self.advice, self.held, self.shares) {
-            (Answer::Advice(_), None, _) => LockState::Locking,
-            (Answer::Advice(_), Some(_), false) => LockState::Verifying,
-            (Answer::Advice(_), Some(_), true) => LockState::Deduping,
-            _ => LockState::Writing,
+            (None, ..) => LockState::Writing,
+            (Some(_), None, _) => LockState::Locking,
+            (Some(_), Some(_), false) => LockState::Verifying,
+            (Some(_), Some(_), true) => LockState::Deduping,
         }
     }
 }
@@ -128,9 +134,9 @@ impl HashState {
             let member = member.as_ref()?;
             let lone = member.lone?;
             let at = match (lone.advice, member.allocation) {
-                (Answer::Advice(at), _) => at,
-                (_, Some(pbn)) => Mapping::block(pbn),
-                (_, None) => Mapping::UNMAPPED,
+                (Some(at), _) => at,
+                (None, Some(pbn)) => Mapping::block(pbn),
+                (None, None) => Mapping::UNMAPPED,
             };
             let id = RequestId(id);
             Some(report(id, member.name, lone.state(), at))
@@ -150,17 +156,17 @@ impl HashZone {
                 return false;
             }
             let post = Mapping::block(pbn);
-            let advice = match zone.shared.index_answers() {
-                false => Answer::IndexOff,
-                true => match state.index.answer_now(&IndexRequest::post(name, post)) {
-                    Some(advice) => self.advice(zone, advice),
-                    None => return false,
-                },
+            let asked = zone.shared.index_answers();
+            let advice = match asked.then(|| state.index.answer_now(&IndexRequest::post(name, post))) {
+                None => None,
+                Some(None) => return false,
+                Some(Some(advice)) => self.advised(zone, advice),
             };
             let Some(member) = &mut state.members[id.0 as usize] else {
                 return false;
             };
             member.lone = Some(Lone {
+                asked,
                 advice,
                 held: None,
                 shares: false,
@@ -169,8 +175,8 @@ impl HashZone {
             advice
         };
         match advice {
-            Answer::Advice(at) => self.lock(zone, id, at.pbn),
-            _ => self.write(zone, id, false),
+            Some(at) => self.lock(zone, id, at.pbn),
+            None => self.write(zone, id, false),
         }
         true
     }
@@ -188,11 +194,11 @@ impl HashZone {
                 return false;
             };
             match (answer, lone.advice, lone.held) {
-                (Answer::Locked(held), Answer::Advice(at), None) => {
+                (Answer::Locked(held), Some(at), None) => {
                     lone.held = Some(held);
                     Ok(at)
                 }
-                (Answer::Verified { equal: true }, Answer::Advice(at), Some(held))
+                (Answer::Verified { equal: true }, Some(at), Some(held))
                     if state.locks.get(key_of(held)).is_some_and(|budget| budget.claim()) =>
                 {
                     lone.shares = true;
@@ -211,33 +217,29 @@ impl HashZone {
         true
     }
 
-    /// A lone write is mapped to where its data is: it is a member no longer. Returns whom to tell.
+    /// If a write is alone, and is mapped now to where its data is, it is a member no longer. Returns the last word to
+    /// its request.
     #[inline]
-    pub(super) fn end_alone(&self, zone: &Zone, id: RequestId) -> Option<(RequestAddress, Verdict)> {
-        let shared = {
+    pub(super) fn end_alone(&self, zone: &Zone, id: RequestId) -> Option<Verdict> {
+        let (allocation, shared) = {
             let state = &mut *self.state.borrow_mut();
-            let member = state.members[id.0 as usize].as_ref()?;
-            let lone = member.lone?;
+            let place = &mut state.members[id.0 as usize];
+            let placed = |member: &Member| matches!(member.waits, Waits::Mapping { .. });
+            let lone = place.as_ref().filter(|member| placed(member))?.lone?;
+            let allocation = place.as_mut()?.allocation.take();
+            *place = None;
             state.loners.remove(id);
             state.machine.count_unneeded(lone.shares);
-            match (lone.advice, lone.held) {
-                (Answer::Advice(at), Some(held)) => {
-                    state.locks.remove(key_of(held));
-                    Some(at.pbn)
-                }
-                _ => None,
+            if let Some(held) = lone.held {
+                state.locks.remove(key_of(held));
             }
+            (allocation, lone.advice)
         };
-        if let Some(pbn) = shared {
+        let shared = shared.map(|at| at.pbn);
+        for pbn in [shared, allocation].into_iter().flatten() {
             zone.release_lock(pbn);
         }
-        self.end(zone, id)
-    }
-
-    /// Whether a write is alone.
-    #[inline]
-    pub(super) fn is_lone(&self, id: RequestId) -> bool {
-        self.with(id, |member| member.lone.is_some()) == Some(true)
+        Some(Verdict::Release)
     }
 }
 

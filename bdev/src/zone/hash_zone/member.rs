@@ -22,7 +22,7 @@ pub(super) enum Waits {
     /// For others in its hash lock, or for the index: for whatever the machine says next.
     Machine,
     /// For another zone to allocate a block; `asked` have none.
-    Allocation { name: RecordName, asked: u8 },
+    Allocation { asked: u8 },
     /// For the owner of a block to lock it.
     Lock,
     /// For a buffer to read a block into.

@@ -129,12 +129,11 @@ impl HashZone {
     pub fn enter(&self, zone: &Zone, entrant: Entrant) -> bool {
         let Entrant { from, name, data } = entrant;
         let id = number_of(from, zone.shared.slots_per_zone);
-        let member = Member::new(from, name, data);
-        let before = self.state.borrow_mut().members[id.0 as usize].replace(member);
-        if before.is_some() {
+        if self.waits(id).is_some() {
             self.astray(zone, id, "entered twice");
             return false;
         }
+        self.state.borrow_mut().members[id.0 as usize] = Some(Member::new(from, name, data));
         let block = zone.physical.allocate(WriteKind::Data);
         let promised = block.is_ok();
         self.allocated(zone, id, name, block, 1);
@@ -152,7 +151,7 @@ impl HashZone {
     ) {
         match block {
             Err(VdoError::NoSpace) if asked < zone.shared.zones => {
-                self.set(id, Waits::Allocation { name, asked });
+                self.set(id, Waits::Allocation { asked });
                 let next = (zone.index.get() + asked) % zone.shared.zones;
                 zone.call_for_member(ZoneIndex(next), id, MemberCall::Allocate);
             }
@@ -202,16 +201,15 @@ impl HashZone {
     /// it will be told.
     pub fn mapped(&self, zone: &Zone, from: RequestAddress, succeeded: bool) -> bool {
         let id = number_of(from, zone.shared.slots_per_zone);
-        if succeeded && self.is_lone(id) && matches!(self.waits(id), Some(Waits::Mapping { .. })) {
-            return match self.end_alone(zone, id) {
-                Some((to, last_word)) if to.zone != zone.index => {
-                    zone.tell(to, last_word);
-                    false
-                }
-                ended => ended.is_some(),
-            };
+        let ended = match succeeded {
+            true => self.end_alone(zone, id),
+            false => None,
+        };
+        match ended {
+            None => self.mapped_with_lock(zone, id, succeeded),
+            Some(_) if from.zone == zone.index => return true,
+            Some(last_word) => zone.tell(from, last_word),
         }
-        self.mapped_with_lock(zone, id, succeeded);
         false
     }
 
@@ -230,7 +228,8 @@ impl HashZone {
     /// Another zone has answered on behalf of a member.
     pub(super) fn replied(&self, zone: &Zone, id: RequestId, reply: MemberReply) {
         match (self.waits(id), reply) {
-            (Some(Waits::Allocation { name, asked }), MemberReply::Allocated(block)) => {
+            (Some(Waits::Allocation { asked }), MemberReply::Allocated(block)) => {
+                let name = self.with(id, |member| member.name).unwrap_or_default();
                 self.allocated(zone, id, name, block, asked + 1);
             }
             (Some(Waits::Lock), MemberReply::Locked(lock)) => self.locked(zone, id, lock),
