@@ -137,12 +137,13 @@ impl Profile {
             true => 64,
             false => *[1, 4, 64].choose(random).expect("not empty"),
         };
-        // The last request of a leaf may go on beyond them.
-        let used = leaves.len() as u64 * (blocks_per_leaf + longest);
+        let used = leaves.len() as u64 * blocks_per_leaf;
+        // The last request of a leaf may go on beyond these.
+        let beyond = leaves.len() as u64 * longest;
         let tree = 4 * leaves.len() as u64;
         let roomy = random.random_bool(0.6);
         let wanted = match roomy {
-            true => tree + 2 * (used + u64::from(requests)) + 64,
+            true => tree + 2 * (used + beyond + u64::from(requests)) + 64,
             false => tree + random.random_range(used / 4 + 1..used + 2),
         };
         let zones_at_most = lives.iter().copied().max().unwrap_or(1);

@@ -146,15 +146,23 @@ impl HashState {
 }
 
 impl HashZone {
-    /// Sends a write on its way without a hash lock, if it is alone with its data and the index answers at once; says
-    /// whether it is on its way.
+    /// Sends a write on its way without a hash lock, if it is alone with its data, has a block to write to, and the index
+    /// answers at once; says whether it is on its way. If not, no lone write of that name is left.
     #[inline]
-    pub(super) fn go_alone(&self, zone: &Zone, id: RequestId, name: RecordName, pbn: Pbn) -> bool {
+    pub(super) fn go_alone(
+        &self,
+        zone: &Zone,
+        id: RequestId,
+        name: RecordName,
+        allocation: Option<Pbn>,
+    ) -> bool {
         let advice = {
             let state = &mut *self.state.borrow_mut();
-            if !state.is_alone(&name) {
+            // Asked in any case: a lone write of that name has to get its lock.
+            let alone = state.is_alone(&name);
+            let Some(pbn) = allocation.filter(|_| alone) else {
                 return false;
-            }
+            };
             let post = Mapping::block(pbn);
             let asked = zone.shared.index_answers();
             let advice = match asked.then(|| state.index.answer_now(&IndexRequest::post(name, post))) {

@@ -4,10 +4,10 @@
 //! A write comes with its data ([`HashZone::enter`]) and becomes a [`member`]. It gets a block to write to,
 //! from the slabs of this zone thread if they have one, and its request hears that there will be a place.
 //! A write that is alone with its data goes its way by itself ([`lone`]); where several meet, their hash lock
-//! ([`crate::dedupe`]) says what each of them is to do next. What concerns the index is done in [`advice`], all else in [`action`], here, on the hash zone's thread:
-//! the index's shard for these names, the newly allocated blocks and most of the copies are this thread's.
-//! The request hears no more than where its data is, maps its block to that, and says how that went
-//! ([`HashZone::mapped`]).
+//! ([`crate::dedupe`]) says what each of them is to do next. What concerns the index is done in [`advice`], all
+//! else in [`action`], here, on the hash zone's thread: the index's shard for these names, the newly allocated blocks
+//! and most of the copies are this thread's. The request hears no more than where its data is, maps its block to that,
+//! and says how that went ([`HashZone::mapped`]).
 //!
 //! Nothing is borrowed while another part is called: an action is taken off the machine's queue, carried out,
 //! and answered.
@@ -176,9 +176,7 @@ impl HashZone {
     }
 
     fn admit(&self, zone: &Zone, id: RequestId, name: RecordName, allocation: Option<Pbn>) {
-        if let Some(pbn) = allocation
-            && self.go_alone(zone, id, name, pbn)
-        {
+        if self.go_alone(zone, id, name, allocation) {
             return;
         }
         {
