@@ -16,6 +16,8 @@ use vdo::format::index::super_block::{IndexLayout, IndexSuperBlock};
 use vdo::format::index::{IndexGeometry, IndexRecord, config, open_chapter};
 use vdo::format::open::read_geometry;
 use vdo::format::{Block, Extent};
+use vdo::index::IndexError;
+use vdo::index::uds::device::IndexDevice;
 use vdo::index::uds::saved::VolumeIndexReader;
 use vdo::index::uds::volume_index::VolumeIndexZone;
 use vdo::types::{BLOCK_SIZE, Mapping, Pbn, RecordName};
@@ -222,5 +224,53 @@ impl LoadedIndex<'_> {
         let page = page.find(name).expect("whole")?;
         let records = image.page(place, image.geometry.index_pages + page);
         record_page::find(&records, name)?.mapping()
+    }
+}
+
+/// An image as the device of an index: what is written is there at once.
+pub struct ImageDevice(File);
+
+impl ImageDevice {
+    /// Opens an image to be changed.
+    pub fn open(image: &Path) -> ImageDevice {
+        let file = File::options().read(true).write(true).open(image);
+        ImageDevice(file.expect("an image"))
+    }
+}
+
+fn outcome(at: Pbn, result: std::io::Result<()>) -> Result<(), IndexError> {
+    result.map_err(|error| IndexError::Io {
+        pbn: at,
+        errno: error.raw_os_error().unwrap_or(5),
+    })
+}
+
+impl IndexDevice for ImageDevice {
+    async fn read(&self, at: Pbn, bytes: &mut [u8]) -> Result<(), IndexError> {
+        outcome(
+            at,
+            self.0.read_exact_at(bytes, at.get() * BLOCK_SIZE as u64),
+        )
+    }
+
+    async fn write(&self, at: Pbn, bytes: &[u8]) -> Result<(), IndexError> {
+        outcome(at, self.0.write_all_at(bytes, at.get() * BLOCK_SIZE as u64))
+    }
+
+    async fn flush(&self) -> Result<(), IndexError> {
+        outcome(Pbn(0), self.0.sync_data())
+    }
+}
+
+/// What a future gives that waits for nothing.
+///
+/// # Panics
+/// If it does wait.
+pub fn at_once<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match future.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(done) => done,
+        std::task::Poll::Pending => panic!("it waits"),
     }
 }

@@ -1,21 +1,29 @@
-//! The deduplication index that the kernel's dm-vdo writes, read whole by the engine's structures.
+//! The deduplication index that the kernel's dm-vdo writes, read by the engine's structures; and the other way round.
 
 use std::time::{Duration, Instant};
 
+use vdo::format::index::nonce::NonceInfo;
+use vdo::format::index::record_page::RecordData;
 use vdo::format::index::super_block::{IndexLayout, IndexSuperBlock};
-use vdo::format::index::{config, save};
+use vdo::format::index::{IndexRecord, config, save};
 use vdo::format::{FormatOptions, FormatPlan};
 use vdo::hash::record_name;
-use vdo::types::{BLOCK_SIZE, Pbn};
+use vdo::index::IndexOp;
+use vdo::index::uds::saves::{self, LastSave};
+use vdo::index::uds::whole::{IndexPlan, Opened, WholeIndex};
+use vdo::types::{BLOCK_SIZE, Mapping, Pbn};
 use vdo_tests::dm_vdo::Image;
 use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
-use vdo_tests::index_image::IndexImage;
+use vdo_tests::index_image::{ImageDevice, IndexImage, at_once};
 use vdo_tests::tools::skipped;
 
 const GIB: u64 = 1 << 30;
 
 /// Blocks the kernel writes, all different: more than a chapter takes.
 const WRITTEN: usize = 67_000;
+
+/// Blocks it writes again, to see what it still knows of them.
+const AGAIN: u64 = 3000;
 
 /// The numbers from 1 on, a line for each, as `seq` prints them: no block of it is like another.
 fn lines() -> Vec<u8> {
@@ -30,9 +38,77 @@ fn lines() -> Vec<u8> {
     text
 }
 
+fn boot(kit: &Kit, image: &Image) -> Guest {
+    let machine = Machine {
+        memory: 1024,
+        // An index zone for every two.
+        processors: 4,
+        disks: vec![Disk {
+            image: image.path(),
+            sector: 4096,
+        }],
+    };
+    Guest::boot(kit, machine).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Starts the volume, writes `blocks` blocks of the lines from the first on to `place`, and stops it. Returns what was said, of blocks in
+/// use among other things: before that and after it.
+fn write_lines(guest: &mut Guest, image: &Image, blocks: u64, place: u64) -> String {
+    let begun = Instant::now();
+    let (sectors, all) = (GIB / 512, image.blocks);
+    let script = format!(
+        "set -e
+         export DM_DISABLE_UDEV=1
+         dmsetup create vdo0 --table '0 {sectors} vdo V4 /dev/vda {all} 4096 32768 16380'
+         for wait in $(seq 600); do
+             dmsetup status vdo0 | grep -q ' online ' && break; usleep 200000
+         done
+         dmsetup status vdo0
+         seq 1 90000000 | head -c {bytes} | dd of=/dev/mapper/vdo0 bs={step} seek={place} iflag=fullblock conv=fsync 2>&1
+         dmsetup status vdo0
+         dmsetup remove vdo0
+         dmesg | grep -iE 'index|replay' || true",
+        bytes = blocks * BLOCK_SIZE as u64,
+        step = if place == 0 { "1M" } else { "4096" },
+    );
+    let answer = guest.run(&script, Duration::from_secs(1500));
+    let answer = answer.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(answer.status, 0, "{}", answer.output);
+    println!(
+        "the kernel wrote for {:?}: {}",
+        begun.elapsed(),
+        answer.output
+    );
+    answer.output
+}
+
+/// Blocks in use, each time the volume's status was asked for.
+fn used(said: &str) -> Vec<u64> {
+    let status = said.lines().filter(|line| line.contains(" vdo /dev/vda "));
+    status
+        .filter_map(|line| line.split_whitespace().rev().nth(1)?.parse().ok())
+        .collect()
+}
+
+/// The kernel writes some blocks once more, and needs next to none for them.
+fn expect_known(kit: &Kit, image: &Image, place: u64, how: &str) {
+    let mut guest = boot(kit, image);
+    let said = write_lines(&mut guest, image, AGAIN, place);
+    guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    assert!(said.contains(how), "{said}");
+    let [before, after] = used(&said)[..] else {
+        panic!("{said}");
+    };
+    // Pages of the block map, and blocks that were allocated in advance.
+    assert!(
+        after - before < AGAIN / 20,
+        "{before} blocks were in use, and now {after}"
+    );
+}
+
 #[test]
-fn an_index_that_the_kernel_filled_is_read_whole_and_every_record_is_found() {
-    let test = "an_index_that_the_kernel_filled_is_read_whole_and_every_record_is_found";
+fn an_index_goes_to_the_kernel_and_back_saved_or_not_and_every_record_is_found() {
+    let test = "an_index_goes_to_the_kernel_and_back_saved_or_not_and_every_record_is_found";
     let kit = match Kit::gather(&Recipe::dm_vdo()) {
         Ok(kit) => kit,
         Err(why) => return skipped(test, why),
@@ -45,38 +121,8 @@ fn an_index_that_the_kernel_filled_is_read_whole_and_every_record_is_found() {
     let plan = FormatPlan::new(&options, image.blocks, 7777, uuid::Uuid::nil());
     image.format(&plan.expect("a plain volume"));
 
-    let machine = Machine {
-        memory: 1024,
-        // An index zone for every two.
-        processors: 4,
-        disks: vec![Disk {
-            image: image.path(),
-            sector: 4096,
-        }],
-    };
-    let mut guest = Guest::boot(&kit, machine).unwrap_or_else(|error| panic!("{error}"));
-    let (sectors, blocks) = (GIB / 512, image.blocks);
-    let begun = Instant::now();
-    let script = format!(
-        "set -e
-         export DM_DISABLE_UDEV=1
-         dmsetup create vdo0 --table '0 {sectors} vdo V4 /dev/vda {blocks} 4096 32768 16380'
-         for wait in $(seq 300); do
-             dmsetup status vdo0 | grep -q ' online ' && break; usleep 200000
-         done
-         seq 1 90000000 | head -c {bytes} | dd of=/dev/mapper/vdo0 bs=1M iflag=fullblock conv=fsync
-         dmsetup status vdo0
-         dmsetup remove vdo0",
-        bytes = WRITTEN * BLOCK_SIZE,
-    );
-    let answer = guest.run(&script, Duration::from_secs(1500));
-    let answer = answer.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(answer.status, 0, "{}", answer.output);
-    println!(
-        "the kernel wrote for {:?}: {}",
-        begun.elapsed(),
-        answer.output
-    );
+    let mut guest = boot(&kit, &image);
+    write_lines(&mut guest, &image, WRITTEN as u64, 0);
     guest.power_off().unwrap_or_else(|error| panic!("{error}"));
 
     let index = IndexImage::open(&image.path());
@@ -154,4 +200,56 @@ fn an_index_that_the_kernel_filled_is_read_whole_and_every_record_is_found() {
             );
         }
     }
+
+    // The whole index here, as the kernel saved it; and made again from its chapter, as if it had not.
+    let plan = |zones| IndexPlan {
+        geometry,
+        start: Pbn(1),
+        volume: index.volume,
+        zones,
+        cache_pages: 448,
+    };
+    let known: Vec<Mapping> = data
+        .iter()
+        .map(|block| {
+            loaded
+                .find(&record_name(block))
+                .expect("it was found before")
+        })
+        .collect();
+    let found_of = |index: &mut WholeIndex<ImageDevice>| {
+        let peek = |block| at_once(index.peek(record_name(block))).expect("a whole index");
+        let answers = data.iter().map(peek).zip(&known);
+        let right = answers
+            .filter(|(found, known)| found.is_some_and(|data| data.mapping() == Some(**known)));
+        right.count()
+    };
+    let device = || ImageDevice::open(&image.path());
+    let (mut whole, opened) = at_once(WholeIndex::open(plan(3), device())).expect("an index");
+    assert_eq!((opened, found_of(&mut whole)), (Opened::Loaded, WRITTEN));
+    at_once(saves::spoil(&device(), LastSave::of(&parts))).expect("an image");
+    let (mut whole, opened) = at_once(WholeIndex::open(plan(2), device())).expect("an index");
+    assert_eq!(
+        (opened, found_of(&mut whole)),
+        (Opened::Rebuilt, records.len())
+    );
+
+    // An index made here, of the same names, is loaded by the kernel if it was saved, and made again from its chapter if not.
+    let fill = |chance| {
+        let created = WholeIndex::create(plan(3), device(), NonceInfo::new(1, chance));
+        let mut whole = at_once(created).expect("an image");
+        for (block, mapping) in data.iter().zip(&known) {
+            let record = IndexRecord {
+                name: record_name(block),
+                data: RecordData::of(*mapping),
+            };
+            assert_eq!(at_once(whole.ask(IndexOp::Post, record)), Ok(None));
+        }
+        assert_eq!(whole.newest(), 1);
+        whole
+    };
+    at_once(fill(1).save(5_000_000_000_000)).expect("an image");
+    expect_known(&kit, &image, 100_000, "loaded index from chapter 0");
+    fill(2);
+    expect_known(&kit, &image, 150_000, "Replaying volume from chapter 0");
 }

@@ -114,6 +114,12 @@ pub enum IndexError {
     /// There is no index in the region to open, or none that can be used.
     #[error("there is no deduplication index that can be opened; create one")]
     Missing,
+    /// The index is one of a program of another age.
+    #[error("the deduplication index was made by a program of another age; use such a one, or create a new index")]
+    Foreign,
+    /// What the index has on the base device contradicts itself.
+    #[error("the deduplication index is damaged; create a new one")]
+    Damaged,
     /// The machine has not the memory the index was configured to use.
     #[error("no memory for {bytes} bytes of deduplication index; configure a smaller one")]
     NoMemory {

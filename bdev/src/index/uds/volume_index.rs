@@ -336,6 +336,7 @@ impl VolumeIndexZone {
             counts.discarded += part.lists.discarded;
             counts.overflows += part.lists.overflows;
             counts.early_flushes += part.early_flushes;
+            counts.moves += part.lists.moves;
             counts.used_bytes += part.lists.used_bits() / 8;
         }
         counts
@@ -361,6 +362,8 @@ pub struct VolumeIndexCounts {
     pub overflows: u64,
     /// Chapters dropped for want of memory.
     pub early_flushes: u64,
+    /// How often lists were moved to make room.
+    pub moves: u64,
     /// Bytes of the entries.
     pub used_bytes: u64,
 }

@@ -1,0 +1,279 @@
+//! An index's life on disk: made, opened, saved.
+//!
+//! A save that was loaded stays as it is until the first chapter after it is closed; then it is spoiled, before the chapter is
+//! written. So an index that crashes is either as it was saved, or has no save and is made again from its chapters.
+
+use super::chapter_store::ChapterStore;
+use super::device::IndexDevice;
+use super::saved::{VolumeIndexReader, VolumeIndexWriter};
+use super::zone::{IndexZone, zone_of};
+use crate::format::index::nonce::NonceInfo;
+use crate::format::index::page_map::IndexPageMap;
+use crate::format::index::record_page;
+use crate::format::index::save::{self, SaveLayout, SavedState};
+use crate::format::index::super_block::{IndexLayout, IndexSuperBlock};
+use crate::format::index::{IndexGeometry, config, open_chapter};
+use crate::format::{DecodeError, Extent};
+use crate::index::IndexError;
+use crate::types::{BLOCK_SIZE, Pbn};
+
+/// Blocks read or written at a time.
+const STRETCH: usize = 64;
+
+/// The save that an index was loaded from or written to last, as long as it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastSave {
+    /// The first block of its open chapter: spoiled when that is none any more.
+    open_chapter: Pbn,
+}
+
+impl LastSave {
+    /// The save that lies so.
+    pub fn of(layout: &SaveLayout) -> LastSave {
+        LastSave {
+            open_chapter: layout.open_chapter.start,
+        }
+    }
+}
+
+/// Writes an index without chapters over whatever was there. Returns its volume nonce.
+///
+/// # Errors
+/// [`IndexError::Io`].
+pub async fn create<D: IndexDevice>(
+    device: &D,
+    layout: &IndexLayout,
+    geometry: &IndexGeometry,
+    volume: u64,
+    info: NonceInfo,
+) -> Result<u64, IndexError> {
+    for slot in layout.saves {
+        device.write(slot.start, &save::unsaved(slot, geometry)).await?;
+    }
+    device.flush().await?;
+    device.write(layout.config, &config::encode(geometry, volume)).await?;
+    device.flush().await?;
+    let super_block = IndexSuperBlock { nonce_info: info };
+    device.write(layout.header, &super_block.encode(layout, geometry)).await?;
+    device.flush().await?;
+    Ok(super_block.volume_nonce(layout))
+}
+
+/// Finds the index of a volume. Returns its volume nonce.
+///
+/// # Errors
+/// [`IndexError::Io`]; [`IndexError::Foreign`] for one of a program of another age, which is to be left alone; and
+/// [`IndexError::Missing`] if there is none, or none of this volume.
+pub async fn find<D: IndexDevice>(
+    device: &D,
+    layout: &IndexLayout,
+    geometry: &IndexGeometry,
+    volume: u64,
+) -> Result<u64, IndexError> {
+    let mut block = [0; BLOCK_SIZE];
+    device.read(layout.header, &mut block).await?;
+    let super_block = IndexSuperBlock::decode(&block, layout, geometry).map_err(|error| {
+        log::info!("no deduplication index: {error}");
+        match error {
+            DecodeError::UnknownVersion { .. } => IndexError::Foreign,
+            _ => IndexError::Missing,
+        }
+    })?;
+    device.read(layout.config, &mut block).await?;
+    config::check(&block, geometry, volume).map_err(|error| {
+        log::info!("no deduplication index: {error}");
+        IndexError::Missing
+    })?;
+    Ok(super_block.volume_nonce(layout))
+}
+
+/// The saves in both slots.
+async fn saves<D: IndexDevice>(
+    device: &D,
+    layout: &IndexLayout,
+    nonce: u64,
+) -> Result<[Option<(SavedState, SaveLayout)>; 2], IndexError> {
+    let mut found = [None, None];
+    let mut block = [0; BLOCK_SIZE];
+    for (found, slot) in found.iter_mut().zip(layout.saves) {
+        device.read(slot.start, &mut block).await?;
+        // A header that makes no sense is no save.
+        *found = save::decode(&block, slot, nonce).unwrap_or(None);
+    }
+    Ok(found)
+}
+
+/// The save that counts, of the index of a volume whose region begins at `start`.
+///
+/// # Errors
+/// As [`find`]; or [`IndexError::Damaged`] if there is none.
+pub async fn latest<D: IndexDevice>(
+    device: &D,
+    start: Pbn,
+    geometry: &IndexGeometry,
+    volume: u64,
+) -> Result<(SavedState, SaveLayout), IndexError> {
+    let layout = IndexLayout::new(start, geometry);
+    let nonce = find(device, &layout, geometry, volume).await?;
+    let found = saves(device, &layout, nonce).await?.into_iter().flatten();
+    found.max_by_key(|(state, _)| state.time).ok_or(IndexError::Damaged)
+}
+
+/// Loads the save that counts into `zones`, of which there may be as many as one likes.
+///
+/// # Errors
+/// [`IndexError::Io`], or [`IndexError::Damaged`] if there is none, or not a whole one. What is in the zones is of no use then.
+pub async fn load<D: IndexDevice>(
+    store: &mut ChapterStore<D>,
+    zones: &mut [IndexZone],
+) -> Result<LastSave, IndexError> {
+    let newest = saves(&store.device, &store.layout, store.nonce).await?.into_iter().flatten().max_by_key(|(state, _)| state.time);
+    let (state, layout) = newest.ok_or(IndexError::Damaged)?;
+    let damaged = |error: &dyn std::fmt::Display| {
+        log::warn!("the save of the deduplication index cannot be used: {error}");
+        IndexError::Damaged
+    };
+    let geometry = store.geometry;
+    let map = read_all(&store.device, layout.page_map).await?;
+    store.page_map = IndexPageMap::decode(&geometry, &map).map_err(|error| damaged(&error))?;
+
+    for zone in zones.iter_mut() {
+        let index = &mut zone.volume_index;
+        let streams = layout.volume_index.len() as u32;
+        let mut reader = VolumeIndexReader::new(index, store.nonce, state.newest, streams);
+        let mut piece = vec![0; STRETCH * BLOCK_SIZE];
+        for stream in &layout.volume_index {
+            let mut ended = false;
+            let mut at = 0;
+            while !ended {
+                let blocks = (stream.blocks - at).min(STRETCH as u64) as usize;
+                if blocks == 0 {
+                    return Err(damaged(&"its volume index has no end"));
+                }
+                let piece = &mut piece[..blocks * BLOCK_SIZE];
+                store.device.read(Pbn(stream.start.get() + at), piece).await?;
+                ended = reader.feed(index, piece).map_err(|error| damaged(&error))?;
+                at += blocks as u64;
+            }
+        }
+        reader.finish(index).map_err(|error| damaged(&error))?;
+        zone.open.clear();
+        zone.newest = state.newest;
+    }
+
+    let open = read_all(&store.device, layout.open_chapter).await?;
+    let records = open_chapter::read(&geometry, &open).map_err(|error| damaged(&error))?;
+    for record in records {
+        let zone = zone_of(&geometry, &record.name, zones.len() as u8);
+        zones[usize::from(zone)].reload(record);
+    }
+    Ok(LastSave::of(&layout))
+}
+
+async fn read_all<D: IndexDevice>(device: &D, extent: Extent) -> Result<Vec<u8>, IndexError> {
+    let mut bytes = vec![0; extent.blocks as usize * BLOCK_SIZE];
+    for (at, piece) in (0..).step_by(STRETCH).zip(bytes.chunks_mut(STRETCH * BLOCK_SIZE)) {
+        device.read(Pbn(extent.start.get() + at), piece).await?;
+    }
+    Ok(bytes)
+}
+
+/// Saves an index at `now` (milliseconds since 1970). Nothing may be asked of it meanwhile.
+///
+/// # Errors
+/// [`IndexError::Io`]: the save before it may be gone then.
+pub async fn save<D: IndexDevice>(
+    store: &ChapterStore<D>,
+    zones: &[IndexZone],
+    now: u64,
+) -> Result<LastSave, IndexError> {
+    let geometry = store.geometry;
+    let found = saves(&store.device, &store.layout, store.nonce).await?;
+    let time = |save: &Option<(SavedState, SaveLayout)>| save.as_ref().map_or(0, |(state, _)| state.time);
+    let [first, second] = [time(&found[0]), time(&found[1])];
+    let slot = store.layout.saves[usize::from(second < first)];
+    let newest = zones.first().map_or(0, |zone| zone.newest);
+    let state = SavedState {
+        // The clock may have been set back.
+        time: now.max(first.max(second) + 1),
+        newest,
+        oldest: geometry.oldest(newest),
+    };
+    let layout = SaveLayout::new(slot, &geometry, zones.len() as u8);
+    let device = &store.device;
+    device.write(slot.start, &save::unsaved(slot, &geometry)).await?;
+    device.flush().await?;
+
+    write_stream(device, layout.open_chapter, open_chapter_stream(zones)).await?;
+    device.flush().await?;
+    for (zone, extent) in zones.iter().zip(&layout.volume_index) {
+        let mut writer = VolumeIndexWriter::new(&zone.volume_index, store.nonce);
+        write_stream(device, *extent, |out| writer.fill(&zone.volume_index, out)).await?;
+        device.flush().await?;
+    }
+    let mut at = 0;
+    let end = crate::format::index::page_map::saved_bytes(&geometry) as usize;
+    let map = |out: &mut [u8]| {
+        let count = out.len().min(end - at);
+        store.page_map.encode(at, &mut out[..count]);
+        at += count;
+        count
+    };
+    write_stream(device, layout.page_map, map).await?;
+    device.flush().await?;
+    let header = layout.encode(slot, store.nonce, &state);
+    device.write(slot.start, &header).await?;
+    device.flush().await?;
+    Ok(LastSave::of(&layout))
+}
+
+/// The saved open chapter: the zones' records take turns.
+fn open_chapter_stream(zones: &[IndexZone]) -> impl FnMut(&mut [u8]) -> usize + '_ {
+    let all: usize = zones.iter().map(|zone| zone.open.records().len()).sum();
+    let most = zones.iter().map(|zone| zone.open.records().len()).max().unwrap_or(0);
+    let records = (0..most).flat_map(|index| zones.iter().filter_map(move |zone| zone.open.records().get(index)));
+    let mut bytes = open_chapter::header(all as u32)
+        .into_iter()
+        .chain(records.flat_map(record_page::IndexRecord::encode));
+    move |out| {
+        let mut count = 0;
+        for (to, from) in out.iter_mut().zip(&mut bytes) {
+            *to = from;
+            count += 1;
+        }
+        count
+    }
+}
+
+/// Writes what `fill` gives, until it gives less than it could; the rest of the last block is zero.
+async fn write_stream<D: IndexDevice>(
+    device: &D,
+    extent: Extent,
+    mut fill: impl FnMut(&mut [u8]) -> usize,
+) -> Result<(), IndexError> {
+    let mut piece = vec![0; STRETCH * BLOCK_SIZE];
+    let mut at = 0;
+    while at < extent.blocks {
+        let room = (extent.blocks - at).min(STRETCH as u64) as usize * BLOCK_SIZE;
+        let count = fill(&mut piece[..room]);
+        let blocks = count.div_ceil(BLOCK_SIZE);
+        piece[count..blocks * BLOCK_SIZE].fill(0);
+        if blocks > 0 {
+            device.write(Pbn(extent.start.get() + at), &piece[..blocks * BLOCK_SIZE]).await?;
+        }
+        at += blocks as u64;
+        if count < room {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that a save does not count any more.
+///
+/// # Errors
+/// [`IndexError::Io`].
+pub async fn spoil<D: IndexDevice>(device: &D, save: LastSave) -> Result<(), IndexError> {
+    device.write(save.open_chapter, &[0; BLOCK_SIZE]).await?;
+    device.flush().await
+}

@@ -1,0 +1,194 @@
+//! An index of all its zones at once, on one thread: opened, asked, saved.
+//!
+//! It is the index with nothing around it. Chapters are written while nothing is asked, and a page that is not in memory is waited for.
+
+use super::chapter_store::ChapterStore;
+use super::device::IndexDevice;
+use super::rebuild;
+use super::saves::{self, LastSave};
+use super::volume_index::VolumeIndexCounts;
+use super::zone::{IndexZone, Outcome, Question, zone_of};
+use crate::format::index::nonce::NonceInfo;
+use crate::format::index::record_page::RecordData;
+use crate::format::index::super_block::IndexLayout;
+use crate::format::index::{IndexGeometry, IndexRecord};
+use crate::index::{IndexError, IndexOp};
+use crate::types::{Pbn, RecordName};
+
+/// Where an index is, and how it is cut.
+#[derive(Clone, Copy, Debug)]
+pub struct IndexPlan {
+    /// Its sizes.
+    pub geometry: IndexGeometry,
+    /// Its first block.
+    pub start: Pbn,
+    /// The nonce of its volume.
+    pub volume: u64,
+    /// Zones, 1 to 16.
+    pub zones: u8,
+    /// Pages of chapters that are kept in memory.
+    pub cache_pages: usize,
+}
+
+/// How an index came to be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It was saved, and is as it was.
+    Loaded,
+    /// It was not, and was made again from its chapters.
+    Rebuilt,
+}
+
+/// An open index.
+pub struct WholeIndex<D> {
+    plan: IndexPlan,
+    store: ChapterStore<D>,
+    zones: Vec<IndexZone>,
+    last_save: Option<LastSave>,
+}
+
+impl<D: IndexDevice> WholeIndex<D> {
+    fn empty(plan: IndexPlan, device: D, nonce: u64) -> Result<WholeIndex<D>, IndexError> {
+        let geometry = &plan.geometry;
+        let layout = IndexLayout::new(plan.start, geometry);
+        let zone = |zone| IndexZone::new(geometry, zone, plan.zones);
+        Ok(WholeIndex {
+            plan,
+            store: ChapterStore::new(device, geometry, layout, nonce, plan.cache_pages),
+            zones: (0..plan.zones).map(zone).collect::<Result<_, _>>()?,
+            last_save: None,
+        })
+    }
+
+    /// Makes an index without records, over whatever was there.
+    ///
+    /// # Errors
+    /// [`IndexError::Io`], [`IndexError::NoMemory`].
+    pub async fn create(plan: IndexPlan, device: D, info: NonceInfo) -> Result<WholeIndex<D>, IndexError> {
+        let layout = IndexLayout::new(plan.start, &plan.geometry);
+        let nonce = saves::create(&device, &layout, &plan.geometry, plan.volume, info).await?;
+        WholeIndex::empty(plan, device, nonce)
+    }
+
+    /// Opens the index there is, and makes what was not saved again from its chapters.
+    ///
+    /// # Errors
+    /// [`IndexError::Missing`] and [`IndexError::Damaged`] mean that a new one is to be made; [`IndexError::Foreign`], that it is to be
+    /// left alone.
+    pub async fn open(plan: IndexPlan, device: D) -> Result<(WholeIndex<D>, Opened), IndexError> {
+        let layout = IndexLayout::new(plan.start, &plan.geometry);
+        let nonce = saves::find(&device, &layout, &plan.geometry, plan.volume).await?;
+        let mut index = WholeIndex::empty(plan, device, nonce)?;
+        match saves::load(&mut index.store, &mut index.zones).await {
+            Ok(save) => {
+                index.last_save = Some(save);
+                return Ok((index, Opened::Loaded));
+            }
+            Err(IndexError::Damaged) => {}
+            Err(error) => return Err(error),
+        }
+        let device = index.store.device;
+        let mut index = WholeIndex::empty(plan, device, nonce)?;
+        if let Some(reach) = rebuild::find_chapters(&mut index.store).await? {
+            rebuild::replay(&mut index.store, &mut index.zones, reach).await?;
+        }
+        Ok((index, Opened::Rebuilt))
+    }
+
+    /// Asks, and waits for the answer: what was known of the name.
+    ///
+    /// # Errors
+    /// [`IndexError::Io`] and [`IndexError::Damaged`], after which the index is of no use any more.
+    pub async fn ask(&mut self, op: IndexOp, record: IndexRecord) -> Result<Option<RecordData>, IndexError> {
+        let zone = usize::from(zone_of(&self.plan.geometry, &record.name, self.plan.zones));
+        let question = Question { op, record };
+        let mut seen = None;
+        loop {
+            match self.zones[zone].ask(&question, seen).map_err(|_| IndexError::Damaged)? {
+                Outcome::LookIn(chapter) => {
+                    seen = Some((chapter, self.store.find(chapter, &record.name).await?));
+                }
+                Outcome::Answer(known) => {
+                    if self.zones[zone].is_full() {
+                        self.close_chapter().await?;
+                    }
+                    return Ok(known);
+                }
+            }
+        }
+    }
+
+    /// What is known of `name`; changes nothing but the order in which pages are forgotten.
+    ///
+    /// # Errors
+    /// As [`WholeIndex::ask`].
+    pub async fn peek(&mut self, name: RecordName) -> Result<Option<RecordData>, IndexError> {
+        let record = IndexRecord {
+            name,
+            ..IndexRecord::default()
+        };
+        self.ask(IndexOp::Peek, record).await
+    }
+
+    /// The chapter in which `name` may be, as far as the volume index knows.
+    pub fn chapter_hint(&mut self, name: &RecordName) -> Option<u64> {
+        let zone = usize::from(zone_of(&self.plan.geometry, name, self.plan.zones));
+        self.zones[zone].volume_index.find(name).ok()?.chapter
+    }
+
+    async fn close_chapter(&mut self) -> Result<(), IndexError> {
+        if let Some(save) = self.last_save.take() {
+            saves::spoil(&self.store.device, save).await?;
+        }
+        let chapter = self.newest();
+        let shares: Vec<&[IndexRecord]> = self.zones.iter().map(|zone| zone.open.records()).collect();
+        self.store.write(chapter, &shares).await?;
+        self.zones.iter_mut().for_each(|zone| zone.open_chapter(chapter + 1));
+        Ok(())
+    }
+
+    /// Saves it, at `now` (milliseconds since 1970).
+    ///
+    /// # Errors
+    /// [`IndexError::Io`].
+    pub async fn save(&mut self, now: u64) -> Result<(), IndexError> {
+        self.last_save = None;
+        self.last_save = Some(saves::save(&self.store, &self.zones, now).await?);
+        Ok(())
+    }
+
+    /// The open chapter.
+    pub fn newest(&self) -> u64 {
+        self.zones.first().map_or(0, |zone| zone.newest)
+    }
+
+    /// Records in the open chapter.
+    pub fn open_records(&self) -> usize {
+        self.zones.iter().map(|zone| zone.open.records().len()).sum()
+    }
+
+    /// What the volume index holds.
+    pub fn counts(&self) -> VolumeIndexCounts {
+        let mut sum = VolumeIndexCounts::default();
+        for counts in self.zones.iter().map(|zone| zone.volume_index.counts()) {
+            sum.records += counts.records;
+            sum.collisions += counts.collisions;
+            sum.discarded += counts.discarded;
+            sum.overflows += counts.overflows;
+            sum.early_flushes += counts.early_flushes;
+            sum.moves += counts.moves;
+            sum.used_bytes += counts.used_bytes;
+        }
+        sum
+    }
+
+    /// Bytes that the volume index takes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.zones.iter().map(|zone| zone.volume_index.memory_bytes()).sum()
+    }
+
+    /// Pages read from the device so far.
+    pub fn page_reads(&self) -> u64 {
+        self.store.reads
+    }
+}
