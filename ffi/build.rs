@@ -36,7 +36,7 @@ const OLDEST: (u32, u32) = (24, 9);
 
 const FUNCTIONS: &[&str] = &[
     "spdk_app_(fini|get_core_mask|get_shm_id|opts_init|parse_args|start|stop|usage)",
-    "spdk_bdev_(close|desc_get_bdev|first|free_io|get_.*|get_by_name|io_complete|io_complete_aio_status|io_complete_nvme_status)",
+    "spdk_bdev_(alias_add|close|desc_get_bdev|first|free_io|get_.*|get_by_name|io_complete|io_complete_aio_status|io_complete_nvme_status)",
     "spdk_bdev_(io_get_aio_status|io_get_buf|io_type_supported|is_md_interleaved|next|open_ext)",
     "spdk_bdev_(destruct_done|io_get_thread|module_.*|notify_blockcnt_change|queue_io_wait|register|unregister|wait_for_examine)",
     "spdk_bdev_(flush_blocks|read_blocks|unmap_blocks|write_blocks)",
@@ -61,6 +61,7 @@ const TYPES: &[&str] = &[
     "spdk_bdev_fn_table",
     "spdk_bdev_io",
     "spdk_bdev_io_wait_entry",
+    "spdk_bdev_opts",
     "spdk_bdev_module",
     "spdk_json_val",
     "spdk_json_write_ctx",

@@ -71,7 +71,7 @@ def _bdev_vdo_inject_index_answers(args):
 
 
 def _bdev_vdo_set_examine(args):
-    _call(args, 'bdev_vdo_set_examine', enable=args.enable)
+    _call(args, 'bdev_vdo_set_examine', enable=args.enable, **{'except': args.names})
 
 
 def _bdev_vdo_rebuild(args):
@@ -152,4 +152,6 @@ def spdk_rpc_plugin_initialize(subparsers):
     group = p.add_mutually_exclusive_group(required=True)
     group.add_argument('-e', '--enable', dest='enable', action='store_true', default=None, help='bring them up')
     group.add_argument('-d', '--disable', dest='enable', action='store_false', help='leave them alone')
+    p.add_argument('-x', '--except', dest='names', nargs='+', metavar='BDEV',
+                   help='leave volumes on these bdevs alone until bdev_vdo_create names them')
     p.set_defaults(func=_bdev_vdo_set_examine)

@@ -13,10 +13,12 @@
 //! - [`results`]: what `bdev_get_bdevs` shows of a volume, `bdev_vdo_dump`, and `bdev_vdo_rebuild`
 //! - [`volume`]: what the parameters mean to the engine, and what the engine's answers are called
 //! - [`cpumask`]: core masks as SPDK writes them
+//! - [`config_file`]: configuration files as text
 //! - [`spdk`]: the parameters of SPDK's own bdev methods the embedded target has
 //! - [`stats`]: statistics as JSON, and as YAML in the manner of `vdostats`
 //! - [`error`]: codes and messages
 
+pub mod config_file;
 pub mod cpumask;
 pub mod error;
 pub mod methods;

@@ -146,7 +146,7 @@ fn a_found_volume_gives_way_to_the_one_that_is_asked_for() {
     let target = with_base_only(&served.rig, &[]);
     assert_eq!(names(&target), ["base", "base_vdo"]);
     let create = |name: &str| {
-        let params = json!({"name": name, "base_bdev_name": "base", "compression": true});
+        let params = json!({"name": name, "base_bdev_name": "base", "compression": true, "block_map_cache_mib": 64});
         target.rpc("bdev_vdo_create", params)
     };
     let export = spdk::export_nvme_tcp(&target, "base_vdo");

@@ -2,7 +2,9 @@
 //!
 //! Its flags, its subsystems and its configuration are those of `spdk_tgt`; SPDK parses the flags itself.
 
+use std::ffi::OsStr;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -47,6 +49,22 @@ unsafe extern "C" fn started(_context: *mut c_void) {
     }
 }
 
+/// The volumes that a configuration file names are to be as it names them, and not found before.
+///
+/// # Safety
+/// `file` is null or a path that SPDK was given.
+unsafe fn read_ahead(file: *const c_char) {
+    if file.is_null() {
+        return;
+    }
+    // SAFETY: the caller's promise.
+    let path = unsafe { CStr::from_ptr(file) };
+    // What is wrong with the file, SPDK says.
+    if let Ok(text) = std::fs::read_to_string(OsStr::from_bytes(path.to_bytes())) {
+        spdk::vdo::spoken_for::configured(vdo_rpc::config_file::bases(&text));
+    }
+}
+
 fn main() -> ExitCode {
     spdk::vdo::linked();
     let arguments: Vec<CString> = std::env::args_os()
@@ -79,6 +97,7 @@ fn main() -> ExitCode {
         );
         match parsed {
             sys::SPDK_APP_PARSE_ARGS_SUCCESS => {
+                read_ahead(options.json_config_file);
                 let result = sys::spdk_app_start(&mut options, Some(started), std::ptr::null_mut());
                 sys::spdk_app_fini();
                 result

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
-use serde_json::json;
+use serde_json::{Value, json};
 use spdk_sys as sys;
 use vdo::types::BLOCK_SIZE;
 use vdo::volume::Volume;
@@ -21,7 +21,7 @@ use vdo_rpc::{ErrorCode, RpcError};
 
 use super::channel::{self, UserChannel};
 use super::life::{self, Origin, Parts};
-use super::{NAME, SpdkHost, reset};
+use super::{NAME, SpdkHost, examine, reset};
 use crate::desc;
 use crate::json::Writer;
 
@@ -31,9 +31,6 @@ const LONGEST_UNMAP: u32 = 8192;
 
 /// I/O that does not cross a multiple of this many blocks (1 MiB) is preferred.
 const PREFERRED_BOUNDARY: u32 = 256;
-
-/// Modules with bdevs that no call of a configuration makes: they come back when what they are on is examined.
-const FOUND_AGAIN: [&str; 3] = ["gpt", "lvol", "raid"];
 
 /// Why a volume could not be shut down, for whoever asked for it.
 pub type Outcome = Rc<RefCell<Option<RpcError>>>;
@@ -167,10 +164,23 @@ impl VdoBdev {
         self.origin.get()
     }
 
-    /// Somebody has asked for a volume that was found, just as it is.
-    pub fn adopt(&self, params: Create) {
+    /// Somebody has asked for a volume that was found, just as it is, by this or another name: the bdev keeps
+    /// its own, and has the other as an alias.
+    ///
+    /// # Errors
+    /// SPDK's errno, positive, when it does not take the alias.
+    pub fn adopt(&self, params: Create) -> Result<(), i32> {
+        if params.name.as_bytes() != self.name.to_bytes() {
+            let alias = CString::new(params.name.as_str()).unwrap_or_default();
+            // SAFETY: the bdev is registered, on the app thread; SPDK copies the alias.
+            let rc = unsafe { sys::spdk_bdev_alias_add(self.raw(), alias.as_ptr()) };
+            if rc != 0 {
+                return Err(-rc);
+            }
+        }
         self.origin.set(Origin::Asked);
         *self.params.borrow_mut() = params;
+        Ok(())
     }
 
     /// The bdev it is on, by the name SPDK has for it.
@@ -183,13 +193,17 @@ impl VdoBdev {
         self.parts.borrow().as_ref().map(|parts| parts.base.bytes())
     }
 
-    /// Whether the bdev it is on comes back by examination, so that a configuration has to wait for it.
-    fn base_is_found_again(&self) -> bool {
-        self.parts.borrow().as_ref().is_some_and(|parts| {
-            // SAFETY: the base bdev is open, and its module's name stays.
-            let module = unsafe { desc::text(sys::spdk_bdev_get_module_name(parts.base.bdev())) };
-            FOUND_AGAIN.contains(&module.as_str())
-        })
+    /// The calls that make it again.
+    fn config(&self) -> Vec<Value> {
+        volume::config(&self.params.borrow(), &self.volume)
+    }
+
+    /// Whether it was found, and will be found again just as it is, so that no configuration needs to name it.
+    pub fn is_found_again(&self) -> bool {
+        let base = self.base_name().unwrap_or_default();
+        let as_found = examine::params_for(&base);
+        let plain = json!([{"method": vdo_rpc::methods::BDEV_VDO_CREATE, "params": as_found}]);
+        self.origin() == Origin::Found && examine::is_on() && Value::Array(self.config()) == plain
     }
 
     /// Whether anybody has it open.
@@ -422,10 +436,7 @@ unsafe extern "C" fn write_config_json(
 ) {
     // SAFETY: SPDK is writing a list of calls, for a bdev of the module.
     let (bdev, mut writer) = unsafe { (bdev((*raw).ctxt), Writer::new(writer)) };
-    if bdev.base_is_found_again() {
-        writer.value(&json!({"method": "bdev_wait_for_examine"}));
-    }
-    for call in volume::config(&bdev.params.borrow(), &bdev.volume) {
-        writer.value(&call);
+    if !bdev.is_found_again() {
+        bdev.config().iter().for_each(|call| writer.value(call));
     }
 }

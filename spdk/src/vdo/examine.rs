@@ -4,6 +4,9 @@
 //! under the name of its base bdev with `_vdo` behind it. `bdev_vdo_create` on the same base bdev takes such a volume
 //! over, so a configuration that names its volumes means the same whether they were found first or not.
 //!
+//! Where a configuration says beforehand which bdevs it will use, nothing is found on them
+//! ([`spoken_for`](super::spoken_for)): whoever names a volume has it as it was named, before anybody else sees it.
+//!
 //! It can be switched off for the module (`bdev_vdo_set_examine`) or, for all modules, by SPDK
 //! (`bdev_set_options --disable-auto-examine`; then `bdev_examine` shows single bdevs).
 
@@ -14,7 +17,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use spdk_sys as sys;
 use vdo::buffer::DmaMemory;
-use vdo::format::OpenError;
+use vdo::format::{DecodeError, OpenError};
 use vdo::volume::{RecoveryPolicy, VolumeError};
 use vdo_rpc::params::{Create, Format};
 use vdo_rpc::{ErrorCode, volume};
@@ -28,6 +31,22 @@ use crate::task;
 /// What a volume that was found is called.
 pub fn name_for(base_name: &str) -> String {
     format!("{base_name}_vdo")
+}
+
+/// What a volume that was found is made with.
+pub fn params_for(base_name: &str) -> Create {
+    Create {
+        format: Format::Never,
+        ..Create::new(name_for(base_name), base_name)
+    }
+}
+
+/// Whether new bdevs are looked at without anybody saying so. On the app thread.
+pub fn is_on() -> bool {
+    let mut options = sys::spdk_bdev_opts::default();
+    // SAFETY: SPDK fills in as many bytes as it is told there are.
+    unsafe { sys::spdk_bdev_get_opts(&mut options, size_of::<sys::spdk_bdev_opts>()) };
+    state().examines.get() && options.bdev_auto_examine
 }
 
 /// The module's `examine_disk`.
@@ -73,10 +92,12 @@ async fn examine(base_name: &str) {
     if !holds_a_volume(base_name).await {
         return;
     }
-    let params = Create {
-        format: Format::Never,
-        ..Create::new(name_for(base_name), base_name)
-    };
+    // Asked only now: some bdevs are given their aliases after they are shown.
+    if state().spoken_for.borrow().has(base_name) {
+        log::info!("bdev {base_name:?} holds a volume that is left to whoever names it");
+        return;
+    }
+    let params = params_for(base_name);
     let name = params.name.clone();
     match life::bring_up(params, Origin::Found).await {
         Ok(()) => log::info!("vdo {name:?}: found on bdev {base_name:?}"),
@@ -111,7 +132,11 @@ async fn holds_a_volume(base_name: &str) -> bool {
     let memory: Arc<dyn DmaMemory> = Arc::new(SpdkMemory::default());
     match life::look(&base, None, request, &memory).await {
         Ok(_) => true,
-        Err(VolumeError::Open(OpenError::Blank | OpenError::Foreign { .. })) => false,
+        Err(VolumeError::Open(
+            OpenError::Blank
+            | OpenError::Foreign { .. }
+            | OpenError::Decode(DecodeError::NotVdo { .. }),
+        )) => false,
         Err(VolumeError::Open(error)) => {
             log::warn!("bdev {base_name:?} holds a volume that cannot be opened: {error}");
             false

@@ -15,8 +15,8 @@ use futures_channel::oneshot;
 use vdo::buffer::DmaMemory;
 use vdo::error::VdoError;
 use vdo::types::BLOCK_SIZE;
-use vdo::volume::{Done, Found, Losses, OpenRequest, Opening, Volume, VolumeError};
-use vdo_rpc::params::{Create, Format, Rebuild};
+use vdo::volume::{Done, Found, IndexCommand, Losses, OpenRequest, Opening, Volume, VolumeError};
+use vdo_rpc::params::{Create, Format, Rebuild, SetOptions};
 use vdo_rpc::results::Rebuilt;
 use vdo_rpc::volume;
 use vdo_rpc::{ErrorCode, RpcError};
@@ -172,9 +172,10 @@ async fn bring_up_as(
     origin: Origin,
     request: OpenRequest,
 ) -> Result<Option<Losses>, RpcError> {
-    if bdev::canonical(&params.base_bdev_name).is_some() && origin == Origin::Asked {
+    if origin == Origin::Asked {
         // Modules that look at a new bdev have it open, some of them for writing, and this one may find a volume
-        // there, which gives way.
+        // there, which gives way. And the base bdev itself may be one that only comes by that (a logical volume, a
+        // partition, a RAID), or lie on one.
         examine::finished().await;
     }
     let known_base = bdev::canonical(&params.base_bdev_name);
@@ -190,6 +191,9 @@ async fn bring_up_as(
         .reserve(&params.name)
         .ok_or_else(|| RpcError::name_taken("name", &params.name))?;
     let _turn = state().turn(&base_name).await;
+    if origin == Origin::Asked {
+        state().spoken_for.borrow_mut().forget(&base_name);
+    }
     if origin == Origin::Asked && take_over(&params, &base_name).await? {
         return Ok(None);
     }
@@ -260,8 +264,8 @@ fn is_open(bdev: NonNull<VdoBdev>) -> bool {
     unsafe { bdev.as_ref().is_open() }
 }
 
-/// A volume that was found on the base bdev gives way to one that is asked for: it becomes that one if it is
-/// just as asked (true), or is shut down.
+/// A volume that was found on the base bdev gives way to one that is asked for: it becomes that one (true), if it is as
+/// asked or is in use and can be made so, or else it is shut down.
 async fn take_over(params: &Create, base_name: &str) -> Result<bool, RpcError> {
     let Some(bdev) = found_on(base_name) else {
         return Ok(false);
@@ -273,23 +277,68 @@ async fn take_over(params: &Create, base_name: &str) -> Result<bool, RpcError> {
         base_bdev_name: found.base_bdev_name.clone(),
         ..params.clone()
     };
-    if as_found == found && params.format != Format::Force {
-        // SAFETY: as above.
-        unsafe { bdev.as_ref() }.adopt(params.clone());
-        return Ok(true);
+    let is_as_asked = as_found == found && params.format != Format::Force;
+    if !is_as_asked && !is_open(bdev) {
+        VdoBdev::unregister(bdev).await?;
+        return Ok(false);
     }
-    if is_open(bdev) {
+    let differ = needs_opening(params, &found)?;
+    if !differ.is_empty() {
         return Err(RpcError::new(
             ErrorCode::EBUSY,
             format!(
-                "base_bdev_name: the volume on bdev \"{}\" was found and is in use as \"{}\"; use it, or have its users \
-                 close it first",
-                params.base_bdev_name, found.name
+                "base_bdev_name: the volume on bdev \"{}\" was found and is in use as \"{}\", with another {}; use it as it is, \
+                 have its users close it first, or switch examination off before its base bdev comes",
+                params.base_bdev_name,
+                found.name,
+                differ.join(" and ")
             ),
         ));
     }
-    VdoBdev::unregister(bdev).await?;
-    Ok(false)
+    // SAFETY: as above, and nothing was awaited since.
+    let bdev = unsafe { bdev.as_ref() };
+    bdev.adopt(params.clone()).map_err(|errno| match errno {
+        libc::EEXIST => RpcError::name_taken("name", &params.name),
+        errno => RpcError::errno(
+            errno,
+            format!("name: SPDK does not take alias \"{}\"", params.name),
+        ),
+    })?;
+    let volume = Arc::clone(bdev.volume());
+    volume::apply_options(
+        &volume,
+        &SetOptions {
+            name: params.name.clone(),
+            dedupe_timeout_ms: None,
+            dedupe_min_timer_ms: None,
+            compression: Some(params.compression),
+        },
+    );
+    if params.deduplication != found.deduplication {
+        let command = match params.deduplication {
+            true => IndexCommand::Online,
+            false => IndexCommand::Offline,
+        };
+        let result = ask(|done| volume.index(command, done)).await;
+        let result = result.ok_or_else(|| volume::no_answer(&params.name))?;
+        volume::index_answer(&params.name, result)?;
+    }
+    Ok(true)
+}
+
+/// The parameters that only opening the volume again could give it.
+fn needs_opening(params: &Create, found: &Create) -> Result<Vec<&'static str>, RpcError> {
+    let cores = |params: &Create| volume::zone_cores(params.cpumask.as_deref(), &thread::cores());
+    let differ = [
+        ("format", params.format == Format::Force),
+        ("cpumask", cores(params)? != cores(found)?),
+        (
+            "block_map_cache_mib",
+            params.block_map_cache_mib != found.block_map_cache_mib,
+        ),
+    ];
+    let differ = differ.into_iter().filter(|(_, differs)| *differs);
+    Ok(differ.map(|(name, _)| name).collect())
 }
 
 /// Who has claimed the bdev called `name`, as far as can be said: a volume, or the module.

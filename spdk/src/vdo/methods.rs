@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vdo::volume::{IndexCommand, Volume};
 use vdo_rpc::params::{Create, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions};
-use vdo_rpc::{Parameters, RpcError, methods, stats, volume};
+use vdo_rpc::{Parameters, RpcError, methods, params, stats, volume};
 
 use super::bdev::{self, VdoBdev};
 use super::life::{self, Origin};
@@ -85,17 +85,20 @@ impl Method for GetStatistics {
     type Parameters = GetStats;
 
     async fn call(params: GetStats) -> Result<Value, RpcError> {
-        let volumes = match &params.name {
-            Some(name) => vec![volume_called(name)?],
-            None => bdev::all()
-                .into_iter()
-                // SAFETY: on the app thread; not kept.
-                .map(|bdev| Arc::clone(unsafe { bdev.as_ref() }.volume()))
-                .collect(),
+        let bdevs = match &params.name {
+            Some(name) => vec![bdev::find(name)?],
+            None => bdev::all(),
         };
+        let volumes: Vec<_> = bdevs
+            .into_iter()
+            .map(|bdev| {
+                // SAFETY: on the app thread; not kept.
+                let bdev = unsafe { bdev.as_ref() };
+                (bdev.name(), Arc::clone(bdev.volume()))
+            })
+            .collect();
         let mut all = Vec::new();
-        for volume in volumes {
-            let name = volume.name().to_owned();
+        for (name, volume) in volumes {
             let statistics = life::ask(|done| volume.statistics(done)).await;
             let statistics = statistics.ok_or_else(|| volume::no_answer(&name))?;
             all.push(stats::to_json(&name, &statistics, params.per_zone));
@@ -179,9 +182,16 @@ pub const SET_EXAMINE: &str = "bdev_vdo_set_examine";
 pub struct Examine {
     /// Whether volumes on new bdevs are brought up.
     pub enable: bool,
+    /// Bdevs whose volumes are not, until `bdev_vdo_create` names them; beside those there are already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
 }
 
-impl Parameters for Examine {}
+impl Parameters for Examine {
+    fn check(&self) -> Result<(), RpcError> {
+        (self.except.iter()).try_for_each(|name| params::bdev_name("except", name))
+    }
+}
 
 struct SetExamine;
 impl Method for SetExamine {
@@ -191,6 +201,7 @@ impl Method for SetExamine {
 
     async fn call(params: Examine) -> Result<Value, RpcError> {
         state().examines.set(params.enable);
+        state().spoken_for.borrow_mut().extend(params.except);
         Ok(json!(true))
     }
 }

@@ -3,6 +3,7 @@
 //! - [`bdev`]: a vdo bdev as SPDK's bdev layer sees it: its functions, its configuration, its figures
 //! - [`life`]: how a volume comes up on a base bdev and goes down
 //! - [`examine`]: how volumes are found on new bdevs
+//! - [`spoken_for`]: on which of them they are not, because a configuration will name them
 //! - [`channel`], [`request`]: a user's channel and I/Os
 //! - [`zone`]: zone threads as SPDK threads
 //! - [`base`]: I/O to the base bdev
@@ -22,6 +23,7 @@ pub mod life;
 pub mod methods;
 pub mod request;
 pub mod reset;
+pub mod spoken_for;
 mod stack;
 pub mod zone;
 
@@ -118,8 +120,19 @@ unsafe extern "C" fn fini() {
 }
 
 unsafe extern "C" fn config_json(writer: *mut sys::spdk_json_write_ctx) -> c_int {
-    if !state().examines.get() {
-        let call = json!({"method": methods::SET_EXAMINE, "params": {"enable": false}});
+    let examines = state().examines.get();
+    // SPDK writes this before any bdev, and these are to be left alone when they come.
+    let except = if examines {
+        spoken_for::in_use()
+    } else {
+        Vec::new()
+    };
+    if !examines || !except.is_empty() {
+        let params = methods::Examine {
+            enable: examines,
+            except,
+        };
+        let call = json!({"method": methods::SET_EXAMINE, "params": params});
         // SAFETY: SPDK is writing a list of calls.
         unsafe { Writer::new(writer) }.value(&call);
     }
@@ -130,6 +143,8 @@ unsafe extern "C" fn config_json(writer: *mut sys::spdk_json_write_ctx) -> c_int
 pub struct State {
     /// Whether new bdevs are looked at.
     pub examines: Cell<bool>,
+    /// Bdevs whose volumes are to be named.
+    pub spoken_for: RefCell<spoken_for::SpokenFor>,
     /// Whether SPDK is shutting down.
     pub is_ending: Cell<bool>,
     /// Names of bdevs that are being made.
@@ -153,6 +168,7 @@ pub fn state() -> &'static State {
     static STATE: std::sync::LazyLock<AppThreadOnly> = std::sync::LazyLock::new(|| {
         AppThreadOnly(State {
             examines: Cell::new(true),
+            spoken_for: RefCell::new(spoken_for::SpokenFor::new()),
             is_ending: Cell::new(false),
             coming: RefCell::new(HashSet::new()),
             at_work: RefCell::new(HashMap::new()),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{call, options};
 use crate::nvme_probe::NvmeProbe;
-use crate::rig::{Between, Rig, Setup};
+use crate::rig::{Rig, Setup};
 use crate::target::{Options, Target, bdev_config};
 
 /// A bdev as the first namespace of a subsystem of its own, at a port of its own.
@@ -155,12 +155,7 @@ impl Served {
     pub fn options(&self, setup: &Setup) -> Options {
         let mut exports = vec![transport()];
         exports.extend(self.export.calls("vdo0"));
-        let mut bdevs = self.rig.bdev_calls(setup);
-        if setup.between != Between::Nothing {
-            // Or the volume would be found on the file's bdev, and claim it, before there is the other.
-            let off = json!({"method": "bdev_vdo_set_examine", "params": {"enable": false}});
-            bdevs.insert(0, off);
-        }
+        let bdevs = self.rig.bdev_calls(setup);
         let config = json!({"subsystems": [
             {"subsystem": "bdev", "config": bdevs},
             {"subsystem": "nvmf", "config": exports}]});

@@ -14,6 +14,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
+use vdo_rpc::config_file::without_comments;
 use vdo_rpc::{ErrorCode, RpcError};
 
 use super::dispatch::{Allowed, Dispatcher, State};
@@ -197,55 +198,6 @@ fn make_again(put_off: &mut Vec<(&Call, ConfigError)>, dispatcher: &Dispatcher, 
     }
 }
 
-/// The text with its comments replaced by spaces, so that places in messages stay true.
-fn without_comments(text: &str) -> String {
-    #[derive(PartialEq)]
-    enum At {
-        Json,
-        Text,
-        Line,
-        Block,
-    }
-    let mut at = At::Json;
-    let mut clean = String::with_capacity(text.len());
-    let mut rest = text.chars().peekable();
-    while let Some(character) = rest.next() {
-        let next = rest.peek().copied();
-        let mut keep = character;
-        match (&at, character, next) {
-            (At::Json, '"', _) => at = At::Text,
-            (At::Json, '/', Some('/')) => {
-                at = At::Line;
-                keep = ' ';
-            }
-            (At::Json, '/', Some('*')) => {
-                at = At::Block;
-                rest.next();
-                clean.push(' ');
-                keep = ' ';
-            }
-            (At::Text, '"', _) => at = At::Json,
-            (At::Text, '\\', Some(escaped)) => {
-                clean.push(character);
-                rest.next();
-                keep = escaped;
-            }
-            (At::Line, '\n', _) => at = At::Json,
-            (At::Block, '\n', _) => {}
-            (At::Block, '*', Some('/')) => {
-                at = At::Json;
-                rest.next();
-                clean.push(' ');
-                keep = ' ';
-            }
-            (At::Line | At::Block, _, _) => keep = ' ',
-            _ => {}
-        }
-        clean.push(keep);
-    }
-    clean
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,12 +303,5 @@ mod tests {
         }
         let error = Configuration::parse("// one\n// two\n{\"subsystems\": [5]}").unwrap_err();
         assert!(error.to_string().contains("line 3"), "{error}");
-    }
-
-    #[test]
-    fn comments_within_strings_are_no_comments() {
-        let text = r#"{"a": "// not \" /* either", "b": 1} // this is"#;
-        let value: Value = serde_json::from_str(&without_comments(text)).unwrap();
-        assert_eq!(value["a"], "// not \" /* either");
     }
 }
