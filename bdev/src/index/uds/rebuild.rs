@@ -7,13 +7,16 @@
 //! A chapter's index says which of its records are its own. Copies that fill gaps are not, nor is what an old chapter left on a record
 //! page that was not written any more; so neither gets into the volume index.
 
+use hashbrown::HashMap;
+
 use super::chapter_store::ChapterStore;
 use super::device::IndexDevice;
 use super::zone::{IndexZone, zone_of};
 use crate::format::index::chapter_page::ChapterPage;
 use crate::format::index::delta_list::DeltaError;
-use crate::format::index::{IndexRecord, record_page};
+use crate::format::index::{IndexGeometry, IndexRecord, record_page};
 use crate::index::IndexError;
+use crate::types::RecordName;
 
 /// The most places in a row without a whole chapter, between the newest and the oldest.
 const MOST_BAD: u32 = 100;
@@ -108,11 +111,19 @@ pub async fn replay<D: IndexDevice>(
         zones.iter_mut().for_each(|zone| zone.open_chapter(chapter));
         store.note_pages(chapter).await?;
         let will_be_sparse = geometry.is_chapter_sparse(oldest, newest, chapter);
+        let own = OwnRecords::read(store, chapter).await?;
+        let mut records = Vec::with_capacity(geometry.records_per_page() as usize);
         for page in 0..geometry.record_pages {
-            let records = own_records(store, chapter, page).await?;
-            for record in records {
-                if !will_be_sparse || geometry.is_sample(&record.name) {
-                    replay_record(store, zones, chapter, &record).await?;
+            let bytes = store.page(geometry.place(chapter), geometry.index_pages + page).await?;
+            records.clear();
+            records.extend(record_page::records(bytes));
+            // A copy that fills a gap may be on the page of its original.
+            records.sort_unstable_by_key(|record| u128::from_be_bytes(record.name.0));
+            records.dedup_by_key(|record| record.name);
+            for record in &records {
+                let is_wanted = !will_be_sparse || geometry.is_sample(&record.name);
+                if is_wanted && own.has(&geometry, &record.name, page) {
+                    replay_record(store, zones, chapter, record).await?;
                 }
             }
         }
@@ -121,31 +132,61 @@ pub async fn replay<D: IndexDevice>(
     Ok(())
 }
 
-/// The records of a record page that the chapter's index knows to be there.
-async fn own_records<D: IndexDevice>(
-    store: &mut ChapterStore<D>,
-    chapter: u64,
-    page: u32,
-) -> Result<Vec<IndexRecord>, IndexError> {
-    let (geometry, nonce) = (store.geometry, store.nonce);
-    let place = geometry.place(chapter);
-    let bytes = store.page(place, geometry.index_pages + page).await?;
-    let mut records: Vec<IndexRecord> = record_page::records(bytes).collect();
-    let list = |record: &IndexRecord| geometry.chapter_list_key(&record.name).list;
-    records.sort_by_key(list);
-    let mut own = Vec::with_capacity(records.len());
-    let mut rest = records.into_iter().peekable();
-    for number in 0..geometry.index_pages {
-        let bytes = store.page(place, number).await?;
-        let index = ChapterPage::read(bytes, nonce, &geometry).map_err(|_| IndexError::Damaged)?;
-        while let Some(record) = rest.next_if(|record| i64::from(list(record)) <= index.last_list()) {
-            if index.find(&record.name).map_err(|_| IndexError::Damaged)? == Some(page) {
-                own.push(record);
+/// What the index of a chapter knows: on which record page each of its names is.
+struct OwnRecords {
+    /// List, key and record page, in one number, in order.
+    places: Vec<u64>,
+    /// Names with the list and key of another one, and their record pages.
+    collisions: HashMap<RecordName, u32>,
+}
+
+/// Bits for a record page.
+const PAGE_BITS: u32 = 16;
+
+impl OwnRecords {
+    async fn read<D: IndexDevice>(
+        store: &mut ChapterStore<D>,
+        chapter: u64,
+    ) -> Result<OwnRecords, IndexError> {
+        let (geometry, nonce) = (store.geometry, store.nonce);
+        let place = geometry.place(chapter);
+        let mut own = OwnRecords {
+            places: Vec::with_capacity(geometry.records_per_chapter() as usize),
+            collisions: HashMap::new(),
+        };
+        for number in 0..geometry.index_pages {
+            let bytes = store.page(place, number).await?;
+            let page = ChapterPage::read(bytes, nonce, &geometry).map_err(|_| IndexError::Damaged)?;
+            for list in 0..page.lists {
+                let (global, list) = (page.first_list + list, page.list(list));
+                for entry in list.entries() {
+                    let entry = entry.map_err(|_| IndexError::Damaged)?;
+                    let page = list.value(&entry);
+                    if entry.is_collision {
+                        own.collisions.insert(list.name(&entry), page);
+                    } else {
+                        let place = place_of(&geometry, global, entry.key);
+                        own.places.push(place << PAGE_BITS | u64::from(page));
+                    }
+                }
             }
         }
+        Ok(own)
     }
-    own.dedup_by_key(|record| record.name);
-    Ok(own)
+
+    /// Whether the name, met on a record page, is there by right.
+    fn has(&self, geometry: &IndexGeometry, name: &RecordName, page: u32) -> bool {
+        if let Some(known) = self.collisions.get(name) {
+            return *known == page;
+        }
+        let place = geometry.chapter_list_key(name);
+        let place = place_of(geometry, place.list, place.key) << PAGE_BITS;
+        self.places.binary_search(&(place | u64::from(page))).is_ok()
+    }
+}
+
+fn place_of(geometry: &IndexGeometry, list: u32, key: u32) -> u64 {
+    u64::from(list) << geometry.chapter_key_bits | u64::from(key)
 }
 
 async fn replay_record<D: IndexDevice>(
