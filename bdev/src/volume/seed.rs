@@ -1,6 +1,6 @@
 //! A zone thread before it is on its thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -223,6 +223,8 @@ impl<H: Host> ZoneSeed<H> {
             memory: Arc::clone(&self.memory),
             index: RefCell::new(IndexStates::new()),
             index_changed: WaitList::new(&zone.scheduler),
+            marked: Cell::new(false),
+            marked_now: WaitList::new(&zone.scheduler),
             index_word: Arc::clone(&self.index_word),
             deduplication: self.options.deduplication,
         };

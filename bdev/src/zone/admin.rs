@@ -6,7 +6,7 @@
 //! out, and the super block says *clean*. If the volume turns read-only meanwhile, or is, the
 //! super block says so instead, and nothing else is written.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -44,6 +44,9 @@ pub(crate) struct Admin {
     pub(crate) memory: Arc<dyn DmaMemory>,
     pub(crate) index: RefCell<IndexStates>,
     pub(crate) index_changed: WaitList,
+    /// Whether the super block was marked when the volume turned read-only, or failed to be.
+    pub(crate) marked: Cell<bool>,
+    pub(crate) marked_now: WaitList,
     pub(crate) index_word: Arc<AtomicU8>,
     pub(crate) deduplication: bool,
 }
@@ -119,6 +122,17 @@ async fn watch_read_only(zone: Rc<Zone>) {
             zone.shared.name
         );
     }
+    if let Ok(admin) = admin(&zone) {
+        admin.marked.set(true);
+        admin.marked_now.wake_all();
+    }
+}
+
+/// Says at the end that the volume is read-only, once whoever says so at once is done.
+async fn end_read_only(zone: &Zone) -> Result<(), VdoError> {
+    let admin = admin(zone)?;
+    admin.marked_now.wait_until(|| admin.marked.get()).await;
+    save_read_only(zone).await
 }
 
 async fn save_read_only(zone: &Zone) -> Result<(), VdoError> {
@@ -151,12 +165,12 @@ pub(crate) async fn shut_down(zone: &Rc<Zone>) -> Result<(), VdoError> {
         return Ok(());
     }
     if zone.is_read_only() {
-        save_read_only(zone).await?;
+        end_read_only(zone).await?;
         return Err(VdoError::ReadOnly);
     }
     if let Err(error) = &result {
         zone.services.enter_read_only(error);
-        save_read_only(zone).await?;
+        end_read_only(zone).await?;
         return result;
     }
     let journal = zone
