@@ -140,6 +140,8 @@ pub struct HashZoneDump {
     pub contexts: ContextsDump,
     /// The requests of this zone thread's logical blocks that are under way.
     pub requests: Vec<RequestDump>,
+    /// The unmaps and writes of zeroes that are not done, and how far this zone thread is with them.
+    pub sweeps: Vec<SweepDump>,
     /// Requests of clients that wait, at least in part, to be taken up.
     pub waiting_requests: u64,
     /// I/Os to the base bdev under way.
@@ -157,6 +159,23 @@ pub struct RequestDump {
     pub waits_for: String,
     /// For how long, in microseconds.
     pub waiting_us: u64,
+}
+
+/// One unmap or write of zeroes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepDump {
+    /// What it is: `unmap` or `write_zeroes`.
+    pub kind: String,
+    /// Its first byte in the volume.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
+    /// Those of them that belong to this zone thread.
+    pub zone_bytes: u64,
+    /// How many of these are done with or under way.
+    pub zone_bytes_done: u64,
+    /// For how long the zone thread is at it, in microseconds.
+    pub running_us: u64,
 }
 
 /// One hash lock.

@@ -21,6 +21,7 @@
 //! | `core` | what its requests and its I/O tasks share |
 //! | `state` | what it knows and decides, free of waiting and I/O: leaves and room for them |
 //! | `state/trees` | the way down a tree, and making what is missing on it |
+//! | `state/sparse` | looking for what is mapped, past what is not |
 //! | `state/transfers` | pages on their way from and to disk |
 //! | `pages` | the pages in memory: contents, dirt, locks |
 //! | `cache` | which leaf is in which slot, who goes next, who wants a slot |
@@ -43,4 +44,5 @@ mod waiters;
 mod zone;
 
 pub use config::{BlockMapConfig, DEFAULT_BLOCK_MAP_MAXIMUM_AGE, maximum_age};
+pub use state::NextLeaf;
 pub use zone::{BlockMapEnvironment, BlockMapZone};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::config::BlockMapConfig;
 use super::core::MapCore;
 use super::page_io;
-use super::state::{DataBlockTest, Descent, Growing, MapPhase, MapState, Progress};
+use super::state::{DataBlockTest, Descent, Growing, MapPhase, MapState, NextLeaf, Progress};
 use super::waiters::PageOp;
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
@@ -149,6 +149,22 @@ impl BlockMapZone {
         let (leaf, slot) = self.geometry.leaf(lbn);
         let pbn = self.core.state.borrow().locate_now(leaf)?;
         Some(BlockMapSlot { pbn, slot })
+    }
+
+    /// Looks for the first leaf of tree `root`, one of this zone's, that is numbered `from` or more in its tree and below `end`.
+    /// Passes whole subtrees that are not there in one step, and waits for nothing.
+    pub fn next_leaf(&self, root: u32, from: u64, end: u64) -> NextLeaf {
+        self.core.state.borrow().next_leaf(root, from, end)
+    }
+
+    /// Looks for the first entry in `slots` of the leaf at `pbn` that `matters`; `None` if the leaf is not in memory.
+    pub fn next_entry(
+        &self,
+        pbn: Pbn,
+        slots: std::ops::Range<u16>,
+        matters: impl Fn(Mapping) -> bool,
+    ) -> Option<Option<u16>> {
+        self.core.state.borrow().next_entry(pbn, slots, matters)
     }
 
     async fn search(&self, leaf: TreePage, grow: bool) -> Result<Option<Pbn>, VdoError> {

@@ -3,34 +3,63 @@
 //! Callers' requests wait in one line, and each gets a record for its next piece in turn: a large request never
 //! keeps a small one waiting for longer than one piece of each takes.
 //!
+//! An unmap or a write of zeroes has its turn in the same line, and passes what is not mapped ([`super::sweep`]).
+//!
+//! When the volume shuts down, what stands in the line is served for a while ([`Zone::is_late`]); then the rest of it is refused, so
+//! that long requests hold up no shutdown.
+//!
+//! [`Zone::is_late`]: crate::zone::owner::Zone::is_late
+//!
 //! A read that meets a write of the same block in flight, whose data is safe in memory and certain to find
 //! a place, is answered from that memory at once: it sees what the caller of the write was told is
 //! written.
 
-use super::Requests;
 use super::pieces::{Cursor, Piece};
 use super::record::Stage;
+use super::sweep::Sweep;
+use super::{Requests, Waiting};
 use crate::error::VdoError;
 use crate::seam::{HostRequest, RequestKind};
 use crate::zone::logical_locks::SlotIndex;
 
 impl<R: HostRequest> Requests<R> {
     /// A request has come for this zone. One that has overtaken the end of the volume is refused.
-    pub(crate) fn arrive(&mut self, mut cursor: Cursor<R>) {
-        if self.zone.closed.get() {
-            let shared = &self.zone.shared;
-            let errno = VdoError::ShuttingDown.errno();
-            while let Some(piece) = cursor.next(&shared.tree, self.zone.index, shared.zones) {
-                piece.request.complete(piece.length as u64, errno);
+    pub(crate) fn arrive(&mut self, cursor: Cursor<R>) {
+        let shared = &self.zone.shared;
+        let waiting = match cursor.header().kind {
+            RequestKind::Unmap | RequestKind::WriteZeroes => {
+                let (request, header) = cursor.into_parts();
+                let zone = (self.zone.index, shared.zones);
+                let now = self.zone.scheduler.now();
+                let sweep = Sweep::new(request, header, shared.tree, zone, now);
+                Waiting::Sweep(Box::new(sweep))
             }
-            return;
+            _ => Waiting::Pieces(cursor),
+        };
+        if self.zone.is_late() {
+            return self.refuse(waiting);
         }
-        self.waiting.push_back(cursor);
+        self.waiting.push_back(waiting);
         self.count_waiting();
     }
 
-    fn count_waiting(&self) {
-        self.zone.gauge.waiting.set(self.waiting.len() as u32);
+    /// Refuses what is left of a request, for the volume shuts down.
+    fn refuse(&self, waiting: Waiting<R>) {
+        let error = VdoError::ShuttingDown;
+        match waiting {
+            Waiting::Sweep(sweep) => sweep.refuse(&error),
+            Waiting::Pieces(mut cursor) => {
+                let shared = &self.zone.shared;
+                while let Some(piece) = cursor.next(&shared.tree, self.zone.index, shared.zones) {
+                    piece.request.complete(piece.length as u64, error.errno());
+                }
+            }
+        }
+    }
+
+    pub(super) fn count_waiting(&self) {
+        let waiting = self.waiting.len() + self.parked.len();
+        self.zone.gauge.waiting.set(waiting as u32);
     }
 
     /// Gives records to waiting pieces, as many as there are of both and `room` allows; says whether there were any.
@@ -38,23 +67,37 @@ impl<R: HostRequest> Requests<R> {
         if self.waiting.is_empty() {
             return false;
         }
+        if self.zone.is_late() {
+            while let Some(waiting) = self.waiting.pop_front() {
+                self.refuse(waiting);
+            }
+        }
         let mut any = false;
         while *room > 0
             && let Some(&slot) = self.idle.last()
         {
-            let Some(mut cursor) = self.waiting.pop_front() else {
+            let Some(waiting) = self.waiting.pop_front() else {
                 break;
             };
             any = true;
-            let shared = &self.zone.shared;
-            let piece = cursor.next(&shared.tree, self.zone.index, shared.zones);
-            if piece.is_some() && !cursor.is_finished() {
-                self.waiting.push_back(cursor);
-            }
-            if let Some(piece) = piece {
-                *room -= 1;
-                self.idle.pop();
-                self.admit(slot, piece);
+            match waiting {
+                Waiting::Pieces(mut cursor) => {
+                    let shared = &self.zone.shared;
+                    let piece = cursor.next(&shared.tree, self.zone.index, shared.zones);
+                    if piece.is_some() && !cursor.is_finished() {
+                        self.waiting.push_back(Waiting::Pieces(cursor));
+                    }
+                    if let Some(piece) = piece {
+                        *room -= 1;
+                        self.idle.pop();
+                        self.admit(slot, piece);
+                    }
+                }
+                Waiting::Sweep(sweep) => {
+                    *room -= 1;
+                    self.idle.pop();
+                    self.take_turn(slot, sweep, false);
+                }
             }
         }
         self.count_waiting();
@@ -62,7 +105,7 @@ impl<R: HostRequest> Requests<R> {
         any
     }
 
-    fn admit(&mut self, slot: SlotIndex, piece: Piece<R>) {
+    pub(super) fn admit(&mut self, slot: SlotIndex, piece: Piece<R>) {
         let gauge = &self.zone.gauge;
         gauge.busy.set(gauge.busy.get() + 1);
         gauge.peak.set(gauge.peak.get().max(gauge.busy.get()));

@@ -16,7 +16,10 @@ impl<R: HostRequest> Requests<R> {
         let (lbn, grow) = (vio.lbn, vio.kind == RequestKind::Write);
         match self.zone.block_map.locate_now(lbn) {
             Some(entry) => self.found(slot, Ok(Some(entry))),
-            None => self.assist(slot, Stage::Find, Job::Find { lbn, grow }),
+            None => {
+                self.finding += 1;
+                self.assist(slot, Stage::Find, Job::Find { lbn, grow });
+            }
         }
     }
 

@@ -6,7 +6,8 @@
 //! a step finds something unusual that takes time (a page to be read, a tree to grow), an assistant does it
 //! and comes back with the event the step waits for ([`assist`]).
 //!
-//! The steps of a read are 1, 2 and R; of a write 1 to 7; of an unmap or a write of zeroes 1, 2, 5, 6, 7:
+//! The steps of a read are 1, 2 and R; of a write 1 to 7; of an unmap or a write of zeroes 1, 2, 5, 6, 7, for those of
+//! its blocks that are mapped ([`sweep`]):
 //!
 //! 1. [`admit`]: a piece gets a record, and the lock of its logical block.
 //! 2. [`find`]: the block-map page that maps the block, and the entry in it.
@@ -34,14 +35,19 @@ pub(crate) mod pieces;
 mod read;
 pub(crate) mod record;
 mod remap;
+pub(crate) mod sweep;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+
+use hashbrown::HashMap;
 
 use self::assist::Assistants;
 use self::pieces::Cursor;
 use self::record::DataVio;
 pub use self::record::Stage;
+use self::sweep::Sweep;
+pub use self::sweep::SweepReport;
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::runtime::base::IoEnd;
@@ -61,10 +67,22 @@ pub(crate) struct Requests<R> {
     /// Free records; the one that became free last is taken first, since its memory is warmest.
     idle: Vec<SlotIndex>,
     /// Callers' requests with pieces that have no record yet. Each gets one in turn.
-    waiting: VecDeque<Cursor<R>>,
+    waiting: VecDeque<Waiting<R>>,
+    /// Unmaps and writes of zeroes for which a page is brought, by the record whose assistant does that.
+    parked: HashMap<SlotIndex, Box<Sweep<R>>>,
+    /// How many records are at [`Stage::Find`].
+    finding: u32,
     /// Records whose data is to be named.
     unnamed: Vec<SlotIndex>,
     assistants: Assistants,
+}
+
+/// A caller's request in the line.
+enum Waiting<R> {
+    /// Each of its blocks is served.
+    Pieces(Cursor<R>),
+    /// Only those of its blocks that are mapped.
+    Sweep(Box<Sweep<R>>),
 }
 
 /// A request in flight, as a dump shows it.
@@ -84,9 +102,12 @@ pub struct RequestReport {
 pub trait InFlight {
     /// Each request that has been admitted and has not ended.
     fn reports(&self) -> Vec<RequestReport>;
+
+    /// Each unmap and write of zeroes that is in the line, or waits for a page.
+    fn sweeps(&self) -> Vec<SweepReport>;
 }
 
-impl<R> InFlight for Requests<R> {
+impl<R: HostRequest> InFlight for Requests<R> {
     fn reports(&self) -> Vec<RequestReport> {
         let busy = self.records.iter().filter(|vio| vio.stage != Stage::Idle);
         busy.map(|vio| RequestReport {
@@ -96,6 +117,15 @@ impl<R> InFlight for Requests<R> {
             since: vio.since,
         })
         .collect()
+    }
+
+    fn sweeps(&self) -> Vec<SweepReport> {
+        let in_line = self.waiting.iter().filter_map(|waiting| match waiting {
+            Waiting::Sweep(sweep) => Some(sweep),
+            Waiting::Pieces(_) => None,
+        });
+        let sweeps = in_line.chain(self.parked.values());
+        sweeps.map(|sweep| sweep.report()).collect()
     }
 }
 
@@ -108,6 +138,8 @@ impl<R: HostRequest> Requests<R> {
             records: buffers.into_iter().map(DataVio::new).collect(),
             idle: (0..slots as u32).rev().map(SlotIndex).collect(),
             waiting: VecDeque::with_capacity(slots),
+            parked: HashMap::new(),
+            finding: 0,
             unnamed: Vec::with_capacity(slots),
             assistants: Assistants::new(slots),
         }
@@ -156,10 +188,15 @@ impl<R: HostRequest> Requests<R> {
     fn take(&mut self, slot: SlotIndex, event: Event) {
         match (self.vio(slot).stage, event) {
             (Stage::Lock, Event::Locked) => self.locked(slot),
-            (Stage::Find, Event::Found(result)) => self.found(slot, result),
+            (Stage::Find, Event::Found(result)) => {
+                self.finding -= 1;
+                self.found(slot, result);
+            }
             (Stage::LookUp(purpose), Event::LookedUp(result)) => {
                 self.looked_up(slot, purpose, result);
             }
+            (Stage::Sweep, Event::Found(result)) => self.brought(slot, result.map(drop)),
+            (Stage::Sweep, Event::LookedUp(result)) => self.brought(slot, result.map(drop)),
             (Stage::Share, Event::Verdict(verdict)) => self.judged(slot, verdict),
             (Stage::Journal, Event::Counted(result)) => self.counted(slot, result),
             (Stage::Map, Event::Mapped(result)) => self.mapped(slot, result),

@@ -46,6 +46,16 @@ impl<R: Clone> Cursor<R> {
         }
     }
 
+    /// What was asked.
+    pub fn header(&self) -> &RequestHeader {
+        &self.header
+    }
+
+    /// The request, and what was asked.
+    pub fn into_parts(self) -> (R, RequestHeader) {
+        (self.request, self.header)
+    }
+
     /// The next piece that belongs to `zone` of `zones`; `None` when there is none left.
     pub fn next(&mut self, tree: &TreeGeometry, zone: ZoneIndex, zones: u8) -> Option<Piece<R>> {
         let block_size = BLOCK_SIZE as u64;
@@ -94,6 +104,8 @@ pub(crate) fn zones_of(header: &RequestHeader, tree: &TreeGeometry, zones: u8) -
     let page_bytes = ENTRIES_PER_PAGE * BLOCK_SIZE as u64;
     let first = header.offset / page_bytes;
     let last = (header.offset + header.length - 1) / page_bytes;
+    // After that come the same trees again.
+    let last = last.min(first + u64::from(tree.roots) - 1);
     let everyone = if zones == 64 {
         u64::MAX
     } else {

@@ -33,6 +33,8 @@ pub enum Stage {
     /// For a caller's piece: the record is free.
     #[default]
     Idle,
+    /// For a page that an unmap or a write of zeroes has to see; no block is served yet.
+    Sweep,
     /// For the requests of the same logical block that came before.
     Lock,
     /// For the way to its block-map entry, perhaps for missing pages to be made.
@@ -60,6 +62,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Stage::Idle => "idle",
+            Stage::Sweep => "block_map_sweep",
             Stage::Lock => "logical_lock",
             Stage::Find => "block_map_tree",
             Stage::LookUp(_) => "block_map_page",

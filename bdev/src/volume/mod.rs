@@ -47,7 +47,7 @@ use crate::recovery::Refusal;
 use crate::recovery::map_replay::Overlay;
 pub use crate::recovery::rebuild::Losses;
 use crate::request::pieces::{Cursor, zones_of};
-pub use crate::request::{RequestReport, Stage};
+pub use crate::request::{RequestReport, Stage, SweepReport};
 use crate::seam::{Host, HostRequest, RequestHeader, RequestKind};
 use crate::stats::VolumeStatistics;
 use crate::types::{BLOCK_SIZE, ZoneIndex};

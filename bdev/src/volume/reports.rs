@@ -8,7 +8,7 @@ use super::{Done, Volume};
 use crate::dedupe::{ContextTally, LockReport, TransitionCounts};
 use crate::format::VolumeLayout;
 use crate::poll::mailbox::Errand;
-use crate::request::{InFlight, RequestReport};
+use crate::request::{InFlight, RequestReport, SweepReport};
 use crate::seam::{Host, Nanos};
 use crate::stats::{MemoryUsage, OperatingMode, VolumeFigures, VolumeStatistics, ZoneStatistics};
 use crate::types::BLOCK_SIZE;
@@ -23,6 +23,8 @@ pub struct ZoneDump {
     pub now: Nanos,
     /// Requests that have been admitted and have not ended, what each waits for, and since when.
     pub in_flight: Vec<RequestReport>,
+    /// Unmaps and writes of zeroes that are not done, and how far they are.
+    pub sweeps: Vec<SweepReport>,
     /// Live hash locks.
     pub locks: Vec<LockReport>,
     /// Dedupe contexts by state.
@@ -205,6 +207,7 @@ pub(super) fn zone_dump(zone: &Rc<Zone>, requests: &dyn InFlight) -> ZoneDump {
     ZoneDump {
         now: zone.scheduler.now(),
         in_flight: requests.reports(),
+        sweeps: requests.sweeps(),
         locks: zone.hash.lock_reports(),
         contexts: zone.hash.context_tally(),
         transitions: zone.hash.transitions(),

@@ -26,8 +26,12 @@ use crate::depot::PhysicalZone;
 use crate::journal::RecoveryJournal;
 use crate::runtime::base::BaseDevice;
 use crate::runtime::task::{Scheduler, WaitList};
+use crate::seam::Nanos;
 use crate::types::{SequenceNumber, ZoneIndex};
 use crate::zone::hash_zone::HashZone;
+
+/// How long requests that came before a shutdown are still begun. Those that are longer than that get an error.
+const SHUTDOWN_PATIENCE: Nanos = Nanos(1_000_000_000);
 
 /// Everything one zone thread owns.
 pub struct Zone {
@@ -69,6 +73,8 @@ pub struct Zone {
     pub life_changed: WaitList,
     /// Whether all requests have been served and no more are taken.
     pub closed: Cell<bool>,
+    /// Since when the volume shuts down.
+    pub shuts_since: Cell<Option<Nanos>>,
     /// Woken when the volume turns read-only.
     pub read_only: WaitList,
     /// What zone thread 0 keeps for the whole volume.
@@ -142,6 +148,7 @@ impl Zone {
             quiet: WaitList::new(&scheduler),
             life_changed: WaitList::new(&scheduler),
             closed: Cell::new(false),
+            shuts_since: Cell::new(None),
             read_only: WaitList::new(&scheduler),
             admin: OnceCell::new(),
             journaling: Journaling::new(&scheduler, slots, zones),
@@ -178,6 +185,13 @@ impl Zone {
     #[inline]
     pub fn is_read_only(&self) -> bool {
         self.shared.is_read_only()
+    }
+
+    /// Whether it is too late for requests to be begun: the volume is down, or has been shutting down for long enough.
+    #[inline]
+    pub(crate) fn is_late(&self) -> bool {
+        let late = |since: Nanos| self.scheduler.now().0 > since.0 + SHUTDOWN_PATIENCE.0;
+        self.closed.get() || self.shuts_since.get().is_some_and(late)
     }
 
     pub(crate) fn wake_if_quiet(&self) {

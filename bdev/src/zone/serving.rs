@@ -121,6 +121,7 @@ impl Zone {
         match step {
             AdminStep::Load => self.physical.load().await,
             AdminStep::DrainRequests => {
+                self.shuts_since.set(Some(self.scheduler.now()));
                 self.quiet.wait_until(|| self.gauge.is_quiet()).await;
                 // From here on nobody is served who comes after all.
                 self.closed.set(true);

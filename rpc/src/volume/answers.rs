@@ -4,14 +4,14 @@
 use vdo::VdoError;
 use vdo::seam::{Host, Nanos, RequestKind};
 use vdo::volume::{
-    AnswerMode, IndexCommand, IndexWord, LockReport, RequestReport, Volume, VolumeDump,
+    AnswerMode, IndexCommand, IndexWord, LockReport, RequestReport, SweepReport, Volume, VolumeDump,
 };
 
 use crate::methods;
 use crate::params::{Answers, InjectAnswers, SetOptions};
 use crate::results::{
-    ContextsDump, Dump, HashLockDump, HashZoneDump, RequestDump, VdoInfo, saving_percent,
-    used_percent,
+    ContextsDump, Dump, HashLockDump, HashZoneDump, RequestDump, SweepDump, VdoInfo,
+    saving_percent, used_percent,
 };
 use crate::{ErrorCode, RpcError};
 
@@ -110,6 +110,11 @@ pub fn dump(dump: VolumeDump) -> Dump {
                 .iter()
                 .map(|request| request_dump(request, zone.now))
                 .collect(),
+            sweeps: zone
+                .sweeps
+                .iter()
+                .map(|sweep| sweep_dump(sweep, zone.now))
+                .collect(),
             waiting_requests: u64::from(zone.waiting),
             base_ios: u64::from(zone.base_ios),
         }
@@ -120,16 +125,31 @@ pub fn dump(dump: VolumeDump) -> Dump {
     }
 }
 
-fn request_dump(request: &RequestReport, now: Nanos) -> RequestDump {
-    let kind = match request.kind {
+fn kind_name(kind: RequestKind) -> String {
+    let name = match kind {
         RequestKind::Read => "read",
         RequestKind::Write => "write",
         RequestKind::WriteZeroes => "write_zeroes",
         RequestKind::Unmap => "unmap",
         RequestKind::Flush => "flush",
     };
+    name.to_owned()
+}
+
+fn sweep_dump(sweep: &SweepReport, now: Nanos) -> SweepDump {
+    SweepDump {
+        kind: kind_name(sweep.header.kind),
+        offset: sweep.header.offset,
+        length: sweep.header.length,
+        zone_bytes: sweep.bytes,
+        zone_bytes_done: sweep.done,
+        running_us: now.0.saturating_sub(sweep.since.0) / 1000,
+    }
+}
+
+fn request_dump(request: &RequestReport, now: Nanos) -> RequestDump {
     RequestDump {
-        kind: kind.to_owned(),
+        kind: kind_name(request.kind),
         logical_block: request.lbn.get(),
         waits_for: request.stage.name().to_owned(),
         waiting_us: now.0.saturating_sub(request.since.0) / 1000,

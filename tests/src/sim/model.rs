@@ -74,6 +74,15 @@ impl Version {
     }
 }
 
+/// A write of zeroes under way.
+#[derive(Clone, Copy, Debug)]
+struct Zeroing {
+    write: WriteId,
+    offset: u64,
+    length: u64,
+    durable: bool,
+}
+
 /// A value that no order of the requests explains.
 #[derive(Debug)]
 pub struct Wrong {
@@ -95,6 +104,8 @@ pub struct Model {
     blocks: HashMap<u64, Vec<Version>>,
     /// Blocks a write under way has a part in.
     parts: HashMap<WriteId, Vec<u64>>,
+    /// Writes of zeroes under way, in order. They may be large: their parts are kept only of blocks that somebody writes.
+    zeroing: Vec<Zeroing>,
     /// Whether the volume may have lost what it had promised and nobody had flushed.
     lost: bool,
     /// Whether what was acknowledged may be lost, so that older values are to be remembered.
@@ -133,10 +144,45 @@ impl Model {
             true => oldest_active.min(self.flushed),
             false => oldest_active,
         };
+        let Some(data) = data else {
+            let zeroing = Zeroing {
+                write,
+                offset,
+                length,
+                durable,
+            };
+            let blocks = offset / BLOCK_SIZE as u64..(offset + length).div_ceil(BLOCK_SIZE as u64);
+            let mut touched: Vec<u64> = match blocks.end - blocks.start < self.blocks.len() as u64 {
+                true => blocks.filter(|lbn| self.blocks.contains_key(lbn)).collect(),
+                false => self
+                    .blocks
+                    .keys()
+                    .copied()
+                    .filter(|lbn| blocks.contains(lbn))
+                    .collect(),
+            };
+            touched.sort_unstable();
+            for &lbn in &touched {
+                let versions = self.blocks.entry(lbn).or_default();
+                forget(versions, settled);
+                versions.extend(zeroing.part(lbn));
+            }
+            self.parts.insert(write, touched);
+            return self.zeroing.push(zeroing);
+        };
         let mut touched = Vec::new();
         for (lbn, from, to, start) in parts(offset, length) {
             touched.push(lbn);
-            let versions = self.blocks.entry(lbn).or_insert_with(|| vec![never()]);
+            let versions = self.blocks.entry(lbn).or_insert_with(|| {
+                let mut versions = vec![never()];
+                for zeroing in &self.zeroing {
+                    if let Some(version) = zeroing.part(lbn) {
+                        versions.push(version);
+                        self.parts.entry(zeroing.write).or_default().push(lbn);
+                    }
+                }
+                versions
+            });
             forget(versions, settled);
             versions.push(Version {
                 write,
@@ -146,10 +192,7 @@ impl Model {
                 durable,
                 from,
                 to,
-                bytes: match &data {
-                    None => Bytes::Zero,
-                    Some(data) => Bytes::Of(Arc::clone(data), start as isize - from as isize),
-                },
+                bytes: Bytes::Of(Arc::clone(&data), start as isize - from as isize),
             });
         }
         self.parts.insert(write, touched);
@@ -157,6 +200,7 @@ impl Model {
 
     /// A write ends: it happened, it did not, or nobody knows.
     pub fn end(&mut self, write: WriteId, now: Moment, happened: Option<bool>) {
+        self.zeroing.retain(|zeroing| zeroing.write != write);
         for lbn in self.parts.remove(&write).unwrap_or_default() {
             let versions = self.blocks.entry(lbn).or_default();
             if happened == Some(false) {
@@ -192,6 +236,7 @@ impl Model {
     /// Everything that was under way is over, for whoever asked is no more.
     pub fn forget_callers(&mut self) {
         self.parts.clear();
+        self.zeroing.clear();
         self.lost = false;
     }
 
@@ -273,6 +318,25 @@ impl Model {
     }
 }
 
+impl Zeroing {
+    /// Its part in a block, if it has one.
+    fn part(&self, lbn: u64) -> Option<Version> {
+        let block = lbn * BLOCK_SIZE as u64..(lbn + 1) * BLOCK_SIZE as u64;
+        let from = self.offset.max(block.start);
+        let to = (self.offset + self.length).min(block.end);
+        (from < to).then(|| Version {
+            write: self.write,
+            start: self.write,
+            end: OPEN,
+            certain: false,
+            durable: self.durable,
+            from: (from - block.start) as usize,
+            to: (to - block.start) as usize,
+            bytes: Bytes::Zero,
+        })
+    }
+}
+
 /// What a block holds that nobody has written.
 fn never() -> Version {
     Version {
@@ -339,6 +403,23 @@ mod tests {
         let mut mixed = [1; 4096];
         mixed[4095] = 2;
         assert!(model.check(6, 0, &mixed).is_err());
+    }
+
+    #[test]
+    fn zeroes_under_way_when_a_block_is_first_written_may_come_before_or_after() {
+        let mut model = Model::default();
+        model.begin(1, 1, (0, 1 << 40), None, false);
+        model.begin(2, 1, (4096, 4096), data(1), false);
+        model.end(2, 3, Some(true));
+        assert!(model.check(4, 4096, &[0; 4096]).is_ok());
+        assert!(model.check(4, 4096, &[1; 4096]).is_ok());
+        model.end(1, 5, Some(true));
+        assert!(model.check(6, 4096, &[0; 4096]).is_ok());
+        model.begin(7, 7, (0, 1 << 40), None, false);
+        model.end(7, 8, Some(true));
+        assert!(model.check(9, 4096, &[1; 4096]).is_err());
+        assert!(model.check(9, 4096, &[0; 4096]).is_ok());
+        assert_eq!(model.touched(), [1]);
     }
 
     #[test]

@@ -112,15 +112,10 @@ impl Profile {
             .map(|_| zones(random))
             .collect();
         let leaf_count: u64 = random.random_range(1..=8);
-        let spread = random.random_bool(0.5);
+        // Side by side, or so far apart that whole subtrees lie between.
+        let apart = *[1, 1, 7, 5_000, 100_000].choose(random).expect("not empty");
         let leaves = (0..leaf_count)
-            .map(|leaf| {
-                if spread {
-                    leaf * random.random_range(1..=7)
-                } else {
-                    leaf
-                }
-            })
+            .map(|leaf| leaf * random.random_range(1..=apart))
             .collect::<std::collections::BTreeSet<u64>>();
         let leaves: Vec<u64> = leaves.into_iter().collect();
         let blocks_per_leaf = *[4, 16, 60, 300].choose(random).expect("not empty");

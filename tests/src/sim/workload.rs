@@ -355,9 +355,15 @@ impl<'a> Workload<'a> {
                 length = random.random_range(1..=blocks * block);
             }
         }
-        if kind == RequestKind::Unmap && random.random_bool(0.03) {
-            // Across many leaf pages.
-            length = random.random_range(1..=6 * ENTRIES_PER_PAGE) * block;
+        if matches!(kind, RequestKind::Unmap | RequestKind::WriteZeroes) {
+            match random.random_range(0..400) {
+                // Across many leaf pages.
+                0..12 => length = random.random_range(1..=6 * ENTRIES_PER_PAGE) * block,
+                // Across trees, most of which are not there.
+                12..16 => length = random.random_range(1..=profile.bytes()),
+                16..18 => (offset, length) = (0, profile.bytes()),
+                _ => {}
+            }
         }
         length = length.min(profile.bytes() - offset);
         let fua = random.random_bool(0.1);

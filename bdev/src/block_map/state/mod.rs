@@ -9,6 +9,7 @@
 //! wanted. A clean leaf that is almost as cold is preferred to a dirty one. Whatever ends (a read, a write)
 //! looks whether there is room now, so that nobody who wants a slot is forgotten.
 
+mod sparse;
 mod transfers;
 mod trees;
 
@@ -27,6 +28,7 @@ use crate::runtime::task::{Scheduler, WaitList};
 use crate::stats::BlockMapStatistics;
 use crate::types::{Mapping, Pbn, SequenceNumber};
 
+pub use sparse::NextLeaf;
 pub(super) use transfers::PageCopy;
 use transfers::Writes;
 pub(super) use trees::{Descent, Growing};

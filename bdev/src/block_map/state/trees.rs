@@ -5,7 +5,7 @@ use crate::block_map::pages::{Contents, PageId};
 use crate::block_map::waiters::{PageOp, WaiterId};
 use crate::error::VdoError;
 use crate::format::block_map_page::BlockMapPageMut;
-use crate::format::tree::TreePage;
+use crate::format::tree::{TREE_HEIGHT, TreePage};
 use crate::types::{Mapping, MappingState, Pbn, SequenceNumber};
 
 /// The next step on the way down a tree to a leaf.
@@ -52,47 +52,57 @@ impl MapState {
         is_good.then_some(child.pbn)
     }
 
+    /// The lowest page above a leaf that is in memory or on its way there, with the page below it on the way to the leaf
+    /// and the slot of that; `None` if not even the root is.
+    pub(super) fn lowest_parent(&self, leaf: TreePage) -> Option<(TreePage, PageId, u16)> {
+        let mut page = leaf;
+        loop {
+            let (parent, slot) = page.parent()?;
+            if let Some(id) = self.forest.page(parent) {
+                return Some((page, id, slot));
+            }
+            page = parent;
+        }
+    }
+
     /// One step on the way to a leaf: from the lowest page that is in memory, as far as one can see.
     pub(in crate::block_map) fn step(
         &mut self,
         leaf: TreePage,
         grow: bool,
     ) -> Result<Descent, VdoError> {
-        let mut page = leaf;
-        loop {
-            let Some((parent, slot)) = page.parent() else {
-                return Ok(Descent::Wait(
-                    self.read_tree_page(page, self.forest.root_pbn(page.root)),
-                ));
+        let Some((page, id, slot)) = self.lowest_parent(leaf) else {
+            let root = TreePage {
+                height: TREE_HEIGHT as u8 - 1,
+                index: 0,
+                ..leaf
             };
-            let Some(id) = self.forest.page(parent) else {
-                page = parent;
-                continue;
-            };
-            if self.pages.get(id).contents != Contents::Valid {
-                return Ok(Descent::Wait(self.wait_for_page(id, PageOp::Await)));
-            }
-            let child = self.pages.entries(id).get(slot);
-            if !child.state.is_mapped() && child.pbn == Pbn::ZERO {
-                return Ok(self.missing(page, id, slot, grow));
-            }
-            if child.state != MappingState::UNCOMPRESSED || !(self.is_data_block)(child.pbn) {
-                return Err(VdoError::Inconsistent(format!(
-                    "slot {slot} of block-map page {} says that page {} of height {} in tree {} is at block {} \
-                     (state {}), which is not a place for one",
-                    self.pages.get(id).pbn,
-                    page.index,
-                    page.height,
-                    page.root,
-                    child.pbn,
-                    child.state.bits(),
-                )));
-            }
-            if page.height == 0 {
-                return Ok(Descent::Found(child.pbn));
-            }
-            return Ok(Descent::Wait(self.read_tree_page(page, child.pbn)));
+            let waiter = self.read_tree_page(root, self.forest.root_pbn(root.root));
+            return Ok(Descent::Wait(waiter));
+        };
+        if self.pages.get(id).contents != Contents::Valid {
+            return Ok(Descent::Wait(self.wait_for_page(id, PageOp::Await)));
         }
+        let child = self.pages.entries(id).get(slot);
+        if !child.state.is_mapped() && child.pbn == Pbn::ZERO {
+            return Ok(self.missing(page, id, slot, grow));
+        }
+        if child.state != MappingState::UNCOMPRESSED || !(self.is_data_block)(child.pbn) {
+            return Err(VdoError::Inconsistent(format!(
+                "slot {slot} of block-map page {} says that page {} of height {} in tree {} is at block {} \
+                 (state {}), which is not a place for one",
+                self.pages.get(id).pbn,
+                page.index,
+                page.height,
+                page.root,
+                child.pbn,
+                child.state.bits(),
+            )));
+        }
+        Ok(match page.height {
+            0 => Descent::Found(child.pbn),
+            _ => Descent::Wait(self.read_tree_page(page, child.pbn)),
+        })
     }
 
     fn read_tree_page(&mut self, page: TreePage, pbn: Pbn) -> WaiterId {
