@@ -468,7 +468,7 @@ mod tests {
                     let (by_leaves, stride) = *strides.next().unwrap();
                     let bytes = match by_leaves {
                         true => {
-                            let to = (way.leaf + stride % 4).min(way.leaf_end());
+                            let to = (way.leaf + 1 + stride % 4).min(way.leaf_end());
                             let bytes = way.skip_to_leaf(to);
                             for leaf in before.leaf..to {
                                 spans.push(before.blocks(leaf));
