@@ -112,13 +112,13 @@ struct ReferenceBlock {
     writing_lock: SequenceNumber,
 }
 
-/// What happens to the per-entry lock on the slab-journal block an entry was made in.
+/// Whether a change needs a lock on the slab-journal block its entry is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EntryLock {
-    /// The reference block keeps it.
-    Kept,
-    /// The reference block holds an older one, which covers this: it is to be released.
-    Released,
+    /// The reference block takes one.
+    Taken,
+    /// The reference block has one on an older block, which covers this.
+    Covered,
 }
 
 /// The counters of one slab.
@@ -309,11 +309,11 @@ impl ReferenceCounts {
         let index = reference_block::block_of(offset);
         let block = &mut self.blocks[index as usize];
         if block.dirty && block.journal_lock.get() > 0 {
-            return (consequence, EntryLock::Released);
+            return (consequence, EntryLock::Covered);
         }
         block.journal_lock = point.sequence;
         self.mark_dirty(index);
-        (consequence, EntryLock::Kept)
+        (consequence, EntryLock::Taken)
     }
 
     fn mark_dirty(&mut self, index: u32) {

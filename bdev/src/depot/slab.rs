@@ -14,7 +14,7 @@
 //! [`Job`], and comes back through `*_written`.
 
 use super::reference_counts::{Consequence, EntryLock, ReferenceCounts, ReferenceOperation};
-use super::slab_journal::SlabJournal;
+use super::slab_journal::{NotLocked, SlabJournal};
 use super::state::{Core, DepotPhase, Effect, TicketQueue};
 use super::summary::SummaryWaiter;
 use super::work::{Job, Need};
@@ -191,8 +191,8 @@ impl Slab {
             Consequence::Allocated => self.free_changed(core, false),
             Consequence::Freed => self.free_changed(core, true),
         }
-        if lock == EntryLock::Released {
-            self.drop_locks(core, at.sequence, 1);
+        if lock == EntryLock::Taken {
+            self.journal.add_locks(at.sequence, 1);
         }
         if self.journal.tail_is_full() {
             self.commit_tail(core);
@@ -284,8 +284,7 @@ impl Slab {
 
     /// Packs the tail block into a buffer and sends it off; the next block begins.
     pub(super) fn pack_tail(&mut self, core: &mut Core, mut buffer: Buffer) {
-        let (sequence, unused) = self.journal.commit_tail(buffer.first_block_mut());
-        self.drop_locks(core, sequence, unused);
+        let sequence = self.journal.commit_tail(buffer.first_block_mut());
         core.work.push(Job::JournalBlock {
             slab: self.local,
             sequence,
@@ -293,15 +292,15 @@ impl Slab {
         });
     }
 
-    fn drop_locks(&mut self, core: &mut Core, sequence: SequenceNumber, count: u32) {
-        match self.journal.drop_locks(sequence, count) {
+    fn drop_lock(&mut self, core: &mut Core, sequence: SequenceNumber) {
+        match self.journal.drop_lock(sequence) {
             Ok(false) => {}
             Ok(true) => self.reap(core),
-            Err(held) => {
+            Err(NotLocked) => {
                 self.fail(
                     core,
                     format_args!(
-                        "block {sequence} of the slab journal has {held} locks and was to lose {count}"
+                        "block {sequence} of the slab journal was to lose a lock and has none"
                     ),
                 );
             }
@@ -368,7 +367,7 @@ impl Slab {
         }
         while let Some((sequence, recovery)) = self.journal.next_summarized(&mut blocks) {
             core.effects.push_back(Effect::ReleaseJournalLock(recovery));
-            self.drop_locks(core, sequence, 1);
+            self.drop_lock(core, sequence);
         }
         self.reap(core);
         self.summarize_journal(core);
@@ -387,7 +386,7 @@ impl Slab {
             return core.fail(error);
         }
         core.ref_counts.blocks_written += 1;
-        self.drop_locks(core, journal_lock, 1);
+        self.drop_lock(core, journal_lock);
         if core.is_read_only() {
             return;
         }

@@ -15,9 +15,8 @@
 //! ```
 //!
 //! Each block in the ring has a lock count, which keeps it from being reaped: one for the block itself
-//! until the slab summary knows of it, and one for every entry whose change the counters on disk lack.
-//! A new block starts with one for every entry it could hold; each entry made either hands its own to the
-//! reference block it dirtied, or drops it because the reference block holds an older one.
+//! until the slab summary knows of it, and one for every reference block whose oldest change that is not on disk
+//! has its entry here.
 //!
 //! A start after a crash reads the block the summary names last, and from there back to the head which that
 //! block, once packed, says. So a block before the present head may still be looked for. It is not
@@ -34,9 +33,7 @@
 
 use crate::format::Block;
 use crate::format::slab::SlabConfig;
-use crate::format::slab_journal::{
-    ENTRIES_PER_BLOCK, SlabJournalEntry, SlabJournalHeader, expand_point,
-};
+use crate::format::slab_journal::{SlabJournalEntry, SlabJournalHeader, expand_point};
 use crate::format::slab_summary::tail_offset;
 use crate::types::{BLOCK_SIZE, JournalPoint, SequenceNumber};
 
@@ -48,6 +45,10 @@ struct BlockLock {
     /// The head that the block says, once it is packed.
     head: u64,
 }
+
+/// A block that should have a lock has none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotLocked;
 
 /// One slab's journal.
 #[derive(Debug)]
@@ -246,9 +247,8 @@ impl SlabJournal {
     /// Begins a block with an entry from this block of the recovery journal.
     pub(super) fn start_block(&mut self, recovery: SequenceNumber) {
         let tail = self.tail;
-        let count = u32::from(ENTRIES_PER_BLOCK) + 1;
         *self.lock(tail) = BlockLock {
-            count,
+            count: 1,
             recovery,
             head: 0,
         };
@@ -281,29 +281,26 @@ impl SlabJournal {
         self.lock(sequence.get()).count += count;
     }
 
-    /// Takes locks off a block, and says whether none is left. A sequence number of zero stands for no
-    /// lock.
+    /// Takes a lock off a block, and says whether none is left. A sequence number of zero stands for no lock.
     ///
     /// # Errors
-    /// The count it has, when that is too small.
+    /// When the block has none.
     #[inline]
-    pub(super) fn drop_locks(&mut self, sequence: SequenceNumber, count: u32) -> Result<bool, u32> {
-        if sequence.get() == 0 || count == 0 {
+    pub(super) fn drop_lock(&mut self, sequence: SequenceNumber) -> Result<bool, NotLocked> {
+        if sequence.get() == 0 {
             return Ok(false);
         }
         let lock = self.lock(sequence.get());
-        lock.count = lock.count.checked_sub(count).ok_or(lock.count)?;
+        lock.count = lock.count.checked_sub(1).ok_or(NotLocked)?;
         Ok(lock.count == 0)
     }
 
-    /// Packs the tail block as it goes to disk, and begins the next. Returns the block's number and how
-    /// many entries it could have held and does not: the locks for them are to be dropped.
-    pub(super) fn commit_tail(&mut self, to: &mut Block) -> (SequenceNumber, u32) {
+    /// Packs the tail block as it goes to disk, and begins the next. Returns the block's number.
+    pub(super) fn commit_tail(&mut self, to: &mut Block) -> SequenceNumber {
         self.header.head = SequenceNumber(self.head);
         self.header.encode(&mut self.block);
         to.copy_from_slice(&self.block[..]);
         let sequence = self.header.sequence;
-        let unused = u32::from(ENTRIES_PER_BLOCK - self.header.entry_count);
         self.partial_write = !self.header.is_full();
         self.uncommitted.push(self.tail);
         let (tail, head) = (self.tail, self.head);
@@ -311,7 +308,7 @@ impl SlabJournal {
         self.tail += 1;
         self.waiting_to_commit = false;
         self.begin_block();
-        (sequence, unused)
+        sequence
     }
 
     /// A block is on disk.

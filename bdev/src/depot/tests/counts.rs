@@ -73,16 +73,16 @@ proptest! {
 fn a_write_holds_the_oldest_journal_block_and_later_changes_their_own() {
     let mut counts = ReferenceCounts::new(2 * COUNTS_PER_BLOCK as u32);
     let mut buffer = [0; 4096];
-    assert_eq!(increment(&mut counts, 0, point(3, 0)), EntryLock::Kept);
-    assert_eq!(increment(&mut counts, 1, point(3, 1)), EntryLock::Released);
+    assert_eq!(increment(&mut counts, 0, point(3, 0)), EntryLock::Taken);
+    assert_eq!(increment(&mut counts, 1, point(3, 1)), EntryLock::Covered);
     assert_eq!(
         increment(&mut counts, 2, point(4, 0)),
-        EntryLock::Released,
+        EntryLock::Covered,
         "block 3 covers it"
     );
     assert_eq!(
         increment(&mut counts, COUNTS_PER_BLOCK as u32, point(4, 1)),
-        EntryLock::Kept
+        EntryLock::Taken
     );
     assert_eq!(counts.dirty_count(), 2);
 
@@ -90,7 +90,7 @@ fn a_write_holds_the_oldest_journal_block_and_later_changes_their_own() {
     counts.pack(0, &mut buffer);
     assert_eq!(
         increment(&mut counts, 0, point(5, 0)),
-        EntryLock::Kept,
+        EntryLock::Taken,
         "not in the write"
     );
     assert_eq!(
