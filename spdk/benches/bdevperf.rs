@@ -102,6 +102,7 @@ impl Process {
         command.args([
             "--no-pci",
             "--num-trace-entries=0",
+            "--disable-cpumask-locks",
             "-m",
             core,
             "-s",

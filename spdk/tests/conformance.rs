@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use vdo_tests::rig::{Between, Rig, Setup};
-use vdo_tests::spdk::turn;
+use vdo_tests::spdk::{MODEST, turn};
 use vdo_tests::target::bdev_config;
 use vdo_tests::tools::{skipped, text};
 
@@ -35,16 +35,8 @@ fn run(
     // The longest of them take half a minute on a quiet machine; one that hangs is stopped.
     let mut command = Command::new("timeout");
     command
-        .args([
-            "--signal=KILL",
-            "300",
-            program,
-            "--no-huge",
-            "-s",
-            "1024",
-            "--no-pci",
-            "--num-trace-entries=0",
-        ])
+        .args(["--signal=KILL", "300", program, "-s", "1024"])
+        .args(MODEST)
         .arg("-r")
         .arg(rig.path("rpc.sock"))
         .arg("--json")

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use vdo_tests::rig::{Rig, Setup};
 use vdo_tests::rpc_client::RpcClient;
-use vdo_tests::spdk::turn;
+use vdo_tests::spdk::{MODEST, turn};
 use vdo_tests::target::bdev_config;
 use vdo_tests::tools::skipped;
 
@@ -41,15 +41,8 @@ fn start(
     let log = std::fs::File::create(rig.path("log")).expect("the folder is ours");
     let mut command = Command::new(program);
     command
-        .args([
-            "--no-huge",
-            "-s",
-            "1024",
-            "--no-pci",
-            "--num-trace-entries=0",
-            "-m",
-            "0x1",
-        ])
+        .args(MODEST)
+        .args(["-s", "1024", "-m", "0x1"])
         .arg("-r")
         .arg(rig.path("rpc.sock"))
         .arg("-c")

@@ -29,9 +29,10 @@ pub use self::peer::{Outcome, Peer, Totals, dd, totals};
 /// MiB of memory a target takes; SPDK's own pools need most of the first half.
 const TARGET_MEMORY: &str = "1024";
 
-/// What every program built on SPDK needs to run beside others on a machine without hugepages or NVMe devices.
-/// (Traces lie in shared memory, which a program that is killed leaves behind.)
-const MODEST: [&str; 4] = [
+/// What every program built on SPDK needs to run beside others, its own and strangers, on a machine without hugepages
+/// or NVMe devices: each of them locks its cores unless it is told not to. (Traces lie in shared memory, which a program
+/// that is killed leaves behind.)
+pub const MODEST: [&str; 4] = [
     "--no-huge",
     "--no-pci",
     "--disable-cpumask-locks",
