@@ -6,6 +6,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::types::BLOCK_SIZE;
 
@@ -43,6 +44,43 @@ impl DmaMemory for HeapMemory {
             // SAFETY: the caller says this came from `allocate(blocks)`, which used this layout.
             unsafe { std::alloc::dealloc(memory.as_ptr(), layout) }
         }
+    }
+}
+
+/// Another's memory, counted.
+pub struct CountedMemory {
+    inner: Arc<dyn DmaMemory>,
+    bytes: AtomicU64,
+}
+
+impl CountedMemory {
+    /// Takes from `inner`; nothing yet.
+    pub fn new(inner: &Arc<dyn DmaMemory>) -> CountedMemory {
+        CountedMemory {
+            inner: Arc::clone(inner),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes that were taken and not given back.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl DmaMemory for CountedMemory {
+    fn allocate(&self, blocks: usize) -> Option<NonNull<u8>> {
+        let memory = self.inner.allocate(blocks)?;
+        let bytes = (blocks * BLOCK_SIZE) as u64;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Some(memory)
+    }
+
+    unsafe fn free(&self, memory: NonNull<u8>, blocks: usize) {
+        let bytes = (blocks * BLOCK_SIZE) as u64;
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        // SAFETY: `allocate` passed on what the other gave for as many blocks.
+        unsafe { self.inner.free(memory, blocks) }
     }
 }
 
@@ -147,6 +185,21 @@ mod tests {
         assert!(Buffer::new(&source, 0).is_none());
         assert!(Buffer::new(&source, usize::MAX / 2).is_none());
         assert_eq!(Arc::strong_count(&source), 1);
+    }
+
+    #[test]
+    fn what_is_counted_is_what_is_held() {
+        let source: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
+        let counted = Arc::new(CountedMemory::new(&source));
+        let memory: Arc<dyn DmaMemory> = counted.clone();
+        let first = Buffer::new(&memory, 3);
+        let second = Buffer::new(&memory, 1);
+        assert!(Buffer::new(&memory, 0).is_none());
+        assert_eq!(counted.bytes(), 4 * BLOCK_SIZE as u64);
+        drop(first);
+        assert_eq!(counted.bytes(), BLOCK_SIZE as u64);
+        drop(second);
+        assert_eq!(counted.bytes(), 0);
     }
 
     /// As a device does with the memory of a read, and then another thread with what was read.

@@ -409,6 +409,65 @@ fn two_writes_of_the_same_data_at_once_share_one_block() {
     world.shut_down().0.unwrap();
 }
 
+/// Another block that has the same name as `block`. MurmurHash3 lets differences cancel out: one in the first word puts its first
+/// half out by the highest bit alone, one in the second word keeps that from the other half, one in the third takes it back.
+fn colliding(block: &[u8]) -> Vec<u8> {
+    const C1: u64 = 0x87c3_7b91_1142_53d5;
+    const C2: u64 = 0x4cf5_ad43_2745_937f;
+    // Five steps of Newton's double the bits that are right, of which an odd number has three to begin with.
+    let inverse = |odd: u64| {
+        (0..5).fold(odd, |inverse: u64, _| {
+            inverse.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(inverse)))
+        })
+    };
+    let flip = |word: u64, (first, turn, second): (u64, u32, u64), bit: u32| {
+        let mixed = word
+            .wrapping_mul(first)
+            .rotate_left(turn)
+            .wrapping_mul(second)
+            ^ 1 << bit;
+        let before = mixed.wrapping_mul(inverse(second)).rotate_right(turn);
+        before.wrapping_mul(inverse(first))
+    };
+    let flips = [((C1, 31, C2), 36), ((C2, 33, C1), 32), ((C1, 31, C2), 63)];
+    let mut other = block.to_vec();
+    for (word, (mixing, bit)) in other.chunks_mut(8).zip(flips) {
+        let flipped = flip(u64::from_le_bytes(word.try_into().unwrap()), mixing, bit);
+        word.copy_from_slice(&flipped.to_le_bytes());
+    }
+    other
+}
+
+#[test]
+fn different_blocks_of_one_name_are_never_shared_neither_in_flight_nor_later() {
+    let (one, other) = (data(1), colliding(&data(1)));
+    assert_ne!(one, other);
+    for zones in [1, 2] {
+        let disk = disk(4);
+        let mut world = open(&disk, zones);
+        world.write(0, &data(9)).unwrap();
+        world.settle();
+        let writes = [(1, &one), (2, &other)]
+            .map(|(lbn, data)| submit_write(&mut world, lbn, data.clone(), false));
+        world.run_until(|| all_done(&writes));
+        world.settle();
+        let total = world.statistics().total();
+        assert_eq!(total.hash_lock.concurrent_hash_collisions, 1);
+        // The index knows one of the two, and takes the other for it.
+        world.write(3 * BLOCK, &one).unwrap();
+        world.settle();
+        world.write(4 * BLOCK, &other).unwrap();
+        world.settle();
+        let total = world.statistics().total();
+        assert!(total.hash_lock.dedupe_advice_stale > 0);
+        let mut world = reopen(world, &disk, zones);
+        for (lbn, data) in [(1, &one), (2, &other), (3, &one), (4, &other)] {
+            assert_eq!(&world.read(lbn * BLOCK, 4096).unwrap(), data, "{lbn}");
+        }
+        world.shut_down().0.unwrap();
+    }
+}
+
 #[test]
 fn a_full_volume_refuses_new_data_keeps_the_old_and_still_deduplicates() {
     for zones in [1, 2] {

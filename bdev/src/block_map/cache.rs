@@ -38,6 +38,12 @@ impl Cache {
         }
     }
 
+    /// Bytes of memory it holds.
+    pub(super) fn memory_held(&self) -> usize {
+        let free = self.free.capacity() * size_of::<PageId>();
+        self.by_leaf.memory_held() + free + self.links.memory_held()
+    }
+
     /// The slot that holds, or is to hold, the leaf at `pbn`.
     #[inline]
     pub(super) fn find(&self, pbn: Pbn) -> Option<PageId> {

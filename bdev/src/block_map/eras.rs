@@ -46,6 +46,12 @@ impl Eras {
         }
     }
 
+    /// Bytes of memory it holds.
+    pub(super) fn memory_held(&self) -> usize {
+        let lists = self.lists.capacity() * size_of::<List>();
+        lists + self.links.memory_held() + self.home.capacity() * size_of::<u32>()
+    }
+
     /// Makes room for `pages` pages.
     pub(super) fn resize(&mut self, pages: usize) {
         self.links.resize(pages);

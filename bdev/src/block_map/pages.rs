@@ -151,6 +151,12 @@ impl Pages {
         }
     }
 
+    /// Bytes of memory they hold: of the leaf slots, those in use.
+    pub(super) fn memory_held(&self) -> usize {
+        let leaves = self.leaf_slots - self.gauges[Gauge::Free as usize] as usize;
+        (leaves + self.tree_memory.len()) * BLOCK_SIZE + self.table.len() * size_of::<Page>()
+    }
+
     /// How many pages there are; numbers are below this.
     pub(super) fn len(&self) -> usize {
         self.table.len()

@@ -60,6 +60,11 @@ impl Waiters {
         }
     }
 
+    /// Bytes of memory it holds.
+    pub(super) fn memory_held(&self) -> usize {
+        self.table.memory_held() + self.links.memory_held()
+    }
+
     /// How many waiters wait, or have not yet run since they were woken.
     pub(super) fn in_use(&self) -> usize {
         self.table.len()

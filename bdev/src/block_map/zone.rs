@@ -347,4 +347,9 @@ impl BlockMapZone {
         statistics.flush_count = self.core.flushes.begun();
         statistics
     }
+
+    /// Bytes of memory that pages hold, buffers for I/O aside.
+    pub fn memory_held(&self) -> u64 {
+        self.core.state.borrow().memory_held() as u64
+    }
 }

@@ -128,6 +128,11 @@ struct ReportLimit {
 }
 
 impl Contexts {
+    /// Bytes of memory it holds.
+    pub fn memory_held(&self) -> usize {
+        self.contexts.capacity() * size_of::<Context>() + self.links.memory_held()
+    }
+
     /// `count` idle contexts, and the default times. dm-vdo has one context for each request there can be, 2048.
     pub fn new(count: u32) -> Contexts {
         let context = Context {

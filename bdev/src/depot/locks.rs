@@ -126,6 +126,13 @@ impl PbnLocks {
         }
     }
 
+    /// Bytes of memory the pool holds.
+    pub(super) fn memory_held(&self) -> usize {
+        // Each budget is a word of its own, with two counts before it.
+        let lock = size_of::<Lock>() + 3 * size_of::<u64>() + size_of::<u32>();
+        self.locks.len() * lock + self.by_block.memory_held()
+    }
+
     /// How many locks are held.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn held(&self) -> usize {

@@ -148,6 +148,12 @@ impl ReferenceCounts {
         }
     }
 
+    /// Bytes of memory it holds: the counters as far as they were ever used, and what is known of them.
+    pub(super) fn memory_held(&self) -> usize {
+        let used = self.blocks.iter().filter(|block| block.allocated > 0);
+        used.count() * COUNTS_PER_BLOCK + self.blocks.len() * size_of::<ReferenceBlock>()
+    }
+
     /// Blocks that may be allocated.
     #[inline]
     pub(super) fn free(&self) -> u32 {

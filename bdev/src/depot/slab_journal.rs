@@ -174,6 +174,11 @@ impl SlabJournal {
         self.restart(self.tail, self.tail);
     }
 
+    /// Bytes of memory it holds beside itself.
+    pub(super) fn memory_held(&self) -> usize {
+        BLOCK_SIZE + self.locks.len() * size_of::<BlockLock>()
+    }
+
     #[inline]
     fn lock(&mut self, sequence: u64) -> &mut BlockLock {
         &mut self.locks[(sequence % self.size) as usize]

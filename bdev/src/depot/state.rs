@@ -73,6 +73,11 @@ impl Tickets {
         }
     }
 
+    /// Bytes of memory it holds.
+    pub(super) fn memory_held(&self) -> usize {
+        self.tickets.memory_held() + self.links.memory_held()
+    }
+
     fn get(&mut self, ticket: u32) -> &mut Ticket {
         self.tickets
             .get_mut(Key::new(ticket))
@@ -224,6 +229,12 @@ impl Core {
             slab_summary: SlabSummaryStatistics::default(),
             ref_counts: RefCountsStatistics::default(),
         }
+    }
+
+    /// Bytes of memory that locks and changes under way hold.
+    pub(super) fn memory_held(&self) -> usize {
+        let effects = self.effects.capacity() * size_of::<Effect>();
+        self.locks.memory_held() + self.tickets.memory_held() + effects
     }
 
     /// Whether nothing may be written any more.

@@ -50,9 +50,10 @@ pub struct DepotGeometry {
 /// How much a zone takes at start.
 #[derive(Clone, Copy, Debug)]
 pub struct DepotLimits {
-    /// Locks on physical blocks: two for each request there can be. Each request makes two changes of
-    /// counts at most, so this is also how many can be under way.
+    /// Locks on physical blocks: two for each request there can be.
     pub locks: usize,
+    /// Changes of counts that can be under way before tables have to grow.
+    pub changes: usize,
     /// One-block buffers to write slab metadata from, and tasks to do it.
     pub writers: usize,
 }
@@ -61,6 +62,7 @@ impl Default for DepotLimits {
     fn default() -> DepotLimits {
         DepotLimits {
             locks: 2 * 2048,
+            changes: 2 * 2048,
             writers: 64,
         }
     }
@@ -127,7 +129,7 @@ impl PhysicalZone {
             .collect();
         let core = Core::new(
             Rc::clone(&services),
-            (own.len(), limits.locks),
+            (own.len(), limits.changes),
             PbnLocks::new(limits.locks),
             Allocator::new(own.len(), slabs.config.data_blocks),
             Summary::new(&slabs, summary, zone, memory)?,
@@ -403,6 +405,17 @@ impl PhysicalZone {
     /// Blocks of this zone that are not free, pages of the block map among them.
     pub fn allocated_blocks(&self) -> u64 {
         self.with(|state| state.core.allocator.allocated())
+    }
+
+    /// Bytes of memory that counters, slab journals and locks hold, buffers for I/O aside.
+    pub fn memory_held(&self) -> u64 {
+        self.with(|state| {
+            let slab = |slab: &Slab| {
+                size_of::<Slab>() + slab.counts.memory_held() + slab.journal.memory_held()
+            };
+            let slabs: usize = state.slabs.iter().map(slab).sum();
+            (slabs + state.core.memory_held()) as u64
+        })
     }
 
     /// Blocks of this zone that hold data or can.

@@ -24,6 +24,11 @@ pub struct AnswerQueue {
 }
 
 impl AnswerQueue {
+    /// Bytes of memory it holds.
+    pub fn memory_held(&self) -> usize {
+        self.held.capacity() * size_of::<Held>()
+    }
+
     /// An empty queue with room for `capacity` answers, in [`AnswerMode::Prompt`].
     pub fn new(capacity: usize) -> AnswerQueue {
         AnswerQueue {

@@ -59,6 +59,13 @@ impl MemoryIndex {
         }
     }
 
+    /// Bytes of memory it holds: its records as far as there are any, and room for questions.
+    pub fn memory_held(&self) -> u64 {
+        let inbox = self.inbox.capacity() * size_of::<IndexRequest>();
+        let records = self.table.as_ref().map_or(0, RecordTable::memory_bytes);
+        records + (inbox + self.answers.memory_held()) as u64
+    }
+
     /// The records the shard can hold.
     pub fn capacity(&self) -> u64 {
         RecordTable::capacity_of(self.memory_bytes)

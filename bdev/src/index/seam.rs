@@ -194,7 +194,7 @@ pub struct ShardConfig {
     pub zone: ZoneIndex,
     /// How many hash zones (and shards) there are, at least one.
     pub zones: u8,
-    /// How many requests the asker may have in this shard at once: room for so many is made now.
+    /// How many requests the asker is likely to have in this shard at once: room for so many is made now.
     pub requests: usize,
 }
 

@@ -209,6 +209,19 @@ mod tests {
     }
 
     #[test]
+    fn the_last_holder_of_a_side_does_not_free_it_of_entries() {
+        let mut locks = LockTable::new(4);
+        locks.open(BLOCK, 1).unwrap();
+        for side in [Side::BlockMap, Side::SlabJournal] {
+            locks.acquire(BLOCK, side).unwrap();
+            assert_eq!(locks.release(BLOCK, side), Ok(false));
+            assert!(locks.is_locked(BLOCK, side));
+        }
+        assert_eq!(locks.release_entries(BLOCK, 2), Ok(true));
+        assert!(locks.is_idle());
+    }
+
+    #[test]
     fn wrong_counting_is_found() {
         let mut locks = LockTable::new(4);
         assert!(locks.acquire(BLOCK, Side::BlockMap).is_err());

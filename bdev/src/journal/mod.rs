@@ -362,6 +362,11 @@ impl RecoveryJournal {
         self.state.borrow().block_map_data_blocks
     }
 
+    /// Bytes of memory it holds, buffers aside.
+    pub fn memory_held(&self) -> u64 {
+        self.state.borrow().memory_held() as u64
+    }
+
     /// What the journal has counted.
     pub fn statistics(&self) -> JournalStatistics {
         self.state.borrow().statistics

@@ -85,6 +85,11 @@ impl JournalState {
         }
     }
 
+    /// Bytes of memory it holds, buffers aside.
+    pub(super) fn memory_held(&self) -> usize {
+        self.tail.memory_held() + self.unassigned.capacity() * size_of::<Pending>()
+    }
+
     /// Puts an entry at the end of the queue.
     pub(super) fn enqueue(&mut self, tag: u64, entry: RecoveryJournalEntry) {
         self.unassigned.push_back(Pending { tag, entry });

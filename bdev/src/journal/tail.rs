@@ -142,6 +142,12 @@ impl Tail {
         }
     }
 
+    /// Bytes of memory it holds, buffers aside.
+    pub(super) fn memory_held(&self) -> usize {
+        let entries = |block: &TailBlock| block.entries.capacity() * size_of::<Pending>();
+        self.blocks.iter().map(entries).sum()
+    }
+
     /// The block that has room, if there is one.
     pub(super) fn active(&mut self) -> Option<&mut TailBlock> {
         let newest = &mut self.blocks[*self.in_use.back()?];

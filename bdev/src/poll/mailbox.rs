@@ -1,7 +1,7 @@
 //! A zone thread's mailbox: the one thing of it that other threads touch.
 //!
-//! Two bounded lock-free queues, one for requests from the host and one for messages from other zone
-//! threads, and one for the rare control work. Whoever puts something in wakes the owner.
+//! Lock-free queues: for requests and for flushes from the host, for messages from other zone
+//! threads, and for the rare control work. Whoever puts something in wakes the owner.
 
 use std::rc::Rc;
 
@@ -14,20 +14,73 @@ use crate::seam::{HostRequest, ZoneWaker};
 use crate::zone::message::PeerMessage;
 use crate::zone::owner::Zone;
 
-/// Requests the host can have in one mailbox before putting in another takes memory.
-const REQUESTS: usize = 16 * 1024;
+/// Requests the host can have in one mailbox before putting in another takes memory: so many for each record of the zone
+/// thread. A request of many blocks is one.
+const REQUESTS_PER_SLOT: usize = 4;
 
-/// Messages from other zone threads; a full box makes the sender keep them.
-const MESSAGES: usize = 16 * 1024;
+/// Messages from other zone threads, for each record of this one. A full box makes the sender keep them until its next poll.
+const MESSAGES_PER_SLOT: usize = 8;
+
+/// The least and the most a box has room for.
+const ROOM: std::ops::RangeInclusive<usize> = 256..=16 * 1024;
+
+fn room(slots: u32, per_slot: usize) -> usize {
+    (slots as usize * per_slot).clamp(*ROOM.start(), *ROOM.end())
+}
+
+/// Flushes the host can have in a mailbox before putting in another takes memory.
+const FLUSHES: usize = 256;
+
+/// A queue of what the host puts in: fixed memory for what is usual, more for what is not.
+struct Letters<T> {
+    usual: ArrayQueue<T>,
+    overflow: SegQueue<T>,
+}
+
+impl<T> Letters<T> {
+    fn new(room: usize) -> Letters<T> {
+        Letters {
+            usual: ArrayQueue::new(room),
+            overflow: SegQueue::new(),
+        }
+    }
+
+    fn push(&self, letter: T) {
+        // What has no usual place is taken when those are empty, so nothing that comes later may pass it.
+        let left = match self.overflow.is_empty() {
+            true => self.usual.push(letter).err(),
+            false => Some(letter),
+        };
+        if let Some(letter) = left {
+            self.overflow.push(letter);
+        }
+    }
+
+    fn pop(&self) -> Option<T> {
+        self.usual.pop().or_else(|| self.overflow.pop())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.usual.is_empty() && self.overflow.is_empty()
+    }
+
+    fn memory_held(&self) -> usize {
+        memory_of(&self.usual)
+    }
+}
+
+/// Bytes of memory a queue holds: each place has a stamp beside what lies there.
+fn memory_of<T>(queue: &ArrayQueue<T>) -> usize {
+    queue.capacity() * (size_of::<T>() + size_of::<usize>())
+}
 
 /// Whatever a zone thread should run for someone else: control work, and rare.
 pub type Errand = Box<dyn FnOnce(&Rc<Zone>, &dyn InFlight) + Send>;
 
 /// What other threads can put before a zone thread.
 pub struct Mailbox<R: HostRequest, W: ZoneWaker> {
-    requests: ArrayQueue<Cursor<R>>,
-    overflow: SegQueue<Cursor<R>>,
-    flushes: SegQueue<R>,
+    requests: Letters<Cursor<R>>,
+    flushes: Letters<R>,
     messages: ArrayQueue<PeerMessage>,
     errands: SegQueue<Errand>,
     waker: W,
@@ -35,24 +88,31 @@ pub struct Mailbox<R: HostRequest, W: ZoneWaker> {
 }
 
 impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
-    /// An empty mailbox whose owner `waker` wakes.
-    pub fn new(waker: W, has_peers: bool) -> Mailbox<R, W> {
+    /// An empty mailbox whose owner, with records for `slots` requests, `waker` wakes.
+    pub fn new(waker: W, slots: u32, has_peers: bool) -> Mailbox<R, W> {
+        let messages = match has_peers {
+            true => room(slots, MESSAGES_PER_SLOT),
+            false => 1,
+        };
         Mailbox {
-            requests: ArrayQueue::new(REQUESTS),
-            overflow: SegQueue::new(),
-            flushes: SegQueue::new(),
-            messages: ArrayQueue::new(if has_peers { MESSAGES } else { 1 }),
+            requests: Letters::new(room(slots, REQUESTS_PER_SLOT)),
+            flushes: Letters::new(FLUSHES),
+            messages: ArrayQueue::new(messages),
             errands: SegQueue::new(),
             waker,
             doorbell: Doorbell::new(),
         }
     }
 
+    /// Bytes of memory it holds, letters aside that found no room and lie elsewhere.
+    pub fn memory_held(&self) -> u64 {
+        let letters = self.requests.memory_held() + self.flushes.memory_held();
+        (letters + memory_of(&self.messages)) as u64
+    }
+
     /// Puts in a request.
     pub fn submit(&self, cursor: Cursor<R>) {
-        if let Err(cursor) = self.requests.push(cursor) {
-            self.overflow.push(cursor);
-        }
+        self.requests.push(cursor);
         self.wake();
     }
 
@@ -84,7 +144,6 @@ impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
     pub fn prepare_to_sleep(&self) -> bool {
         self.doorbell.may_sleep(|| {
             self.requests.is_empty()
-                && self.overflow.is_empty()
                 && self.flushes.is_empty()
                 && self.messages.is_empty()
                 && self.errands.is_empty()
@@ -97,7 +156,7 @@ impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
     }
 
     pub(super) fn take_request(&self) -> Option<Cursor<R>> {
-        self.requests.pop().or_else(|| self.overflow.pop())
+        self.requests.pop()
     }
 
     pub(super) fn take_flush(&self) -> Option<R> {
@@ -110,5 +169,29 @@ impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
 
     pub(super) fn take_errand(&self) -> Option<Errand> {
         self.errands.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_come_out_in_order_whether_there_was_room_or_not() {
+        let letters = Letters::new(3);
+        let mut next = 0;
+        let mut expected = 0;
+        for (put, taken) in [(2, 1), (5, 3), (4, 7), (1, 1), (9, 2), (0, 7)] {
+            for _ in 0..put {
+                letters.push(next);
+                next += 1;
+            }
+            for _ in 0..taken {
+                assert_eq!(letters.pop(), Some(expected));
+                expected += 1;
+            }
+            assert_eq!(letters.is_empty(), expected == next);
+        }
+        assert_eq!((letters.pop(), expected), (None, 21));
     }
 }

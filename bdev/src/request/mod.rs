@@ -105,6 +105,9 @@ pub trait InFlight {
 
     /// Each unmap and write of zeroes that is in the line, or waits for a page.
     fn sweeps(&self) -> Vec<SweepReport>;
+
+    /// Bytes of memory that records hold, their buffers aside.
+    fn memory_held(&self) -> u64;
 }
 
 impl<R: HostRequest> InFlight for Requests<R> {
@@ -126,6 +129,11 @@ impl<R: HostRequest> InFlight for Requests<R> {
         });
         let sweeps = in_line.chain(self.parked.values());
         sweeps.map(|sweep| sweep.report()).collect()
+    }
+
+    fn memory_held(&self) -> u64 {
+        let records = self.records.len() * size_of::<DataVio<R>>();
+        (records + self.waiting.capacity() * size_of::<Waiting<R>>()) as u64
     }
 }
 

@@ -171,6 +171,12 @@ pub struct BaseDevice {
 }
 
 impl BaseDevice {
+    /// Bytes of memory it holds.
+    pub fn memory_held(&self) -> usize {
+        let outgoing = self.outgoing.borrow().capacity() * size_of::<BaseIo>();
+        self.ios.borrow().memory_held() + outgoing
+    }
+
     /// A table that holds `capacity` I/Os before it has to grow.
     pub fn new(scheduler: &Rc<Scheduler>, capacity: usize) -> Rc<BaseDevice> {
         Rc::new(BaseDevice {

@@ -40,6 +40,11 @@ impl Chains {
         }
     }
 
+    /// Bytes of memory it holds.
+    pub fn memory_held(&self) -> usize {
+        self.buckets.len() * size_of::<u32>() + self.links.len() * size_of::<Link>()
+    }
+
     #[inline]
     fn bucket(&self, key: u64) -> usize {
         // The high bits of a product with 2^64 / phi are spread evenly, for neighbours above all.

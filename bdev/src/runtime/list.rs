@@ -36,6 +36,11 @@ impl Links {
         self.0.resize(count, Link::NONE);
     }
 
+    /// Bytes of memory it holds.
+    pub fn memory_held(&self) -> usize {
+        self.0.capacity() * size_of::<Link>()
+    }
+
     /// Makes room for `element` if there is none yet.
     #[inline]
     pub fn cover(&mut self, element: u32) {

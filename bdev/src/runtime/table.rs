@@ -76,6 +76,11 @@ pub(crate) struct Table<T> {
 }
 
 impl<T> Table<T> {
+    /// Bytes of memory it holds.
+    pub(crate) fn memory_held(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry<T>>()
+    }
+
     /// An empty table that holds `capacity` things before it has to grow.
     pub(crate) fn with_capacity(capacity: usize) -> Table<T> {
         Table {

@@ -22,7 +22,7 @@ mod seed;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use thiserror::Error;
 
@@ -33,7 +33,7 @@ pub use self::progress::{Progress, Step, Work};
 pub use self::reports::{Usage, VolumeDump, ZoneDump};
 pub use self::seed::ZoneSeed;
 use crate::block_map::DEFAULT_BLOCK_MAP_MAXIMUM_AGE;
-use crate::buffer::DmaMemory;
+use crate::buffer::{CountedMemory, DmaMemory};
 use crate::dedupe;
 pub use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
 pub use crate::dedupe::{ContextTally, IndexWord, LockId, LockReport, LockState, TransitionCounts};
@@ -183,6 +183,10 @@ pub struct Volume<H: Host> {
     recoveries: (u64, u64),
     options: VolumeOptions,
     index_word: Arc<AtomicU8>,
+    /// Buffers for I/O come from here.
+    memory: Arc<CountedMemory>,
+    /// The most memory that was ever reported.
+    most_memory: Arc<AtomicU64>,
 }
 
 impl<H: Host> Volume<H> {
@@ -230,7 +234,7 @@ impl<H: Host> Volume<H> {
         let shared = Arc::new(shared);
         let mailboxes: Arc<[_]> = wakers
             .into_iter()
-            .map(|waker| Mailbox::new(waker, zones > 1))
+            .map(|waker| Mailbox::new(waker, shared.slots_per_zone, zones > 1))
             .collect();
         let woken = Arc::downgrade(&mailboxes);
         shared.set_wake_everyone(Box::new(move || {
@@ -249,9 +253,11 @@ impl<H: Host> Volume<H> {
             },
             options,
             index_word: Arc::new(AtomicU8::new(IndexWord::Unknown as u8)),
+            memory: Arc::new(CountedMemory::new(memory)),
+            most_memory: Arc::default(),
         });
         let seeds = (0..zones)
-            .map(|zone| volume.seed(ZoneIndex(zone), &found, &overlay, memory))
+            .map(|zone| volume.seed(ZoneIndex(zone), &found, &overlay))
             .collect();
         Ok((volume, seeds))
     }
@@ -261,7 +267,6 @@ impl<H: Host> Volume<H> {
         index: ZoneIndex,
         found: &format::Volume,
         overlay: &Option<Arc<Overlay>>,
-        memory: &Arc<dyn DmaMemory>,
     ) -> ZoneSeed<H> {
         ZoneSeed {
             index,
@@ -270,7 +275,7 @@ impl<H: Host> Volume<H> {
             options: self.options.clone(),
             shared: Arc::clone(&self.shared),
             mailboxes: Arc::clone(&self.mailboxes),
-            memory: Arc::clone(memory),
+            memory: self.memory.clone(),
             index_word: Arc::clone(&self.index_word),
         }
     }
@@ -466,14 +471,21 @@ impl<H: Host> Volume<H> {
         reports::usage(self)
     }
 
+    /// Bytes of memory that belong to no zone thread: buffers for I/O, and mailboxes.
+    fn memory_held(&self) -> u64 {
+        let mailboxes = self.mailboxes.iter().map(Mailbox::memory_held);
+        self.memory.bytes() + mailboxes.sum::<u64>()
+    }
+
     /// Counts everything.
     pub fn statistics(&self, done: Done<VolumeStatistics>) {
         let figures = reports::figures(self);
+        let most = Arc::clone(&self.most_memory);
         reports::gather(
             self.shared.zones,
             |zone, errand| self.errand(zone, errand),
             reports::zone_statistics,
-            Box::new(move |parts| done(reports::statistics(figures, parts))),
+            Box::new(move |parts| done(reports::statistics(figures, parts, &most))),
         );
     }
 

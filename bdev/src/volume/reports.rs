@@ -2,6 +2,7 @@
 //! by an errand; the last to answer hands all answers over.
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Done, Volume};
@@ -111,9 +112,10 @@ pub(super) struct ZonePart {
     counters: ZoneStatistics,
     allocated: u64,
     peak: u32,
+    memory: u64,
 }
 
-pub(super) fn zone_statistics(zone: &Rc<Zone>, _: &dyn InFlight) -> ZonePart {
+pub(super) fn zone_statistics(zone: &Rc<Zone>, requests: &dyn InFlight) -> ZonePart {
     let mut counters = zone.counters.get();
     fill_io(&mut counters, &zone.base.counts());
     zone.hash.fill(&mut counters);
@@ -133,6 +135,7 @@ pub(super) fn zone_statistics(zone: &Rc<Zone>, _: &dyn InFlight) -> ZonePart {
         counters,
         allocated,
         peak: zone.gauge.peak.get(),
+        memory: zone.memory_held() + requests.memory_held(),
     }
 }
 
@@ -174,13 +177,25 @@ pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
         read_only_recoveries: volume.recoveries.1,
         mode: mode(volume),
         max_vios: u64::from(volume.options.requests),
-        memory_usage: MemoryUsage::default(),
+        memory_usage: MemoryUsage {
+            bytes_used: volume.memory_held(),
+            peak_bytes_used: 0,
+        },
         index_state: volume.index_word().as_str(),
         ..VolumeFigures::default()
     }
 }
 
-pub(super) fn statistics(mut figures: VolumeFigures, parts: Vec<ZonePart>) -> VolumeStatistics {
+/// Puts together what the zone threads said. `most_memory` remembers the most that was ever held.
+pub(super) fn statistics(
+    mut figures: VolumeFigures,
+    parts: Vec<ZonePart>,
+    most_memory: &AtomicU64,
+) -> VolumeStatistics {
+    let memory = &mut figures.memory_usage;
+    memory.bytes_used += parts.iter().map(|part| part.memory).sum::<u64>();
+    let before = most_memory.fetch_max(memory.bytes_used, Ordering::Relaxed);
+    memory.peak_bytes_used = before.max(memory.bytes_used);
     let mut zones: Vec<_> = parts.iter().map(|part| part.counters).collect();
     figures.peak_vios = parts.iter().map(|part| u64::from(part.peak)).sum();
     // The journal's zone took all block-map pages off its own blocks, which may be fewer: what data

@@ -31,11 +31,20 @@ use crate::zone::service_desk::ServiceDesk;
 use crate::zone::shared::Shared;
 use crate::zone::super_block::SuperBlockKeeper;
 
-/// Block-map pages a zone thread reads, and writes, at a time.
-const PAGE_IO: usize = 64;
+/// Block-map pages that all zone threads together read, and write, at a time, and blocks of slabs that they write; none has more
+/// than the second number of them, nor less than the third.
+const META_IO: (usize, usize, usize) = (256, 64, 16);
 
-/// Buffers a zone thread has to read blocks into.
-const SCRATCH: u32 = 256;
+/// Buffers a zone thread has to read blocks into: one for so many records, at most, and at least.
+const SCRATCH: (u32, u32, u32) = (4, 256, 16);
+
+/// A zone thread's share of what is under way in the whole volume is reckoned with at so many times its part; beyond it tables grow.
+const UNEVEN: u32 = 4;
+
+fn scratch(slots: u32) -> u32 {
+    let (per, most, least) = SCRATCH;
+    (slots / per).clamp(least, most).min(slots)
+}
 
 /// What becomes a zone thread on the thread that will poll it.
 pub struct ZoneSeed<H: Host> {
@@ -64,6 +73,10 @@ impl<H: Host> ZoneSeed<H> {
         let slots = self.shared.slots_per_zone;
         let zones = self.shared.zones;
         let requests = slots * u32::from(zones);
+        // What names and blocks bring here is nearly as much everywhere.
+        let share = requests.min(UNEVEN * slots);
+        let (all, most, least) = META_IO;
+        let meta_io = (all / usize::from(zones)).clamp(least, most);
         let base = BaseDevice::new(&scheduler, 2 * slots as usize);
         let post = Post::new(&scheduler, self.index, 2 * slots as usize);
         let services = ServiceDesk::new(Arc::clone(&self.shared), Rc::clone(&post));
@@ -83,7 +96,8 @@ impl<H: Host> ZoneSeed<H> {
             },
             DepotLimits {
                 locks: 2 * requests as usize,
-                ..DepotLimits::default()
+                changes: 2 * share as usize,
+                writers: meta_io,
             },
             &scheduler,
             &base,
@@ -101,8 +115,8 @@ impl<H: Host> ZoneSeed<H> {
                 maximum_age: self.page_age(),
                 journal_tail: self.found.super_block.recovery_journal.journal_start,
                 requests: slots as usize,
-                readers: PAGE_IO,
-                writers: PAGE_IO,
+                readers: meta_io,
+                writers: meta_io,
             },
             BlockMapEnvironment {
                 scheduler: Rc::clone(&scheduler),
@@ -114,7 +128,11 @@ impl<H: Host> ZoneSeed<H> {
                 is_data_block: Box::new(move |pbn| slabs.is_data_block(pbn)),
             },
         )?;
-        let hash = HashZone::new(&scheduler, requests, MemoryIndex::new(&self.index_config()));
+        let hash = HashZone::new(
+            &scheduler,
+            requests,
+            MemoryIndex::new(&self.index_config(share)),
+        );
         let zone = Zone::new(Parts {
             index: self.index,
             shared: Arc::clone(&self.shared),
@@ -126,7 +144,7 @@ impl<H: Host> ZoneSeed<H> {
             physical,
             journal,
             hash,
-            scratch: Scratch::new(self.buffers(slots.min(SCRATCH), "buffers to read into")?),
+            scratch: Scratch::new(self.buffers(scratch(slots), "buffers to read into")?),
         });
         services.open(&zone);
         if self.index == ZoneIndex(0) {
@@ -196,7 +214,7 @@ impl<H: Host> ZoneSeed<H> {
             .max(1)
     }
 
-    fn index_config(&self) -> ShardConfig {
+    fn index_config(&self, share: u32) -> ShardConfig {
         let layout = &self.found.layout;
         let index = &self.found.geometry.index;
         let formatted = index.memory.megabytes().unwrap_or(256) << 20;
@@ -210,7 +228,7 @@ impl<H: Host> ZoneSeed<H> {
             nonce: layout.nonce,
             zone: self.index,
             zones: self.shared.zones,
-            requests: self.shared.slots_per_zone as usize * usize::from(self.shared.zones),
+            requests: share as usize,
         }
     }
 

@@ -72,6 +72,11 @@ impl Events {
         Events(RefCell::new(VecDeque::with_capacity(2 * slots)))
     }
 
+    /// Bytes of memory it holds.
+    pub fn memory_held(&self) -> usize {
+        self.0.borrow().capacity() * size_of::<(SlotIndex, Event)>()
+    }
+
     /// Something has happened to the request in `slot`.
     #[inline]
     pub fn put(&self, slot: SlotIndex, event: Event) {

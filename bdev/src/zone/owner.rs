@@ -181,6 +181,16 @@ impl Zone {
         });
     }
 
+    /// Bytes of memory that the parts hold, buffers for I/O aside.
+    pub(crate) fn memory_held(&self) -> u64 {
+        let calls = self.calls.borrow().capacity() * size_of::<(ZoneIndex, u32, Call)>();
+        let queues = self.base.memory_held() + self.post.memory_held() + self.events.memory_held();
+        let journal = self.journal.as_ref();
+        let journal = journal.map_or(0, |journal| journal.memory_held());
+        let parts = self.block_map.memory_held() + self.physical.memory_held();
+        parts + self.hash.memory_held() + journal + (calls + queues) as u64
+    }
+
     /// Whether the volume is read-only.
     #[inline]
     pub fn is_read_only(&self) -> bool {

@@ -35,6 +35,12 @@ impl Post {
         })
     }
 
+    /// Bytes of memory it holds.
+    pub fn memory_held(&self) -> usize {
+        let outbox = self.outbox.borrow().capacity() * size_of::<(ZoneIndex, PeerMessage)>();
+        outbox + self.calls.borrow().memory_held()
+    }
+
     /// Which zone thread this is.
     pub fn me(&self) -> ZoneIndex {
         self.me

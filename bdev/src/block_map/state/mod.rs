@@ -383,6 +383,13 @@ impl MapState {
     }
 
     /// The counters, and the gauges as they stand.
+    /// Bytes of memory it holds.
+    pub(super) fn memory_held(&self) -> usize {
+        let queues = self.reads.capacity() * size_of::<PageId>() + self.writes.memory_held();
+        let tables = self.cache.memory_held() + self.eras.memory_held();
+        self.pages.memory_held() + tables + queues + self.waiters.memory_held()
+    }
+
     pub(super) fn statistics(&self) -> BlockMapStatistics {
         let mut statistics = self.statistics;
         self.pages.count(&mut statistics);

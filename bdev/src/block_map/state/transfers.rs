@@ -36,6 +36,11 @@ impl Writes {
         }
     }
 
+    /// Bytes of memory it holds.
+    pub(in crate::block_map) fn memory_held(&self) -> usize {
+        (self.urgent.capacity() + self.old.capacity()) * size_of::<PageId>()
+    }
+
     fn push(&mut self, id: PageId, urgent: bool) {
         if urgent {
             self.urgent.push_back(id);

@@ -302,6 +302,7 @@ fn load_error(prepare: impl FnOnce(&mut TestDisk, SlabGeometry)) -> VdoError {
     prepare(&mut disk, fixture.geometry.slabs);
     let limits = DepotLimits {
         locks: 4,
+        changes: 4,
         writers: 1,
     };
     let services: Rc<dyn ZoneServices> = Rc::new(Recorder::default());

@@ -135,6 +135,7 @@ impl Fixture {
         let services = Rc::new(Recorder::default());
         let limits = DepotLimits {
             locks: 4096,
+            changes: 4096,
             writers,
         };
         let (scheduler, base) = (Rc::clone(&disk.scheduler), Rc::clone(&disk.base));

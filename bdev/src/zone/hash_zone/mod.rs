@@ -372,9 +372,14 @@ impl HashZone {
         state.machine.is_idle() && state.loners.is_empty()
     }
 
-    /// Bytes the index takes or may come to take.
-    pub fn index_memory(&self) -> u64 {
-        self.state.borrow().index.memory_bytes()
+    /// Bytes of memory that hash locks, the writes in them and the index hold.
+    pub fn memory_held(&self) -> u64 {
+        let state = self.state.borrow();
+        let members = state.members.len() * size_of::<Option<Member>>();
+        let actions = state.actions.capacity() * size_of::<Action>();
+        let contexts = state.contexts.memory_held() + state.updating.capacity();
+        let locks = state.machine.footprint() + state.locks.memory_held();
+        state.index.memory_held() + (members + actions + contexts + locks) as u64
     }
 
     /// Dedupe contexts by state.
