@@ -101,6 +101,7 @@ fn a_volume_that_loses_power_at_any_moment_comes_back_with_all_that_was_flushed(
     assert_eq!(survival.losses, seeds * losses);
     assert!(survival.while_opening > seeds, "{survival:?}");
     assert!(survival.recoveries > 3 * seeds, "{survival:?}");
+    assert!(survival.scrubbing > seeds, "{survival:?}");
     assert!(survival.rebuilds > seeds / 10, "{survival:?}");
 }
 

@@ -71,9 +71,24 @@ fn a_target_that_is_killed_again_and_again_loses_nothing_that_was_flushed() {
             lbn % 300 + round
         });
     }
-    assert_eq!(info(&target)["mode"], "normal");
+    becomes_normal(&target);
     assert!(target.stop().success());
     rig.audit(test);
+}
+
+/// Waits until all slabs are scrubbed.
+fn becomes_normal(target: &Target) {
+    for _ in 0..3000 {
+        let now = stats(target);
+        let recovering = now["mode"] == "recovering";
+        assert_eq!(now["in_recovery_mode"], recovering);
+        assert!(now["recovery_percentage"].as_u64().unwrap() <= 100);
+        if !recovering {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(info(target)["mode"], "normal");
 }
 
 #[test]

@@ -1,23 +1,22 @@
 //! Taking up what a clean shutdown left, and leaving it.
 //!
 //! A slab whose counters were never written is all free and costs no I/O beyond the summary. Of the
-//! others the last block of the journal is read, to go on after it, and the counters. After a clean
-//! shutdown the counters say everything; but dm-vdo may leave a slab marked dirty when its journal was
-//! the last thing it wrote, and then what the counters lack is replayed from the journal, and the
-//! counters are written (*scrubbed*) before the slab is used.
+//! others the last block of the journal is read, to go on after it, and the counters. If the summary says that a slab is clean,
+//! the counters say everything. If not, because there was a crash, or dm-vdo wrote its journal last, its counters are
+//! not read yet: it is scrubbed ([`super::scrubbing`]), in most cases while the zone is at work.
 
-use super::slab::Slab;
+use super::slab::{Slab, SlabRecovery};
 use super::state::{Core, DepotPhase, DepotState};
 use super::summary::Summary;
 use super::zone::{DepotGeometry, PhysicalZone};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
-use crate::format::reference_block::{block_of, sector_of};
 use crate::format::slab_journal::SlabJournalHeader;
 use crate::format::slab_summary::SlabSummaryEntry;
+use crate::recovery::slab_replay::journal_end;
 use crate::runtime::base::IoClass;
 use crate::runtime::task::join;
-use crate::types::{BLOCK_SIZE, JournalPoint, Pbn, SequenceNumber};
+use crate::types::{BLOCK_SIZE, Pbn, SequenceNumber};
 
 /// Blocks read at once, by each of two readers.
 const READ_BLOCKS: usize = 64;
@@ -27,11 +26,13 @@ fn inconsistent(slab: &Slab, what: std::fmt::Arguments<'_>) -> VdoError {
 }
 
 impl PhysicalZone {
-    /// Reads what is needed of every slab and gets the zone to work. The volume was shut down cleanly or
-    /// is new, and [`combine_summaries`](super::summary::combine_summaries) has been run.
+    /// Reads what is needed of every slab and gets the zone to work. The volume was shut down cleanly,
+    /// is new, or was recovered as far as that its recovery journal is empty, and [`combine_summaries`](super::summary::combine_summaries) has been run.
     ///
     /// # Errors
     /// When the base device fails, or what is read contradicts itself.
+    ///
+    /// [`PhysicalZone::scrub`] must run from then on.
     pub async fn load(&self) -> Result<(), VdoError> {
         let DepotGeometry {
             slabs,
@@ -46,7 +47,6 @@ impl PhysicalZone {
         });
         let odd = join(self.load_slabs(0..count, 0), self.load_slabs(0..count, 1)).await;
         odd.0.and(odd.1)?;
-        self.save_scrubbed().await?;
         self.with(|state| {
             // The order in which slabs of the same priority are opened: the emptier first.
             let mut order: Vec<_> = (0..count).collect();
@@ -58,11 +58,14 @@ impl PhysicalZone {
             });
             for local in order {
                 let slab = &slabs[local as usize];
-                core.allocator
-                    .add(local, slab.counts.free(), slab.journal.is_blank());
+                if slab.is_recovered() {
+                    core.allocator
+                        .add(local, slab.counts.free(), slab.journal.is_blank());
+                }
             }
-            core.phase = DepotPhase::Normal;
         });
+        self.begin_scrubbing().await?;
+        self.with(|state| state.core.phase = DepotPhase::Normal);
         Ok(())
     }
 
@@ -78,7 +81,12 @@ impl PhysicalZone {
         Ok(())
     }
 
-    async fn read(&self, pbn: Pbn, buffer: Buffer, blocks: usize) -> Result<Buffer, VdoError> {
+    pub(super) async fn read(
+        &self,
+        pbn: Pbn,
+        buffer: Buffer,
+        blocks: usize,
+    ) -> Result<Buffer, VdoError> {
         let (buffer, result) = self
             .base()
             .read(IoClass::Metadata, pbn, buffer, blocks)
@@ -92,12 +100,10 @@ impl PhysicalZone {
         if entry.tail_block_offset > 0 || entry.load_counts {
             buffer = self.load_journal_tail(local, entry, buffer).await?;
         }
-        let mut points = Vec::new();
-        if entry.load_counts {
-            (buffer, points) = self.load_counts(local, buffer).await?;
-        }
         if entry.is_dirty {
-            buffer = self.replay_journal(local, &points, buffer).await?;
+            self.with(|state| state.slabs[local as usize].recovery = SlabRecovery::Unrecovered);
+        } else if entry.load_counts {
+            buffer = self.load_counts(local, buffer).await?;
         }
         Ok(buffer)
     }
@@ -123,27 +129,29 @@ impl PhysicalZone {
         let mut buffer = self
             .read(self.journal_block(local, last), buffer, 1)
             .await?;
+        if entry.is_dirty {
+            let (nonce, block) = (self.geometry.nonce, buffer.first_block());
+            let number = self.slab_number(local);
+            let config = &self.geometry.slabs.config;
+            let end = journal_end(number, entry, config, nonce, block);
+            let end = end.map_err(|refusal| VdoError::Inconsistent(refusal.to_string()))?;
+            self.with(|state| state.slabs[local as usize].journal.load_dirty(end));
+            return Ok(buffer);
+        }
         // A slab that was opened but got no entry has counters on disk, and no journal yet.
         if let Ok(header) = SlabJournalHeader::decode(buffer.first_block_mut())
             && header.nonce == self.geometry.nonce
         {
             self.with(|state| {
-                state.slabs[local as usize]
-                    .journal
-                    .load(&header, !entry.is_dirty)
+                state.slabs[local as usize].journal.load(&header);
             });
         }
         Ok(buffer)
     }
 
-    /// Reads the counters; returns the commit points of their sectors.
-    async fn load_counts(
-        &self,
-        local: u32,
-        mut buffer: Buffer,
-    ) -> Result<(Buffer, Vec<[JournalPoint; 8]>), VdoError> {
+    /// Reads the counters.
+    async fn load_counts(&self, local: u32, mut buffer: Buffer) -> Result<Buffer, VdoError> {
         let count = self.with(|state| state.slabs[local as usize].counts.block_count());
-        let mut points = Vec::with_capacity(count as usize);
         for first in (0..count).step_by(READ_BLOCKS) {
             let blocks = READ_BLOCKS.min((count - first) as usize);
             buffer = self
@@ -153,91 +161,11 @@ impl PhysicalZone {
                 let counts = &mut state.slabs[local as usize].counts;
                 let (packed, _) = buffer.as_chunks::<BLOCK_SIZE>();
                 for (index, block) in (first..).zip(&packed[..blocks]) {
-                    points.push(counts.load(index, block));
+                    counts.load(index, block);
                 }
             });
         }
-        Ok((buffer, points))
-    }
-
-    /// Makes the changes of the journal that the counters on disk lack.
-    async fn replay_journal(
-        &self,
-        local: u32,
-        points: &[[JournalPoint; 8]],
-        mut buffer: Buffer,
-    ) -> Result<Buffer, VdoError> {
-        let (head, tail) = self.with(|state| {
-            let slab = &mut state.slabs[local as usize];
-            if points.is_empty() {
-                slab.counts.dirty_all();
-            }
-            (slab.journal.head().get(), slab.journal.tail().get())
-        });
-        for sequence in (head..tail).map(SequenceNumber) {
-            buffer = self
-                .read(self.journal_block(local, sequence), buffer, 1)
-                .await?;
-            let nonce = self.geometry.nonce;
-            let block = buffer.first_block_mut();
-            self.with(|state| {
-                let slab = &mut state.slabs[local as usize];
-                let header = SlabJournalHeader::decode(block)
-                    .ok()
-                    .filter(|header| header.nonce == nonce && header.sequence == sequence);
-                let Some(header) = header else {
-                    let what = format_args!("block {sequence} of its journal is not there");
-                    return Err(inconsistent(slab, what));
-                };
-                for (entry, number) in header.entries(block).zip(0..) {
-                    let point = JournalPoint {
-                        sequence,
-                        entry: number,
-                    };
-                    if u64::from(entry.offset) >= self.geometry.slabs.config.data_blocks {
-                        let offset = entry.offset;
-                        let what = format_args!("its journal counts block {offset} of the slab");
-                        return Err(inconsistent(slab, what));
-                    }
-                    let sectors = points.get(block_of(entry.offset) as usize);
-                    if sectors.is_some_and(|sectors| point <= sectors[sector_of(entry.offset)]) {
-                        continue;
-                    }
-                    if let Err(error) = slab.counts.replay(&entry, point) {
-                        let offset = entry.offset;
-                        let what = format_args!("block {offset} of it, replayed: {error}");
-                        return Err(inconsistent(slab, what));
-                    }
-                }
-                Ok(())
-            })?;
-        }
         Ok(buffer)
-    }
-
-    /// Writes the counters of slabs that were replayed, and starts their journals afresh.
-    async fn save_scrubbed(&self) -> Result<(), VdoError> {
-        let dirty = |state: &mut DepotState| -> Vec<u32> {
-            let core = &state.core;
-            let dirty = |slab: &&Slab| core.summary.entry(slab.number).is_dirty;
-            state
-                .slabs
-                .iter()
-                .filter(dirty)
-                .map(|slab| slab.local)
-                .collect()
-        };
-        let scrubbed = self.with(dirty);
-        if scrubbed.is_empty() {
-            return Ok(());
-        }
-        self.write_everything().await?;
-        self.with(|state| {
-            for local in scrubbed {
-                state.slabs[local as usize].journal.reopen();
-            }
-        });
-        Ok(())
     }
 
     /// Writes all dirty counters and says so in the summary.
@@ -283,6 +211,9 @@ impl PhysicalZone {
     /// # Errors
     /// [`VdoError::ReadOnly`], also when the volume becomes read-only meanwhile.
     pub async fn drain(&self, save: bool) -> Result<(), VdoError> {
+        if self.with(|state| state.core.is_normal()) {
+            self.scrubbed().await;
+        }
         // Changes that wait make progress only while the zone is at work.
         while self.with(DepotState::has_waiters) {
             self.settle().await;

@@ -19,6 +19,7 @@
 //! - `summary`: what the next start must know of each slab
 //! - `slab`: the order in which a change reaches these, and the disk
 //! - `state`, `work`, `writer`: what the slabs of a zone share, and what writes it
+//! - `scrubbing`: bringing slabs up to date after a crash, while the zone is at work
 //! - `zone`, `load`: what the rest of the volume asks for
 
 mod allocator;
@@ -26,6 +27,7 @@ mod load;
 mod locks;
 mod priority;
 mod reference_counts;
+mod scrubbing;
 mod slab;
 mod slab_journal;
 mod state;

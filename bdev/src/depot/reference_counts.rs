@@ -407,47 +407,6 @@ impl ReferenceCounts {
         self.point = points.into_iter().fold(self.point, JournalPoint::max);
         points
     }
-
-    /// Makes a change read from the slab journal, which was made once and is missing on disk.
-    ///
-    /// # Errors
-    /// As [`ReferenceCounts::check`]; but a page of the block map has no provisional reference here.
-    pub(super) fn replay(
-        &mut self,
-        entry: &SlabJournalEntry,
-        point: JournalPoint,
-    ) -> Result<(), CountError> {
-        let offset = entry.offset;
-        let count = self.count(offset);
-        let counter = &mut self.counters[offset as usize];
-        match (entry.operation, entry.increment) {
-            (_, false) => {
-                *counter = count.checked_sub(1).ok_or(CountError::Underflow)?;
-                if count == 1 {
-                    self.freed(offset);
-                }
-            }
-            (JournalOperation::DataRemapping, true) => {
-                if count >= MAXIMUM_REFERENCE_COUNT {
-                    return Err(CountError::Overflow);
-                }
-                *counter += 1;
-                if count == EMPTY {
-                    self.allocated(offset);
-                }
-            }
-            (JournalOperation::BlockMapRemapping, true) => {
-                if count != EMPTY {
-                    return Err(CountError::NotFresh(count));
-                }
-                *counter = MAXIMUM_REFERENCE_COUNT;
-                self.allocated(offset);
-            }
-        }
-        self.point = point;
-        self.mark_dirty(reference_block::block_of(offset));
-        Ok(())
-    }
 }
 
 /// The place of the first zero, looked for eight bytes at a time.

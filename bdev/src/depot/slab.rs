@@ -36,6 +36,17 @@ pub struct ReferenceChange {
     pub point: JournalPoint,
 }
 
+/// Whether a slab has its counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlabRecovery {
+    /// Its counters in memory are right.
+    Recovered,
+    /// They are on disk, and lack what its journal says: changes are journaled, not counted.
+    Unrecovered,
+    /// They are being brought up to date: changes wait.
+    Scrubbing,
+}
+
 /// One slab of this zone.
 #[derive(Debug)]
 pub(super) struct Slab {
@@ -45,6 +56,7 @@ pub(super) struct Slab {
     pub(super) number: SlabNumber,
     pub(super) journal: SlabJournal,
     pub(super) counts: ReferenceCounts,
+    pub(super) recovery: SlabRecovery,
     /// Changes that wait, in order of arrival.
     waiters: TicketQueue,
     /// Writes of reference blocks, and of the summary saying that the slab is clean.
@@ -66,6 +78,7 @@ impl Slab {
             number,
             journal: SlabJournal::new(&slabs.config, nonce, writers),
             counts: ReferenceCounts::new(slabs.config.data_blocks as u32),
+            recovery: SlabRecovery::Recovered,
             waiters: TicketQueue::default(),
             active: 0,
             recovery_lock: SequenceNumber(0),
@@ -129,6 +142,9 @@ impl Slab {
         change: &ReferenceChange,
         offset: u32,
     ) -> Option<Result<(), VdoError>> {
+        if self.recovery == SlabRecovery::Scrubbing {
+            return None;
+        }
         let entry = change.operation.entry(offset);
         if !self.journal.has_partial_write()
             && !self.journal.waiting_to_commit
@@ -146,12 +162,12 @@ impl Slab {
         }
         if self.journal.length() >= self.journal.blocking_threshold {
             core.slab_journal.blocked_count += 1;
-            self.write_dirty(core);
+            self.make_room(core);
             return None;
         }
         if self.journal.entries() == 0 && self.journal.next_block_is_locked() {
             core.slab_journal.disk_full_count += 1;
-            self.write_dirty(core);
+            self.make_room(core);
             return None;
         }
         if self.journal.entries() == 0 && self.journal.next_block_is_looked_for() {
@@ -159,7 +175,9 @@ impl Slab {
             self.reap(core);
             return None;
         }
-        if let Err(error) = self.counts.check(offset, change.operation) {
+        if self.is_recovered()
+            && let Err(error) = self.counts.check(offset, change.operation)
+        {
             let pbn = change.pbn;
             return Some(Err(
                 self.fail(core, format_args!("physical block {pbn}: {error}"))
@@ -182,6 +200,13 @@ impl Slab {
             self.start_block(core, change.point.sequence);
         }
         let at = self.journal.append(&entry, change.point);
+        if !self.is_recovered() {
+            // Counted when the slab is scrubbed; until then no block of its journal is given up.
+            if self.journal.tail_is_full() {
+                self.commit_tail(core);
+            }
+            return Some(Ok(()));
+        }
         let locked = || core.locks.is_locked(change.pbn);
         let (consequence, lock) = self.counts.apply(offset, change.operation, at, locked);
         match consequence {
@@ -200,6 +225,20 @@ impl Slab {
         Some(Ok(()))
     }
 
+    /// Whether its counters in memory are right.
+    #[inline]
+    pub(super) fn is_recovered(&self) -> bool {
+        self.recovery == SlabRecovery::Recovered
+    }
+
+    /// The journal is full, or nearly so: sees to it that its blocks are no longer needed.
+    fn make_room(&mut self, core: &mut Core) {
+        match self.is_recovered() {
+            true => self.write_dirty(core),
+            false => core.scrubber.hurry(self.local),
+        }
+    }
+
     /// Tells the allocator that a block was taken or became free.
     pub(super) fn free_changed(&self, core: &mut Core, was_freed: bool) {
         let blank = self.journal.is_blank();
@@ -209,7 +248,7 @@ impl Slab {
 
     fn start_block(&mut self, core: &mut Core, recovery: SequenceNumber) {
         self.journal.start_block(recovery);
-        if self.journal.tail().get() == 1 {
+        if self.journal.tail().get() == 1 && self.is_recovered() {
             // The first entry ever. From now on the counters on disk count, so all must be written
             // before the journal may forget its first block.
             let blocks = self.counts.dirty_all_for_first_entry(SequenceNumber(1));
@@ -311,6 +350,9 @@ impl Slab {
         if self.journal.is_reaping() || !core.is_normal() || core.is_read_only() {
             return;
         }
+        if !self.is_recovered() {
+            return;
+        }
         if self.journal.start_reap() {
             core.work.push(Job::Reap { slab: self.local });
         }
@@ -348,7 +390,10 @@ impl Slab {
         let (tail_block_offset, load_counts) = self.journal.start_summary();
         let entry = SlabSummaryEntry {
             tail_block_offset,
-            fullness_hint: core.summary.hint(self.counts.free()),
+            fullness_hint: match self.is_recovered() {
+                true => core.summary.hint(self.counts.free()),
+                false => core.summary.entry(self.number).fullness_hint,
+            },
             load_counts,
             is_dirty: true,
         };
@@ -371,6 +416,9 @@ impl Slab {
         }
         self.reap(core);
         self.summarize_journal(core);
+        if self.recovery == SlabRecovery::Scrubbing {
+            core.scrubber.wake();
+        }
     }
 
     /// A reference block was written.
@@ -415,13 +463,22 @@ impl Slab {
     }
 
     /// The summary says that the slab is clean, or was to.
-    pub(super) fn clean_summarized(&mut self) {
+    pub(super) fn clean_summarized(&mut self, core: &mut Core) {
         self.active -= 1;
+        if self.recovery == SlabRecovery::Scrubbing {
+            core.scrubber.wake();
+        }
+    }
+
+    /// Whether no write of counters, or of the summary saying that they are clean, is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.active == 0
     }
 
     /// Whether all counters are on disk and nothing is under way, but the summary does not say so.
     pub(super) fn is_clean_unbeknown(&self, core: &Core) -> bool {
         self.active == 0
+            && self.is_recovered()
             && self.counts.dirty_count() == 0
             && core.summary.entry(self.number).is_dirty
     }

@@ -35,6 +35,7 @@ use crate::format::Block;
 use crate::format::slab::SlabConfig;
 use crate::format::slab_journal::{SlabJournalEntry, SlabJournalHeader, expand_point};
 use crate::format::slab_summary::tail_offset;
+use crate::recovery::slab_replay::JournalEnd;
 use crate::types::{BLOCK_SIZE, JournalPoint, SequenceNumber};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -151,17 +152,12 @@ impl SlabJournal {
         self.header.has_block_map_increments = false;
     }
 
-    /// Takes up the journal after the last block on disk, which has this header. If the slab is clean,
-    /// none of its blocks is needed any more.
-    pub(super) fn load(&mut self, last: &SlabJournalHeader, clean: bool) {
+    /// Takes up the journal of a clean slab after the last block on disk, which has this header: none of its blocks is
+    /// needed any more.
+    pub(super) fn load(&mut self, last: &SlabJournalHeader) {
         let tail = last.sequence.get() + 1;
         self.header.recovery_point = last.recovery_point;
-        let head = if clean {
-            tail
-        } else {
-            last.head.get().clamp(1, tail)
-        };
-        self.restart(head, tail);
+        self.restart(tail, tail);
     }
 
     /// Forgets all blocks: the counters on disk have every change in them.
@@ -177,6 +173,26 @@ impl SlabJournal {
     /// Bytes of memory it holds beside itself.
     pub(super) fn memory_held(&self) -> usize {
         BLOCK_SIZE + self.locks.len() * size_of::<BlockLock>()
+    }
+
+    /// As [`SlabJournal::reopen`], of a slab whose entries were counted from the disk: their locks go too.
+    pub(super) fn forget(&mut self) {
+        self.locks.fill(BlockLock::default());
+        self.reopen();
+    }
+
+    /// Takes up the journal of a slab that is not clean.
+    pub(super) fn load_dirty(&mut self, end: JournalEnd) {
+        self.header.recovery_point = end.recovery_point;
+        self.restart(end.head.get(), end.tail.get());
+    }
+
+    /// Whether all there is is on disk, and in the summary.
+    pub(super) fn is_told(&self) -> bool {
+        self.header.entry_count == 0
+            && !self.waiting_to_commit
+            && !self.updating_summary
+            && self.last_summarized == self.tail
     }
 
     #[inline]

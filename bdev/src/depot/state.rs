@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::allocator::Allocator;
 use super::locks::PbnLocks;
+use super::scrubbing::Scrubber;
 use super::slab::{ReferenceChange, Slab};
 use super::summary::{Summary, SummaryWaiter};
 use super::work::{Job, Need, Work};
@@ -196,6 +197,7 @@ pub(super) struct Core {
     pub(super) allocator: Allocator,
     pub(super) summary: Summary,
     pub(super) work: Work,
+    pub(super) scrubber: Scrubber,
     pub(super) tickets: Tickets,
     pub(super) dirty_journals: DirtyJournals,
     pub(super) effects: VecDeque<Effect>,
@@ -213,6 +215,7 @@ impl Core {
         allocator: Allocator,
         summary: Summary,
         work: Work,
+        scrubber: Scrubber,
     ) -> Core {
         Core {
             services,
@@ -222,6 +225,7 @@ impl Core {
             allocator,
             summary,
             work,
+            scrubber,
             tickets: Tickets::with_capacity(changes),
             dirty_journals: DirtyJournals::with_capacity(slabs),
             effects: VecDeque::with_capacity(changes),
@@ -361,7 +365,10 @@ impl DepotState {
                     let (slab, core) = self.slab(slab);
                     slab.journal_summarized(core, &result);
                 }
-                SummaryWaiter::Clean(slab) => self.slab(slab).0.clean_summarized(),
+                SummaryWaiter::Clean(slab) => {
+                    let (slab, core) = self.slab(slab);
+                    slab.clean_summarized(core);
+                }
             }
         }
         self.told = told;
@@ -377,5 +384,6 @@ impl DepotState {
         for slab in &mut self.slabs {
             slab.fail_waiters(&mut self.core);
         }
+        self.core.scrubber.wake();
     }
 }

@@ -1,7 +1,7 @@
 //! A physical zone: the slabs of one zone thread, and all that is asked of them.
 //!
 //! The life of a zone: [`PhysicalZone::new`] takes all memory and starts the writer tasks;
-//! [`PhysicalZone::load`] reads what a clean shutdown left; then blocks are allocated, locked, counted
+//! [`PhysicalZone::load`] reads what was left; then blocks are allocated, locked, counted
 //! and released until [`PhysicalZone::drain`], after which [`PhysicalZone::resume`] may follow.
 //!
 //! Everything but load and drain returns at once, and a change of a count nearly always does
@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use super::allocator::Allocator;
 use super::locks::{IncrementBudget, PbnLocks, ReadLock, WriteKind};
 use super::reference_counts::ReferenceStatus;
+use super::scrubbing::Scrubber;
 use super::slab::{ReferenceChange, Slab};
 use super::state::{Core, DepotPhase, DepotState, Effect};
 use super::summary::Summary;
@@ -77,7 +78,7 @@ pub enum DuplicateLock {
     /// Someone is writing the block.
     WriteLocked,
     /// The block can take no more references (or never could: it is a page of the block map, or holds no
-    /// data).
+    /// data; or it is not known how many it has, for its slab is not scrubbed yet).
     NoIncrements,
 }
 
@@ -134,6 +135,7 @@ impl PhysicalZone {
             Allocator::new(own.len(), slabs.config.data_blocks),
             Summary::new(&slabs, summary, zone, memory)?,
             Work::new(limits.writers.max(1), own.len(), scheduler, memory)?,
+            Scrubber::new(scheduler),
         );
         let physical = Rc::new(PhysicalZone {
             geometry,
@@ -187,6 +189,14 @@ impl PhysicalZone {
 
     pub(super) fn base(&self) -> &BaseDevice {
         &self.base
+    }
+
+    pub(super) fn services(&self) -> &dyn ZoneServices {
+        &*self.services
+    }
+
+    pub(super) fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
     }
 
     pub(super) async fn flush(&self) -> Result<(), VdoError> {
@@ -262,6 +272,9 @@ impl PhysicalZone {
                 return Ok(DuplicateLock::NoIncrements);
             };
             let (slab, core) = state.slab(local);
+            if !slab.is_recovered() {
+                return Ok(DuplicateLock::NoIncrements);
+            }
             let limit = slab.counts.increment_limit(offset);
             if limit == 0 {
                 return Ok(DuplicateLock::NoIncrements);

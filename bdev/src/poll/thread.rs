@@ -35,6 +35,8 @@ pub struct ZoneThread<H: Host> {
     flushes: Rc<FlushDesk<H::Request>>,
     mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
     read_only_known: bool,
+    /// How many slabs had been scrubbed at the last poll.
+    scrubbed_known: u32,
 }
 
 impl<H: Host> Drop for ZoneThread<H> {
@@ -63,6 +65,7 @@ impl<H: Host> ZoneThread<H> {
             flushes,
             mailboxes,
             read_only_known,
+            scrubbed_known: 0,
         }
     }
 
@@ -74,6 +77,12 @@ impl<H: Host> ZoneThread<H> {
         let mut busy = self.take_mail();
         busy |= self.take_completions();
         busy |= self.zone.hash.poll(&self.zone, now);
+        let scrubbed = self.zone.shared.scrubbed_slabs();
+        if scrubbed != self.scrubbed_known {
+            self.scrubbed_known = scrubbed;
+            self.zone.scrubbed.wake_all();
+        }
+        busy |= self.zone.hash.serve_short(&self.zone);
         if self.zone.shared.is_read_only() && !self.read_only_known {
             self.read_only_known = true;
             self.zone.read_only_entered();
@@ -155,6 +164,7 @@ impl<H: Host> ZoneThread<H> {
     pub fn prepare_to_sleep(&self) -> bool {
         if self.executor.has_ready()
             || self.requests.has_work()
+            || self.zone.hash.may_serve_short(&self.zone)
             || !self.mailbox().prepare_to_sleep()
         {
             return false;

@@ -34,6 +34,12 @@ pub trait ZoneServices: 'static {
 
     /// Whether the volume is read-only.
     fn is_read_only(&self) -> bool;
+
+    /// So many slabs of this zone are to be scrubbed.
+    fn slabs_to_scrub(&self, slabs: u32);
+
+    /// A slab of this zone was scrubbed: there may be room now.
+    fn slab_scrubbed(&self);
 }
 
 /// A future that is boxed because it is rare: growing the block-map tree.

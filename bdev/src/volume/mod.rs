@@ -315,6 +315,11 @@ impl<H: Host> Volume<H> {
         self.shared.is_read_only()
     }
 
+    /// Whether slabs are still being scrubbed after a crash: their free blocks are not to be had yet.
+    pub fn is_recovering(&self) -> bool {
+        self.shared.unrecovered_slabs() > 0
+    }
+
     /// Turns the volume read-only, as an error of its own would: for a host that sees what the volume cannot, as a base
     /// device that has lost its end. Writes fail from now on, also those under way; the super block is marked if the
     /// device still takes it. The first `reason` is kept. Does nothing to a volume that is down.

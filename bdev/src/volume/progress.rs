@@ -12,8 +12,6 @@ pub enum Work {
     ReplayBlockMap,
     /// Blocks of the journal are put into the journals of slabs.
     ReplaySlabJournals,
-    /// Slabs are scrubbed.
-    Scrub,
     /// Trees of the block map are gone through, for a rebuild, once for their pages and once for what they map.
     Recount,
     /// Slab journals are erased, for a rebuild.
@@ -29,7 +27,6 @@ impl Work {
             Work::ReadJournal => "read_journal",
             Work::ReplayBlockMap => "replay_block_map",
             Work::ReplaySlabJournals => "replay_slab_journals",
-            Work::Scrub => "scrub",
             Work::Recount => "recount",
             Work::EraseSlabJournals => "erase_slab_journals",
             Work::WriteCounters => "write_counters",
@@ -42,7 +39,6 @@ impl Work {
             Work::ReadJournal => "blocks of the recovery journal read",
             Work::ReplayBlockMap => "journal entries gathered for the block map",
             Work::ReplaySlabJournals => "journal blocks put into slab journals",
-            Work::Scrub => "slabs scrubbed",
             Work::Recount => "trees of the block map gone through",
             Work::EraseSlabJournals => "slab journals erased",
             Work::WriteCounters => "slabs rebuilt",

@@ -55,11 +55,11 @@ pub struct VolumeDump {
 /// exact, and those of the statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Whether it works normally or is read-only.
+    /// Whether it works normally, is still recovering or is read-only.
     pub mode: OperatingMode,
     /// Logical blocks that are mapped to data.
     pub logical_blocks_used: u64,
-    /// Blocks of the base device that hold data.
+    /// Blocks of the base device that hold data. While the volume is recovering, those that may.
     pub data_blocks_used: u64,
     /// Blocks of the base device that hold metadata.
     pub overhead_blocks_used: u64,
@@ -154,9 +154,10 @@ pub(super) fn usage<H: Host>(volume: &Volume<H>) -> Usage {
 }
 
 fn mode<H: Host>(volume: &Volume<H>) -> OperatingMode {
-    match volume.is_read_only() {
-        true => OperatingMode::ReadOnly,
-        false => OperatingMode::Normal,
+    match (volume.is_read_only(), volume.shared.unrecovered_slabs()) {
+        (true, _) => OperatingMode::ReadOnly,
+        (false, 0) => OperatingMode::Normal,
+        (false, _) => OperatingMode::Recovering,
     }
 }
 
@@ -176,6 +177,10 @@ pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
         complete_recoveries: volume.recoveries.0,
         read_only_recoveries: volume.recoveries.1,
         mode: mode(volume),
+        recovery_percentage: {
+            let (slabs, left) = (layout.slabs.slab_count, volume.shared.unrecovered_slabs());
+            u64::from(slabs.saturating_sub(left)) * 100 / u64::from(slabs.max(1))
+        },
         max_vios: u64::from(volume.options.requests),
         memory_usage: MemoryUsage {
             bytes_used: volume.memory_held(),

@@ -1,7 +1,7 @@
 //! Starting, stopping and steering a volume: the work of zone thread 0 on behalf of all.
 //!
 //! A start: bring the slab summary together, load every zone's depot, mark the volume *dirty* on
-//! disk, open the index. A stop, each step on every zone thread before the next begins: requests end,
+//! disk, open the index. Of a volume that was found read-only nothing is loaded; one whose slabs contradict themselves turns so. A stop, each step on every zone thread before the next begins: requests end,
 //! the index is closed, the block map is written out, the journal comes to rest, the depot is written
 //! out, and the super block says *clean*. If the volume turns read-only meanwhile, or is, the
 //! super block says so instead, and nothing else is written.
@@ -96,7 +96,18 @@ pub(crate) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
         &admin.memory,
     )
     .await?;
-    zone.step_everywhere(AdminStep::Load).await?;
+    match zone.step_everywhere(AdminStep::Load).await {
+        Ok(()) => {}
+        Err(error @ VdoError::Inconsistent(_)) => {
+            // What the block map says can still be read.
+            zone.services
+                .enter_read_only_because(&error, format_args!("the slabs cannot be loaded"));
+            save_read_only(zone).await?;
+            publish(zone, admin);
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
     let zones = zone.shared.zones;
     admin
         .super_block

@@ -22,8 +22,27 @@ impl Zone {
     }
 
     /// A free block for a page of the block map, write-locked: of this thread's slabs if they have one, else of
-    /// others'.
+    /// others'. While slabs are being scrubbed, this waits for one rather than find none.
     pub async fn allocate_tree_page(&self) -> Result<Pbn, VdoError> {
+        loop {
+            let seen = self.shared.scrubbed_slabs();
+            let result = self.try_allocate_tree_page().await;
+            let none_comes = || {
+                self.shared.unrecovered_slabs() == 0 && self.shared.scrubbed_slabs() == seen
+            };
+            if !matches!(result, Err(VdoError::NoSpace)) || none_comes() {
+                return result;
+            }
+            let changed = || {
+                self.shared.unrecovered_slabs() == 0
+                    || self.shared.scrubbed_slabs() != seen
+                    || self.is_read_only()
+            };
+            self.scrubbed.wait_until(changed).await;
+        }
+    }
+
+    async fn try_allocate_tree_page(&self) -> Result<Pbn, VdoError> {
         let kind = WriteKind::BlockMap;
         let mut result = self.physical.allocate(kind);
         for step in 1..self.shared.zones {

@@ -77,6 +77,8 @@ pub struct Zone {
     pub shuts_since: Cell<Option<Nanos>>,
     /// Woken when the volume turns read-only.
     pub read_only: WaitList,
+    /// Woken when a slab was scrubbed, here or elsewhere, or none will be.
+    pub scrubbed: WaitList,
     /// What zone thread 0 keeps for the whole volume.
     pub(crate) admin: OnceCell<Admin>,
     pub(super) journaling: Journaling,
@@ -150,6 +152,7 @@ impl Zone {
             closed: Cell::new(false),
             shuts_since: Cell::new(None),
             read_only: WaitList::new(&scheduler),
+            scrubbed: WaitList::new(&scheduler),
             admin: OnceCell::new(),
             journaling: Journaling::new(&scheduler, slots, zones),
             released: Cell::new((SequenceNumber(0), 0)),
@@ -218,5 +221,6 @@ impl Zone {
             journal.read_only_entered();
         }
         self.read_only.wake_all();
+        self.scrubbed.wake_all();
     }
 }

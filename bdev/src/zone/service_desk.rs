@@ -91,6 +91,14 @@ impl ZoneServices for ServiceDesk {
     fn is_read_only(&self) -> bool {
         self.shared.is_read_only()
     }
+
+    fn slabs_to_scrub(&self, slabs: u32) {
+        self.shared.slabs_to_scrub(slabs);
+    }
+
+    fn slab_scrubbed(&self) {
+        self.shared.slab_scrubbed();
+    }
 }
 
 impl JournalHooks for ServiceDesk {

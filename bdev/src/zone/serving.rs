@@ -119,7 +119,11 @@ impl Zone {
     /// Takes a step of starting or stopping.
     pub(crate) async fn take_admin_step(&self, step: AdminStep) -> Result<(), VdoError> {
         match step {
-            AdminStep::Load => self.physical.load().await,
+            AdminStep::Load => {
+                self.physical.load().await?;
+                self.scheduler.spawn(Rc::clone(&self.physical).scrub());
+                Ok(())
+            }
             AdminStep::DrainRequests => {
                 self.shuts_since.set(Some(self.scheduler.now()));
                 self.quiet.wait_until(|| self.gauge.is_quiet()).await;

@@ -2,7 +2,7 @@
 //! read-only.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::journaling::Watermark;
 use super::usage::ZoneUsage;
@@ -34,6 +34,10 @@ pub struct Shared {
     read_only: AtomicBool,
     found_read_only: bool,
     read_only_reason: OnceLock<String>,
+    /// Slabs that are not scrubbed yet.
+    unrecovered: AtomicU32,
+    /// How many have been.
+    scrubbed: AtomicU32,
     wake_everyone: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -58,6 +62,8 @@ impl Shared {
             dedupe_timeout_ms: AtomicU64::new(DEFAULT_TIMEOUT_MS),
             dedupe_minimum_timer_ms: AtomicU64::new(DEFAULT_MINIMUM_TIMER_MS),
             index_answers: AtomicBool::new(false),
+            unrecovered: AtomicU32::new(0),
+            scrubbed: AtomicU32::new(0),
             wake_everyone: OnceLock::new(),
             read_only: AtomicBool::new(false),
             found_read_only: false,
@@ -111,6 +117,36 @@ impl Shared {
     /// Whether the volume was read-only on disk when it was opened: nothing was loaded, and nothing is written.
     pub fn was_found_read_only(&self) -> bool {
         self.found_read_only
+    }
+
+    /// How many slabs are not scrubbed yet: their blocks are not to be had.
+    #[inline]
+    pub fn unrecovered_slabs(&self) -> u32 {
+        self.unrecovered.load(Ordering::Acquire)
+    }
+
+    /// How many slabs have been scrubbed since the volume was opened: whoever found no room before one was may find some.
+    /// Read after [`Shared::unrecovered_slabs`] by whoever needs both.
+    #[inline]
+    pub fn scrubbed_slabs(&self) -> u32 {
+        self.scrubbed.load(Ordering::Acquire)
+    }
+
+    /// So many more slabs are to be scrubbed.
+    pub fn slabs_to_scrub(&self, slabs: u32) {
+        self.unrecovered.fetch_add(slabs, Ordering::AcqRel);
+    }
+
+    /// A slab was scrubbed. All zone threads are woken.
+    pub fn slab_scrubbed(&self) {
+        self.scrubbed.fetch_add(1, Ordering::AcqRel);
+        if self.unrecovered.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let scrubbed = self.scrubbed.load(Ordering::Acquire);
+            log::info!("volume {}: all {scrubbed} slabs are scrubbed", self.name);
+        }
+        if let Some(wake) = self.wake_everyone.get() {
+            wake();
+        }
     }
 
     /// Whether new data is compressed.

@@ -85,10 +85,11 @@ fn lose_power(arguments: &Arguments, threads: usize, losses: u64, bar: &Progress
     });
     bar.finish();
     println!(
-        "{} losses of power, {} of them before the volume was back; {} recoveries, {} rebuilds, {} audits",
+        "{} losses of power, {} of them before the volume was back; {} recoveries, {} with requests before all slabs were scrubbed, {} rebuilds, {} audits",
         survival.losses,
         survival.while_opening,
         survival.recoveries,
+        survival.scrubbing,
         survival.rebuilds,
         survival.audits
     );

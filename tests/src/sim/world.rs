@@ -167,6 +167,12 @@ impl World {
         }
     }
 
+    /// Steps until every slab is scrubbed.
+    pub fn run_until_scrubbed(&mut self) {
+        let volume = Arc::clone(&self.volume);
+        self.run_until(|| !volume.is_recovering());
+    }
+
     /// Steps until `over`; panics if the volume hangs.
     pub fn run_until(&mut self, mut over: impl FnMut() -> bool) {
         let mut idle = 0;

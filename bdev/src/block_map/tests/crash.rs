@@ -116,6 +116,10 @@ impl ZoneServices for Journal {
     fn is_read_only(&self) -> bool {
         false
     }
+
+    fn slabs_to_scrub(&self, _: u32) {}
+
+    fn slab_scrubbed(&self) {}
 }
 
 struct Pages(Rc<Journal>);

@@ -74,6 +74,10 @@ impl ZoneServices for Volume {
     fn is_read_only(&self) -> bool {
         self.read_only.get()
     }
+
+    fn slabs_to_scrub(&self, _: u32) {}
+
+    fn slab_scrubbed(&self) {}
 }
 
 /// Makes pages for the trees.

@@ -2,11 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::super::reference_counts::{CountError, EntryLock, ReferenceCounts};
+use super::super::reference_counts::{EntryLock, ReferenceCounts};
 use super::*;
-use crate::format::recovery_journal::JournalOperation;
 use crate::format::reference_block::{self, COUNTS_PER_BLOCK};
-use crate::format::slab_journal::SlabJournalEntry;
 
 fn point(sequence: u64, entry: u16) -> JournalPoint {
     JournalPoint {
@@ -160,29 +158,4 @@ fn a_lock_of_a_block_elsewhere_in_the_slab_counts_in_its_own_reference_block() {
         "it is free"
     );
     assert!(!counts.release_provisional(0), "it is in use");
-}
-
-#[test]
-fn replay_makes_the_changes_of_the_journal_and_refuses_those_that_can_not_be() {
-    let mut counts = ReferenceCounts::new(100);
-    let entry = |offset, operation, increment| SlabJournalEntry {
-        offset,
-        operation,
-        increment,
-    };
-    let data = JournalOperation::DataRemapping;
-    let page = JournalOperation::BlockMapRemapping;
-    let mut replay = |offset, operation, increment| {
-        let result = counts.replay(&entry(offset, operation, increment), point(1, 0));
-        result.map(|()| (counts.count(offset), counts.free()))
-    };
-    assert_eq!(replay(7, data, true), Ok((1, 99)));
-    assert_eq!(replay(7, data, true), Ok((2, 99)));
-    assert_eq!(replay(7, page, true), Err(CountError::NotFresh(2)));
-    assert_eq!(replay(7, data, false), Ok((1, 99)));
-    assert_eq!(replay(7, data, false), Ok((0, 100)));
-    assert_eq!(replay(7, data, false), Err(CountError::Underflow));
-    assert_eq!(replay(8, page, true), Ok((254, 99)));
-    assert_eq!(replay(8, data, true), Err(CountError::Overflow));
-    assert_eq!(counts.dirty_count(), 1);
 }

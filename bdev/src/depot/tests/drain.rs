@@ -373,7 +373,7 @@ fn what_can_not_be_read_or_believed_is_not_loaded() {
         disk.blocks.get_mut(&journal(slabs)).unwrap()[8] = 9;
     });
     assert!(
-        foreign.to_string().contains("of its journal is not there"),
+        foreign.to_string().contains("block 1 of its journal"),
         "{foreign}"
     );
     let outside = load_error(|disk, slabs| {
@@ -381,7 +381,9 @@ fn what_can_not_be_read_or_believed_is_not_loaded() {
         disk.blocks.get_mut(&journal(slabs)).unwrap()[36] = 0xff;
     });
     assert!(
-        outside.to_string().contains("its journal counts block 255"),
+        outside
+            .to_string()
+            .contains("about block 255 of the slab: only"),
         "{outside}"
     );
     let underflow = load_error(|disk, slabs| {
@@ -391,7 +393,7 @@ fn what_can_not_be_read_or_believed_is_not_loaded() {
     assert!(
         underflow
             .to_string()
-            .contains("no reference and was to lose one"),
+            .contains("it loses a reference, but has none"),
         "{underflow}"
     );
 }

@@ -66,6 +66,10 @@ impl ZoneServices for Recorder {
     fn is_read_only(&self) -> bool {
         self.why.borrow().is_some()
     }
+
+    fn slabs_to_scrub(&self, _: u32) {}
+
+    fn slab_scrubbed(&self) {}
 }
 
 /// The outcomes of changes, in the order they were asked for.
@@ -143,7 +147,10 @@ impl Fixture {
         let zone =
             PhysicalZone::new(geometry, limits, &scheduler, &base, asked, &memory()).unwrap();
         let loading = Rc::clone(&zone);
-        disk.block_on(async move { loading.load().await }).unwrap();
+        disk.block_on(async move {
+            loading.load().await.unwrap();
+            loading.scrub().await;
+        });
         let next = JournalPoint {
             sequence: SequenceNumber(1),
             entry: 0,

@@ -66,6 +66,10 @@ impl ZoneServices for Volume {
     fn is_read_only(&self) -> bool {
         self.read_only.borrow().is_some()
     }
+
+    fn slabs_to_scrub(&self, _: u32) {}
+
+    fn slab_scrubbed(&self) {}
 }
 
 impl JournalHooks for Volume {

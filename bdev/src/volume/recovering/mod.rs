@@ -4,8 +4,8 @@
 //! the one task that opens the device, on its one channel:
 //!
 //! ```text
-//!   scan the journal -- plan --> flush -> block map -> slab journals -> summary -> super block -> scrub -> summary
-//!                                (map.rs)        (slabs.rs)                          (slabs.rs)
+//!   scan the journal -- plan --> flush -> block map -> slab journals -> summary -> super block -> (scrub)
+//!                                (map.rs)        (slabs.rs)                         depot::scrubbing
 //!                    -- rebuild -> flush -> block map -> count anew -> slabs -> super block
 //!                                          (map.rs)    (rebuild.rs)
 //! ```
@@ -183,7 +183,7 @@ pub(super) async fn ask_for_rebuild(
     medium.save_super_block(volume).await
 }
 
-/// Replays what the journal holds, and scrubs all slabs.
+/// Replays what the journal holds. Slabs are scrubbed when the volume works.
 async fn recover(medium: &Medium, volume: &mut format::Volume) -> Result<(), Obstacle> {
     let uuid = volume.layout.uuid;
     let state = volume.super_block.volume.state.name();
@@ -211,8 +211,9 @@ async fn recover(medium: &Medium, volume: &mut format::Volume) -> Result<(), Obs
     plan.ending
         .apply(&mut volume.super_block, mapped, counted, usage);
     medium.save_super_block(volume).await?;
-    depot.scrub(medium).await?;
-    log::info!("volume {uuid} is recovered");
+    log::info!(
+        "volume {uuid}: its journal is replayed; slabs that were in use are scrubbed while it works"
+    );
     Ok(())
 }
 

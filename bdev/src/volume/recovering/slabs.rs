@@ -1,4 +1,4 @@
-//! Bringing slab journals, the slab summary and reference counters up to date, on disk.
+//! Bringing slab journals and the slab summary up to date, on disk.
 
 use super::Obstacle;
 use super::map::numbered;
@@ -13,15 +13,10 @@ use crate::format::slab::SlabGeometry;
 use crate::format::slab_journal::SlabJournalEntry;
 use crate::format::slab_summary::{BLOCKS_PER_ZONE, ENTRY_SIZE, SUMMARY_BLOCKS, SlabSummaryEntry};
 use crate::recovery::Ring;
-use crate::recovery::order::{ScrubOrder, SlabGlance};
 use crate::recovery::plan::{SlabJournalRange, SlabJournalsReplayed};
-use crate::recovery::scrub::Scrub;
 use crate::recovery::slab_replay::{JournalEnd, Offered, SlabReplay, journal_end, last_block};
 use crate::types::{BLOCK_SIZE, JournalPoint, Mapping, Pbn, SlabNumber};
 use crate::volume::progress::Work;
-
-/// Slabs that are scrubbed before the summary is told of them together.
-const TOLD_TOGETHER: usize = 64;
 
 /// The slab summary, every zone's copy alike.
 pub(super) struct Summary {
@@ -241,101 +236,6 @@ impl Depot {
             self.summary.save(medium).await?;
         }
         Ok(range.replayed())
-    }
-
-    /// Brings the counters of every slab up to date that the summary calls dirty.
-    pub(super) async fn scrub(&mut self, medium: &Medium) -> Result<(), Obstacle> {
-        let mut ends = Vec::new();
-        let mut glances = Vec::new();
-        let mut spare = medium.buffers(1, 1)?.remove(0);
-        for number in self.numbers() {
-            let entry = self.summary.entry(number);
-            if !entry.is_dirty {
-                continue;
-            }
-            let end;
-            (end, spare) = self.journal_end(medium, number, spare).await?;
-            glances.push(SlabGlance {
-                number,
-                entry,
-                journal_length: end.length(),
-            });
-            ends.push((number, end));
-        }
-        let all = glances.len();
-        if all == 0 {
-            return Ok(());
-        }
-        let order: Vec<_> = ScrubOrder::new(glances, &self.slabs.config).all().collect();
-        let mut scrub = Scrub::new(&self.slabs.config, self.nonce);
-        let mut writes = Writes::new(medium)?;
-        let journal = self.slabs.config.slab_journal_blocks as usize;
-        let mut reading = medium.buffers(1, STRIDE.max(journal))?.remove(0);
-        for (done, together) in order.chunks(TOLD_TOGETHER).enumerate() {
-            let mut news = Vec::with_capacity(together.len());
-            for (index, &slab) in together.iter().enumerate() {
-                let end = ends
-                    .binary_search_by_key(&slab, |(number, _)| *number)
-                    .map_or(JournalEnd::BLANK, |at| ends[at].1);
-                let entry = self.summary.entry(slab);
-                scrub.begin(slab, entry, end);
-                reading = self
-                    .scrub_slab(medium, &mut scrub, entry, slab, reading)
-                    .await?;
-                let result = scrub.finish()?;
-                if result.torn > 0 {
-                    let torn = result.torn;
-                    log::warn!("slab {slab}: {torn} blocks of its counters were torn");
-                }
-                for index in scrub.changed() {
-                    let start = self.slabs.reference_blocks(slab).start.get();
-                    let pack = |block: &mut format::Block| {
-                        scrub.pack(index, block);
-                        start + index as u64
-                    };
-                    writes.push(pack).await?;
-                }
-                news.push((slab, result.summary(entry, self.slabs.slab_shift())));
-                let so_far = done * TOLD_TOGETHER + index + 1;
-                medium.progress(Work::Scrub, so_far as u64, all as u64);
-            }
-            writes.finish().await?;
-            for (slab, entry) in news {
-                self.summary.set(slab, entry);
-            }
-            self.summary.save(medium).await?;
-        }
-        log::info!("{all} slabs were scrubbed");
-        Ok(())
-    }
-
-    /// Reads the counters of a slab and its journal.
-    async fn scrub_slab(
-        &self,
-        medium: &Medium,
-        scrub: &mut Scrub,
-        entry: SlabSummaryEntry,
-        slab: SlabNumber,
-        mut reading: Buffer,
-    ) -> Result<Buffer, Obstacle> {
-        if entry.load_counts {
-            let counters = self.slabs.reference_blocks(slab);
-            let stride = reading.blocks() as u64;
-            for first in (0..counters.blocks).step_by(reading.blocks()) {
-                let blocks = stride.min(counters.blocks - first) as usize;
-                let start = counters.start.get() + first;
-                reading = medium.read(start, reading, blocks).await?;
-                scrub.take_counters(first as usize, &blocks_of(&reading)[..blocks]);
-            }
-        }
-        let journal = self.slabs.journal_blocks(slab);
-        let blocks = journal.blocks as usize;
-        reading = medium.read(journal.start.get(), reading, blocks).await?;
-        while let Some(sequence) = scrub.wants() {
-            let place = sequence.get() % journal.blocks;
-            scrub.take_journal_block(&blocks_of(&reading)[place as usize])?;
-        }
-        Ok(reading)
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) enum Waits {
     Machine,
     /// For another zone to allocate a block; `asked` have none.
     Allocation { asked: u8 },
+    /// For a slab to be scrubbed, since none of those that are has a free block.
+    Room,
     /// For the owner of a block to lock it.
     Lock,
     /// For a buffer to read a block into.
@@ -45,6 +47,8 @@ pub(super) struct Member {
     pub(super) waits: Waits,
     /// How far it has come, as long as it needs no hash lock.
     pub(super) lone: Option<Lone>,
+    /// How many slabs had been scrubbed when it first asked for a block.
+    pub(super) scrubbed: u32,
     /// Compared with newcomers', written, and let go of before the request hears the last word.
     pub(super) data: Arc<Buffer>,
     /// The block allocated to it, as long as the lock on that is its own.
@@ -64,6 +68,7 @@ impl Member {
             name,
             waits: Waits::Machine,
             lone: None,
+            scrubbed: 0,
             data,
             allocation: None,
             own_lock: None,

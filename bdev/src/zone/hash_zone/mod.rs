@@ -16,6 +16,7 @@ mod action;
 mod advice;
 mod lone;
 mod member;
+mod short;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -96,6 +97,8 @@ pub struct HashZone {
     invalid_advice: Cell<u64>,
     /// Answers of the index and members whose time is up, in the making.
     answers: RefCell<VecDeque<(RequestId, Answer)>>,
+    /// Members that wait for a slab to be scrubbed.
+    short: RefCell<Vec<(RequestId, RecordName)>>,
 }
 
 impl HashZone {
@@ -121,6 +124,7 @@ impl HashZone {
             verb_done: WaitList::new(scheduler),
             invalid_advice: Cell::new(0),
             answers: RefCell::new(VecDeque::with_capacity(requests as usize)),
+            short: RefCell::new(Vec::new()),
         }
     }
 
@@ -133,7 +137,9 @@ impl HashZone {
             self.astray(zone, id, "entered twice");
             return false;
         }
-        self.state.borrow_mut().members[id.0 as usize] = Some(Member::new(from, name, data));
+        let mut member = Member::new(from, name, data);
+        member.scrubbed = zone.shared.scrubbed_slabs();
+        self.state.borrow_mut().members[id.0 as usize] = Some(member);
         let block = zone.physical.allocate(WriteKind::Data);
         let promised = block.is_ok();
         self.allocated(zone, id, name, block, 1);
@@ -166,6 +172,7 @@ impl HashZone {
                 }
                 self.admit(zone, id, name, Some(pbn));
             }
+            Err(VdoError::NoSpace) if self.may_come(zone, id) => self.wait_for_room(id, name),
             // A duplicate needs none.
             Err(VdoError::NoSpace) => self.admit(zone, id, name, None),
             Err(error) => {

@@ -1,0 +1,63 @@
+//! Writes that find no free block while slabs are being scrubbed: they wait for one, and ask again.
+//!
+//! They have not entered a hash lock yet, and nobody waits for them but the request they come from.
+
+use super::member::Waits;
+use super::{HashZone, Verdict, Zone};
+use crate::dedupe::RequestId;
+use crate::depot::WriteKind;
+use crate::types::RecordName;
+
+impl HashZone {
+    /// Whether room may come that a member did not find.
+    pub(super) fn may_come(&self, zone: &Zone, id: RequestId) -> bool {
+        let shared = &zone.shared;
+        shared.unrecovered_slabs() > 0
+            || self.with(id, |member| member.scrubbed) != Some(shared.scrubbed_slabs())
+    }
+
+    pub(super) fn wait_for_room(&self, id: RequestId, name: RecordName) {
+        self.set(id, Waits::Room);
+        self.short.borrow_mut().push((id, name));
+    }
+
+    /// Whether a member that waits for room need wait no longer.
+    fn is_served(&self, zone: &Zone, id: RequestId) -> bool {
+        let shared = &zone.shared;
+        shared.unrecovered_slabs() == 0
+            || shared.is_read_only()
+            || self.with(id, |member| member.scrubbed) != Some(shared.scrubbed_slabs())
+    }
+
+    /// Whether [`HashZone::serve_short`] has something to do.
+    pub fn may_serve_short(&self, zone: &Zone) -> bool {
+        let short = self.short.borrow();
+        short.iter().any(|(id, _)| self.is_served(zone, *id))
+    }
+
+    /// Lets members ask again for a block, if a slab was scrubbed since they did; says whether there were any.
+    #[inline]
+    pub fn serve_short(&self, zone: &Zone) -> bool {
+        !self.short.borrow().is_empty() && self.ask_again(zone)
+    }
+
+    #[cold]
+    fn ask_again(&self, zone: &Zone) -> bool {
+        let all = std::mem::take(&mut *self.short.borrow_mut());
+        let (served, waiting): (Vec<_>, _) =
+            all.into_iter().partition(|(id, _)| self.is_served(zone, *id));
+        *self.short.borrow_mut() = waiting;
+        for &(id, name) in &served {
+            let scrubbed = zone.shared.scrubbed_slabs();
+            self.with(id, |member| member.scrubbed = scrubbed);
+            let block = zone.physical.allocate(WriteKind::Data);
+            let from = self.with(id, |member| member.from);
+            // A request that entered from here expects to be told by that very call, which is over.
+            if let Some(from) = from.filter(|from| block.is_ok() && from.zone == zone.index) {
+                zone.tell(from, Verdict::Promise);
+            }
+            self.allocated(zone, id, name, block, 1);
+        }
+        !served.is_empty()
+    }
+}
