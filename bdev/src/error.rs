@@ -51,6 +51,14 @@ pub enum VdoError {
     /// The index did not do what it was told.
     #[error("{0}")]
     Index(String),
+    /// The host has not the memory.
+    #[error("no memory for {what} ({bytes} bytes); give the process more, or configure less")]
+    NoMemory {
+        /// What it was for.
+        what: &'static str,
+        /// How much, in bytes.
+        bytes: u64,
+    },
     /// The volume is shutting down.
     #[error("the volume is shutting down")]
     ShuttingDown,
@@ -68,6 +76,7 @@ impl VdoError {
             | VdoError::Index(_)
             | VdoError::BadMapping { .. } => 5,
             VdoError::Invalid(_) => 22,
+            VdoError::NoMemory { .. } => 12,
             VdoError::ShuttingDown => 19,
         }
     }

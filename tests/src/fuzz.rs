@@ -117,7 +117,7 @@ pub fn ring(data: &[u8]) {
     }
     bytes.patch(&mut blocks);
     let scan = || {
-        let mut scan = RingScan::new(ring);
+        let mut scan = RingScan::new(ring).expect("little memory");
         scan.take(0, &blocks);
         scan
     };
@@ -383,6 +383,8 @@ fn small_request() -> OpenRequest {
         uuid: uuid::Uuid::nil(),
         slabs_wanted: 1,
         recovery: RecoveryPolicy::Recover { cache_blocks: 8 },
+        available_memory: u64::MAX,
+        deduplication: true,
     }
 }
 

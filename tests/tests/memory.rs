@@ -59,6 +59,8 @@ fn of(zones: u8) -> (u64, u64) {
         nonce: 7,
         uuid: Uuid::from_u128(9),
         slabs_wanted: 16,
+        available_memory: u64::MAX,
+        deduplication: true,
         recovery: RecoveryPolicy::Recover { cache_blocks: 64 },
     };
     let least = request.format.minimum_device_blocks().expect("no index");

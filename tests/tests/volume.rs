@@ -22,6 +22,8 @@ fn request() -> OpenRequest {
         uuid: Uuid::from_u128(9),
         slabs_wanted: 1,
         recovery: RecoveryPolicy::Recover { cache_blocks: 64 },
+        available_memory: u64::MAX,
+        deduplication: true,
     }
 }
 

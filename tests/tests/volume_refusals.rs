@@ -118,6 +118,66 @@ fn a_device_that_lost_its_end_is_refused() {
 }
 
 #[test]
+fn memory_the_machine_cannot_have_is_refused_by_name_and_touches_nothing() {
+    let test = "memory_the_machine_cannot_have_is_refused_by_name_and_touches_nothing";
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::default());
+    let mut client = rig.connect();
+    fill(&mut client, 0..100, |lbn| lbn);
+    let null = |name: &str, blocks: u64| {
+        let params = json!({"name": name, "num_blocks": blocks, "block_size": BLOCK});
+        target.rpc("bdev_null_create", params).unwrap();
+    };
+    null("large", 1 << 31);
+    null("largest", 1 << 36);
+    let huge_slabs = json!({"slab_size_mib": 32768});
+    let cases = [
+        (
+            "large",
+            json!({"block_map_cache_mib": 16_777_215}),
+            "block_map_cache_mib",
+        ),
+        (
+            "large",
+            json!({"block_map_cache_mib": 4_000_000}),
+            "block_map_cache_mib",
+        ),
+        ("large", json!({"index_memory_gb": 512}), "index_memory_gb"),
+        ("largest", huge_slabs, "base_bdev_name"),
+    ];
+    let machine = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = machine
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"));
+    let total = total
+        .and_then(|rest| rest.split_whitespace().next())
+        .unwrap();
+    let gib = total.parse::<u64>().unwrap() >> 20;
+    for (base, mut params, parameter) in cases {
+        if base == "largest" && gib > 60 {
+            continue;
+        }
+        params["name"] = json!("vdo1");
+        params["base_bdev_name"] = json!(base);
+        let error = target.rpc("bdev_vdo_create", params.clone()).unwrap_err();
+        assert_eq!(error.code, -12, "{params}: {error:?}");
+        let begin = format!("{parameter}: bdev \"{base}\"");
+        says(
+            &error.message,
+            &[&begin, "MiB of memory", "can be had here"],
+        );
+    }
+    // Nobody noticed.
+    check(&mut client, 0..100, |lbn| lbn);
+    fill(&mut client, 100..200, |lbn| lbn);
+    let gone = json!({"name": "vdo1"});
+    assert_eq!(target.rpc("bdev_get_bdevs", gone).unwrap_err().code, -19);
+    drop(client);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+#[test]
 fn parameters_that_make_no_sense_are_refused_by_name() {
     let rig = Rig::new(ROOMY);
     let usual = Setup::default;

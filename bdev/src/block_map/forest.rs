@@ -6,7 +6,9 @@
 
 use super::pages::PageId;
 use super::waiters::WaitQueue;
+use crate::error::VdoError;
 use crate::format::tree::{TREE_HEIGHT, TreeGeometry, TreePage};
+use crate::runtime::memory;
 use crate::types::{Pbn, ZoneIndex};
 
 const NONE: u32 = u32::MAX;
@@ -31,7 +33,14 @@ pub(super) struct Forest {
 
 impl Forest {
     /// The trees of zone `zone` of `zones`, no page of them in memory.
-    pub(super) fn new(geometry: TreeGeometry, zone: ZoneIndex, zones: u8) -> Forest {
+    ///
+    /// # Errors
+    /// When there is no memory for the directory.
+    pub(super) fn new(
+        geometry: TreeGeometry,
+        zone: ZoneIndex,
+        zones: u8,
+    ) -> Result<Forest, VdoError> {
         let mut heights = [0; TREE_HEIGHT];
         let mut tree_size = 0;
         for (height, pages) in geometry.pages_per_tree().into_iter().enumerate().skip(1) {
@@ -46,13 +55,13 @@ impl Forest {
                 begin += tree_size;
             }
         }
-        Forest {
+        Ok(Forest {
             geometry,
-            directory: vec![NONE; begin as usize],
+            directory: memory::filled(NONE, begin as usize, "the block map's upper pages")?,
             trees,
             heights,
             growths: Vec::new(),
-        }
+        })
     }
 
     /// Whether the zone owns a tree.
@@ -136,7 +145,7 @@ mod tests {
         };
         for zones in 1..=3 {
             let forests: Vec<_> = (0..zones)
-                .map(|zone| Forest::new(geometry, ZoneIndex(zone), zones))
+                .map(|zone| Forest::new(geometry, ZoneIndex(zone), zones).expect("little memory"))
                 .collect();
             let mut seen = HashSet::new();
             for number in 0..geometry.leaf_count() {
@@ -153,8 +162,8 @@ mod tests {
             let places: HashSet<_> = seen.iter().map(|&(zone, at, _)| (zone, at)).collect();
             assert_eq!(places.len(), seen.len(), "{zones} zones");
         }
-        assert!(Forest::new(geometry, ZoneIndex(1), 2).owns(3));
-        assert!(!Forest::new(geometry, ZoneIndex(1), 2).owns(4));
+        let second = Forest::new(geometry, ZoneIndex(1), 2).expect("little memory");
+        assert!(second.owns(3) && !second.owns(4));
         assert_eq!(geometry.zone(Lbn(0), 2), ZoneIndex(0));
     }
 }

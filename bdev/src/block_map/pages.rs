@@ -17,8 +17,10 @@
 //! When a write fails, the volume is read-only, and the page stays as it is in memory: `Dirt::Stuck`.
 
 use super::waiters::WaitQueue;
+use crate::error::VdoError;
 use crate::format::Block;
 use crate::format::block_map_page::{BlockMapPage, BlockMapPageMut};
+use crate::runtime::memory;
 use crate::stats::BlockMapStatistics;
 use crate::types::{BLOCK_SIZE, Pbn, SequenceNumber};
 
@@ -97,6 +99,9 @@ const EMPTY: Page = Page {
     waiting: WaitQueue::EMPTY,
 };
 
+/// What a page of the cache takes, in bytes: its memory, what is known of it, and its place in tables, lists and queues.
+pub const CACHE_PAGE_BYTES: u64 = (BLOCK_SIZE + size_of::<Page>() + 80) as u64;
+
 /// How the statistics count a leaf slot.
 #[derive(Clone, Copy)]
 enum Gauge {
@@ -138,17 +143,21 @@ pub(super) struct Pages {
 
 impl Pages {
     /// `leaf_slots` empty leaf slots, no tree page.
-    pub(super) fn new(leaf_slots: usize) -> Pages {
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub(super) fn new(leaf_slots: usize) -> Result<Pages, VdoError> {
         let mut gauges = [0; 5];
         gauges[Gauge::Free as usize] = leaf_slots as u64;
-        Pages {
-            table: vec![EMPTY; leaf_slots],
+        Ok(Pages {
+            table: memory::filled(EMPTY, leaf_slots, "the cache of block-map pages")?,
             leaf_slots,
-            leaf_memory: vec![0; leaf_slots * BLOCK_SIZE].into_boxed_slice(),
+            leaf_memory: memory::zeroed(leaf_slots, BLOCK_SIZE, "the cache of block-map pages")?
+                .into_boxed_slice(),
             tree_memory: Vec::new(),
             spare: Vec::new(),
             gauges,
-        }
+        })
     }
 
     /// Bytes of memory they hold: of the leaf slots, those in use.

@@ -18,7 +18,7 @@ use crate::runtime::services::{BlockMapSlot, JournalHolder, TreePageSource, Zone
 use crate::runtime::shared_flush::SharedFlush;
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::stats::BlockMapStatistics;
-use crate::types::{JournalPoint, Lbn, Mapping, Pbn, SequenceNumber};
+use crate::types::{BLOCK_SIZE, JournalPoint, Lbn, Mapping, Pbn, SequenceNumber};
 
 /// What a zone's part of the block map needs of its surroundings.
 pub struct BlockMapEnvironment {
@@ -50,7 +50,7 @@ impl BlockMapZone {
     /// that of tree pages, and spawns its tasks.
     ///
     /// # Errors
-    /// [`VdoError::Invalid`] if a size is zero or the host has no memory for I/O.
+    /// [`VdoError::Invalid`] if a size is zero; [`VdoError::NoMemory`].
     pub fn new(
         config: &BlockMapConfig,
         environment: BlockMapEnvironment,
@@ -76,13 +76,14 @@ impl BlockMapZone {
             is_data_block,
         } = environment;
         let buffer = || {
-            Buffer::new(&memory, 1).ok_or_else(|| {
-                VdoError::Invalid("the host has no memory left for block-map I/O".into())
+            Buffer::new(&memory, 1).ok_or(VdoError::NoMemory {
+                what: "block-map I/O",
+                bytes: BLOCK_SIZE as u64,
             })
         };
         let read_work = Rc::new(WaitList::new(&scheduler));
         let write_work = Rc::new(WaitList::new(&scheduler));
-        let state = MapState::new(config, is_data_block, &scheduler, &read_work, &write_work);
+        let state = MapState::new(config, is_data_block, &scheduler, &read_work, &write_work)?;
         let core = Rc::new(MapCore {
             state: RefCell::new(state),
             flushes: SharedFlush::new(&scheduler, &base, IoClass::PageCache),

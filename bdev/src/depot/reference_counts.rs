@@ -21,10 +21,12 @@ use std::collections::VecDeque;
 
 use thiserror::Error;
 
+use crate::error::VdoError;
 use crate::format::Block;
 use crate::format::recovery_journal::JournalOperation;
 use crate::format::reference_block::{self, COUNTS_PER_BLOCK, EMPTY, PROVISIONAL};
 use crate::format::slab_journal::SlabJournalEntry;
+use crate::runtime::memory;
 use crate::types::{JournalPoint, MAXIMUM_REFERENCE_COUNT, SequenceNumber};
 
 /// What a request does to the count of a physical block.
@@ -136,16 +138,21 @@ pub(super) struct ReferenceCounts {
 
 impl ReferenceCounts {
     /// Counters of `data_blocks` blocks, all free.
-    pub(super) fn new(data_blocks: u32) -> ReferenceCounts {
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub(super) fn new(data_blocks: u32) -> Result<ReferenceCounts, VdoError> {
+        const { assert!(EMPTY == 0, "memory is zeroed") };
+        let what = "reference counts";
         let blocks = (data_blocks as usize).div_ceil(COUNTS_PER_BLOCK);
-        ReferenceCounts {
-            counters: vec![EMPTY; data_blocks as usize].into_boxed_slice(),
-            blocks: vec![ReferenceBlock::default(); blocks].into_boxed_slice(),
+        Ok(ReferenceCounts {
+            counters: memory::zeroed(data_blocks as usize, 1, what)?.into_boxed_slice(),
+            blocks: memory::filled(ReferenceBlock::default(), blocks, what)?.into_boxed_slice(),
             dirty: VecDeque::with_capacity(blocks),
             free: data_blocks,
             cursor: 0,
             point: JournalPoint::default(),
-        }
+        })
     }
 
     /// Bytes of memory it holds: the counters as far as they were ever used, and what is known of them.

@@ -72,17 +72,17 @@ impl Slab {
         slabs: &SlabGeometry,
         nonce: u64,
         writers: usize,
-    ) -> Slab {
-        Slab {
+    ) -> Result<Slab, VdoError> {
+        Ok(Slab {
             local,
             number,
             journal: SlabJournal::new(&slabs.config, nonce, writers),
-            counts: ReferenceCounts::new(slabs.config.data_blocks as u32),
+            counts: ReferenceCounts::new(slabs.config.data_blocks as u32)?,
             recovery: SlabRecovery::Recovered,
             waiters: TicketQueue::default(),
             active: 0,
             recovery_lock: SequenceNumber(0),
-        }
+        })
     }
 
     /// Whether changes wait.

@@ -127,7 +127,7 @@ impl PhysicalZone {
         let own: Vec<Slab> = (0..)
             .zip(numbers)
             .map(|(local, number)| Slab::new(local, number, &slabs, nonce, limits.writers))
-            .collect();
+            .collect::<Result<_, _>>()?;
         let core = Core::new(
             Rc::clone(&services),
             (own.len(), limits.changes),

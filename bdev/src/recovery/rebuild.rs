@@ -8,6 +8,7 @@
 //! Where the map says what cannot be, the entry is unmapped, and the page has to be written: what the entry was for is lost,
 //! and is told ([`Losses`]).
 
+use crate::error::VdoError;
 use crate::format::Block;
 use crate::format::block_map_page::{BlockMapPageMut, is_valid};
 use crate::format::reference_block::{self, COUNTS_PER_BLOCK, EMPTY};
@@ -15,6 +16,7 @@ use crate::format::slab::SlabGeometry;
 use crate::format::slab_summary::{SlabSummaryEntry, fullness_hint};
 use crate::format::tree::{ENTRIES_PER_PAGE, TREE_HEIGHT, TreeGeometry, TreePage};
 use crate::recovery::plan::Usage;
+use crate::runtime::memory;
 use crate::types::{JournalPoint, MAXIMUM_REFERENCE_COUNT, Mapping, Pbn, SlabNumber};
 
 /// What a rebuild had to drop.
@@ -88,18 +90,21 @@ pub struct Recount {
 
 impl Recount {
     /// Nothing counted yet.
-    pub fn new(slabs: SlabGeometry, tree: TreeGeometry) -> Recount {
+    ///
+    /// # Errors
+    /// When there is no memory for the counters.
+    pub fn new(slabs: SlabGeometry, tree: TreeGeometry) -> Result<Recount, VdoError> {
         let counters = slabs.data_blocks() as usize;
-        Recount {
+        Ok(Recount {
             slabs,
             tree,
-            counters: vec![EMPTY; counters].into_boxed_slice(),
+            counters: memory::zeroed(counters, 1, "reference counts")?.into_boxed_slice(),
             usage: Usage {
                 logical_blocks: 0,
                 block_map_pages: 0,
             },
             losses: Losses::default(),
-        }
+        })
     }
 
     fn counter(&mut self, pbn: Pbn) -> Option<&mut u8> {

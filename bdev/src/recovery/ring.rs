@@ -27,12 +27,14 @@ use super::plan::{
     BlockMapRange, Ending, JournalRange, RebuildEnding, RebuildPlan, RecoveryPlan, Refusal,
     SalvageRange, SlabJournalRange, Usage,
 };
+use crate::error::VdoError;
 use crate::format::Block;
 use crate::format::SECTORS_PER_BLOCK;
 use crate::format::recovery_journal::{
     ENTRIES_PER_BLOCK, ENTRIES_PER_SECTOR, JournalForm, JournalOperation, RecoveryBlockHeader,
     RecoveryJournalBlock, RecoveryJournalEntry, block_number,
 };
+use crate::runtime::memory;
 use crate::types::SequenceNumber;
 
 /// No journal reaches this number: 48 bits are kept of it in other places.
@@ -180,15 +182,19 @@ pub struct RingScan {
 
 impl RingScan {
     /// A scan that has seen nothing.
-    pub fn new(ring: Ring) -> RingScan {
-        RingScan {
+    ///
+    /// # Errors
+    /// When there is no memory for what is found in so large a journal.
+    pub fn new(ring: Ring) -> Result<RingScan, VdoError> {
+        Ok(RingScan {
             ring,
-            found: vec![None; ring.blocks as usize].into_boxed_slice(),
+            found: memory::filled(None, ring.blocks as usize, "reading the recovery journal")?
+                .into_boxed_slice(),
             highest: ring.journal_start.get(),
             any: false,
             block_map_head: 0,
             slab_journal_head: 0,
-        }
+        })
     }
 
     /// The ring that is scanned.

@@ -13,6 +13,7 @@
 //! The handle may be used from any thread. What it asks of a zone thread goes by *errand*: a closure that
 //! runs there.
 
+mod demand;
 mod life;
 mod opening;
 mod progress;
@@ -20,12 +21,14 @@ mod recovering;
 mod reports;
 mod seed;
 
+use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use thiserror::Error;
 
+pub use self::demand::{Demand, Purpose};
 pub use self::life::Phase;
 use self::life::{Life, Stop};
 pub use self::opening::{FormatPolicy, Found, OpenRequest, Opening, RecoveryPolicy};
@@ -86,6 +89,21 @@ pub enum VolumeError {
         /// What it was for.
         what: &'static str,
     },
+    /// The machine has not the memory the volume would come to use.
+    #[error(
+        "the volume would use {} of memory, {} of it for {purpose}, and no more than {} can be had here",
+        Size(*needed), Size(*bytes), Size(*available)
+    )]
+    TooMuchMemory {
+        /// All it would use, in bytes.
+        needed: u64,
+        /// What can be had, in bytes.
+        available: u64,
+        /// What wants most of it.
+        purpose: Purpose,
+        /// How much that wants, in bytes.
+        bytes: u64,
+    },
     /// There is not a slab for each zone thread.
     #[error(
         "{wanted} zones need a slab each, but the volume has {slabs}; use fewer cores, or format with smaller slabs"
@@ -126,8 +144,17 @@ impl VolumeError {
             VolumeError::NotRecovered { .. } => 5,
             VolumeError::Failed(error) => error.errno(),
             VolumeError::NotBlank { .. } => 17,
-            VolumeError::NoMemory { .. } => 12,
+            VolumeError::NoMemory { .. } | VolumeError::TooMuchMemory { .. } => 12,
         }
+    }
+}
+
+/// Bytes, as a person reads them.
+struct Size(u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} MiB", self.0.div_ceil(1 << 20))
     }
 }
 
@@ -150,6 +177,8 @@ pub struct VolumeOptions {
     pub index_memory_bytes: Option<u64>,
     /// Requests for one block served at once, all zone threads together.
     pub requests: u32,
+    /// Something of the host's that is to live as long as the volume does.
+    pub kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Default for VolumeOptions {
@@ -163,6 +192,7 @@ impl Default for VolumeOptions {
             compression: false,
             index_memory_bytes: None,
             requests: REQUESTS,
+            kept: None,
         }
     }
 }

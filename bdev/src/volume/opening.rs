@@ -13,11 +13,12 @@ use std::task::Poll;
 use uuid::Uuid;
 
 use super::progress::Progress;
-use super::{Losses, VolumeError, recovering};
+use super::{Demand, Losses, REQUESTS, VolumeError, recovering};
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
 use crate::format::components::VolumeState;
 use crate::format::identify::{Contents, identify, probe_extents};
+use crate::format::index_region::IndexMemory;
 use crate::format::open::{read_geometry, read_volume};
 use crate::format::plan::{Content, FormatStep};
 use crate::format::{self, FormatOptions, FormatPlan};
@@ -76,6 +77,10 @@ pub struct OpenRequest {
     pub slabs_wanted: u64,
     /// What becomes of a volume that was not shut down.
     pub recovery: RecoveryPolicy,
+    /// The memory the volume may come to use, in bytes. One that would use more is neither opened nor made nor recovered.
+    pub available_memory: u64,
+    /// Whether it will ask its index, and so use memory for that.
+    pub deduplication: bool,
 }
 
 /// A volume that was found on a device, or made there.
@@ -237,12 +242,28 @@ fn require_slabs(layout: &format::VolumeLayout, request: &OpenRequest) -> Result
     }
 }
 
+/// Whether the machine can have the volume.
+fn require_memory(
+    layout: &format::VolumeLayout,
+    index: IndexMemory,
+    request: &OpenRequest,
+) -> Result<(), VolumeError> {
+    match request.recovery {
+        RecoveryPolicy::Recover { cache_blocks } | RecoveryPolicy::Rebuild { cache_blocks } => {
+            let index = request.deduplication.then_some(index);
+            Demand::of(layout, index, cache_blocks, REQUESTS).check(request.available_memory)
+        }
+        RecoveryPolicy::Look => Ok(()),
+    }
+}
+
 async fn load(device: &Device, request: &OpenRequest) -> Outcome {
     let first = read(device, Pbn(0), 1).await?;
     let geometry = read_geometry(&first, device.blocks)?;
     let super_block = read(device, geometry.super_block(), 1).await?;
     let mut volume = read_volume(geometry, &super_block, device.blocks)?;
     require_slabs(&volume.layout, request)?;
+    require_memory(&volume.layout, volume.geometry.index.memory, request)?;
     let (base, scheduler, memory) = (&device.base, &device.scheduler, &device.memory);
     let state = volume.super_block.volume.state;
     let cache_blocks = match request.recovery {
@@ -282,6 +303,7 @@ async fn make(device: &Device, request: &OpenRequest) -> Outcome {
     let Device { base, memory, .. } = device;
     let plan = FormatPlan::new(&request.format, device.blocks, request.nonce, request.uuid)?;
     require_slabs(&plan.layout, request)?;
+    require_memory(&plan.layout, request.format.index.memory, request)?;
     let what = "formatting the base device";
     let mut one = Buffer::new(memory, 1).ok_or(VolumeError::NoMemory { what })?;
     let mut zeroes = Buffer::new(memory, STRIDE).ok_or(VolumeError::NoMemory { what })?;

@@ -14,18 +14,20 @@
 
 pub mod answers;
 mod config;
+mod memory;
 mod openings;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
-use vdo::format::FormatOptions;
 use vdo::format::index_region::{IndexConfig, IndexMemory};
+use vdo::format::{self, FormatOptions};
 use vdo::seam::Host;
 use vdo::types::BLOCK_SIZE;
 use vdo::volume::{
-    FormatPolicy, MAXIMUM_ZONES, OpenRequest, RecoveryPolicy, Volume, VolumeError, VolumeOptions,
+    Demand, FormatPolicy, MAXIMUM_ZONES, OpenRequest, Purpose, REQUESTS, RecoveryPolicy, Volume,
+    VolumeError, VolumeOptions,
 };
 
 pub use self::answers::{
@@ -80,6 +82,8 @@ pub fn open_request(params: &Create) -> Result<OpenRequest, RpcError> {
         recovery: RecoveryPolicy::Recover {
             cache_blocks: cache_blocks(params),
         },
+        available_memory: memory::available(),
+        deduplication: params.deduplication,
     })
 }
 
@@ -118,8 +122,24 @@ fn cache_blocks(params: &Create) -> u32 {
     u32::try_from(params.block_map_cache_mib * BLOCKS_PER_MIB).unwrap_or(u32::MAX)
 }
 
-/// How the engine shall run the volume, on `zones` zone threads.
-pub fn volume_options(params: &Create, zones: u8) -> VolumeOptions {
+/// How the engine shall run the volume that was found, on `zones` zone threads. Keeps memory for it as long as it lives.
+///
+/// # Errors
+/// When there is not so much memory: others may have come up since it was found.
+pub fn volume_options(
+    params: &Create,
+    found: &format::Volume,
+    zones: u8,
+) -> Result<VolumeOptions, VolumeError> {
+    let index = params.deduplication.then_some(found.geometry.index.memory);
+    let demand = Demand::of(&found.layout, index, cache_blocks(params), REQUESTS);
+    Ok(VolumeOptions {
+        kept: Some(memory::promise(&demand)?),
+        ..options_of(params, zones)
+    })
+}
+
+fn options_of(params: &Create, zones: u8) -> VolumeOptions {
     VolumeOptions {
         name: params.name.clone(),
         zones,
@@ -240,6 +260,23 @@ pub fn check_base(
 pub fn volume_error(base_bdev_name: &str, error: VolumeError) -> RpcError {
     match error {
         VolumeError::TooFewSlabs { slabs, wanted } => too_few_slabs(wanted, slabs),
+        VolumeError::TooMuchMemory { purpose, .. } => {
+            let (parameter, advice) = match purpose {
+                Purpose::Cache => ("block_map_cache_mib", "choose a smaller cache"),
+                Purpose::Index => (
+                    "index_memory_gb",
+                    "format with a smaller index, or give \"deduplication\": false",
+                ),
+                Purpose::Trees => ("logical_size_mib", "use a machine with more memory"),
+                Purpose::Counters | Purpose::Requests => {
+                    ("base_bdev_name", "use a machine with more memory")
+                }
+            };
+            RpcError::errno(
+                error.errno(),
+                format!("{parameter}: bdev \"{base_bdev_name}\": {error}; {advice}"),
+            )
+        }
         error => RpcError::errno(
             error.errno(),
             format!("base_bdev_name: bdev \"{base_bdev_name}\": {error}"),
@@ -335,7 +372,7 @@ mod tests {
         let error = open_request(&with_mask("many")).unwrap_err();
         assert!(error.message.starts_with("cpumask: "), "{error}");
 
-        let options = volume_options(&params, 2);
+        let options = options_of(&params, 2);
         assert_eq!((options.name.as_str(), options.zones), ("v", 2));
         assert_eq!(options.block_map_cache_blocks, 7 * 256);
         assert!(!options.deduplication && options.compression);

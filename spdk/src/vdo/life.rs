@@ -450,7 +450,7 @@ async fn start(
     memory: &Arc<dyn DmaMemory>,
 ) -> Result<Started, VolumeError> {
     let wakers: Vec<_> = cores.iter().map(|_| SpdkWaker::new()).collect();
-    let options = volume::volume_options(params, cores.len() as u8);
+    let options = volume::volume_options(params, &found.volume, cores.len() as u8)?;
     let (volume, seeds) = Volume::<SpdkHost>::assemble(found, options, wakers.clone(), memory)?;
     let mut zones = Vec::new();
     let mut result = Ok(());

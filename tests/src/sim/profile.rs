@@ -196,6 +196,8 @@ impl Profile {
             recovery: RecoveryPolicy::Recover {
                 cache_blocks: self.cache_pages,
             },
+            available_memory: u64::MAX,
+            deduplication: true,
         }
     }
 

@@ -450,6 +450,8 @@ fn format(touched: bool) -> (vdo::volume::Found, Registry) {
         uuid: Uuid::from_u128(1),
         slabs_wanted: 1,
         recovery: RecoveryPolicy::Look,
+        available_memory: u64::MAX,
+        deduplication: true,
     };
     let mut opening = Opening::new(channel(&registry), BASE_BLOCKS, memory, request);
     let found = loop {

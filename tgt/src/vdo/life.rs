@@ -324,7 +324,8 @@ fn start(
     params: Create,
 ) -> Result<VdoBdev, VdoError> {
     let failed = |error| VdoError::from(volume::volume_error(&params.base_bdev_name, error));
-    let options = volume::volume_options(&params, reactors.len() as u8);
+    let options =
+        volume::volume_options(&params, &found.volume, reactors.len() as u8).map_err(failed)?;
     let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
     let uuid = found.volume.layout.uuid;
     let wakers = reactors

@@ -105,16 +105,16 @@ impl MapState {
         scheduler: &Rc<Scheduler>,
         read_work: &Rc<WaitList>,
         write_work: &Rc<WaitList>,
-    ) -> MapState {
+    ) -> Result<MapState, VdoError> {
         let slots = config.cache_pages as usize;
-        MapState {
+        Ok(MapState {
             nonce: config.nonce,
             is_data_block,
             phase: MapPhase::Open,
             read_only: false,
-            pages: Pages::new(slots),
+            pages: Pages::new(slots)?,
             cache: Cache::new(slots, config.requests),
-            forest: Forest::new(config.geometry, config.zone, config.zones),
+            forest: Forest::new(config.geometry, config.zone, config.zones)?,
             eras: Eras::new(config.maximum_age, config.journal_tail, slots),
             waiters: Waiters::new(scheduler, config.requests),
             reads: VecDeque::with_capacity(slots),
@@ -126,7 +126,7 @@ impl MapState {
             write_work: Rc::clone(write_work),
             journal_calls: Vec::with_capacity(64),
             statistics: BlockMapStatistics::default(),
-        }
+        })
     }
 
     /// The entry in slot `slot` of the leaf at `pbn`, if the leaf is in memory and the entry can be true.

@@ -24,7 +24,7 @@ fn increment(counts: &mut ReferenceCounts, offset: u32, at: JournalPoint) -> Ent
 fn the_only_free_block_is_found_at_every_place_of_every_small_array() {
     for length in 1..80 {
         for hole in 0..length {
-            let mut counts = ReferenceCounts::new(length);
+            let mut counts = ReferenceCounts::new(length).expect("little memory");
             for offset in (0..length).filter(|&offset| offset != hole) {
                 increment(&mut counts, offset, point(1, 0));
             }
@@ -45,7 +45,7 @@ proptest! {
         length in 1u32..10_000, full_per_mille in prop_oneof![Just(0u64), Just(100), Just(900), Just(996), Just(1000)],
         seed: u64,
     ) {
-        let mut counts = ReferenceCounts::new(length);
+        let mut counts = ReferenceCounts::new(length).expect("little memory");
         let mut state = seed | 1;
         let mut free = Vec::new();
         for offset in 0..length {
@@ -69,7 +69,7 @@ proptest! {
 
 #[test]
 fn a_write_holds_the_oldest_journal_block_and_later_changes_their_own() {
-    let mut counts = ReferenceCounts::new(2 * COUNTS_PER_BLOCK as u32);
+    let mut counts = ReferenceCounts::new(2 * COUNTS_PER_BLOCK as u32).expect("little memory");
     let mut buffer = [0; 4096];
     assert_eq!(increment(&mut counts, 0, point(3, 0)), EntryLock::Taken);
     assert_eq!(increment(&mut counts, 1, point(3, 1)), EntryLock::Covered);
@@ -120,7 +120,7 @@ fn a_write_holds_the_oldest_journal_block_and_later_changes_their_own() {
 
 #[test]
 fn provisional_references_do_not_reach_the_disk_and_are_not_believed_from_it() {
-    let mut counts = ReferenceCounts::new(600);
+    let mut counts = ReferenceCounts::new(600).expect("little memory");
     increment(&mut counts, 5, point(1, 0));
     counts.make_provisional(6);
     let mut buffer = [0; 4096];
@@ -135,7 +135,7 @@ fn provisional_references_do_not_reach_the_disk_and_are_not_believed_from_it() {
     dm_vdo[6] = 255;
     dm_vdo[599] = 1;
     reference_block::encode(&mut buffer, point(9, 3), &dm_vdo);
-    let mut loaded = ReferenceCounts::new(600);
+    let mut loaded = ReferenceCounts::new(600).expect("little memory");
     assert_eq!(loaded.load(0, &buffer), [point(9, 3); 8]);
     assert_eq!(
         (loaded.count(5), loaded.count(6), loaded.count(599)),
@@ -146,7 +146,7 @@ fn provisional_references_do_not_reach_the_disk_and_are_not_believed_from_it() {
 
 #[test]
 fn a_lock_of_a_block_elsewhere_in_the_slab_counts_in_its_own_reference_block() {
-    let mut counts = ReferenceCounts::new(2 * COUNTS_PER_BLOCK as u32);
+    let mut counts = ReferenceCounts::new(2 * COUNTS_PER_BLOCK as u32).expect("little memory");
     for offset in 0..COUNTS_PER_BLOCK as u32 {
         increment(&mut counts, offset, point(1, 0));
     }

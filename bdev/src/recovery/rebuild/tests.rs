@@ -20,7 +20,7 @@ fn tree() -> TreeGeometry {
 }
 
 fn recount() -> Recount {
-    Recount::new(slabs(), tree())
+    Recount::new(slabs(), tree()).expect("little memory")
 }
 
 fn page(height: u8) -> TreePage {

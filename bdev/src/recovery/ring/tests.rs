@@ -136,7 +136,7 @@ fn placed(blocks: impl IntoIterator<Item = Made>) -> Vec<Block> {
 }
 
 fn scan(ring: &[Block]) -> RingScan {
-    let mut scan = RingScan::new(ring_from(1));
+    let mut scan = RingScan::new(ring_from(1)).expect("little memory");
     // In any order, in chunks of any size.
     scan.take(5, &ring[5..]);
     scan.take(0, &ring[..2]);
@@ -486,7 +486,7 @@ fn a_head_may_be_a_torn_tail_but_nothing_later() {
 #[test]
 fn blocks_from_before_the_super_block_was_written_do_not_count() {
     let ring = placed((1..=5).map(|number| Made::full(1, number)));
-    let mut scan = RingScan::new(ring_from(6));
+    let mut scan = RingScan::new(ring_from(6)).expect("little memory");
     scan.take(0, &ring);
     let plan = scan.recovery().unwrap();
     assert_eq!(plan.block_map.range().entries(), 0);
@@ -547,7 +547,7 @@ proptest! {
             ring[at / BLOCK_SIZE][at % BLOCK_SIZE] = byte;
         }
         let scan = || {
-            let mut scan = RingScan::new(ring_from(start));
+            let mut scan = RingScan::new(ring_from(start)).expect("little memory");
             scan.take(0, &ring);
             scan
         };

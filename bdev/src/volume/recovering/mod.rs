@@ -230,7 +230,7 @@ async fn scan(medium: &Medium, volume: &format::Volume) -> Result<RingScan, Volu
             physical_blocks: layout.physical_blocks,
             slabs: layout.slabs,
         },
-    });
+    })?;
     let mut buffers = medium.buffers(READERS, STRIDE.min(journal.blocks as usize))?;
     let mut at = 0;
     while at < journal.blocks {

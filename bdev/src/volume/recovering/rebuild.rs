@@ -64,7 +64,7 @@ pub(super) async fn rebuild(
     };
 
     let slabs = volume.layout.slabs;
-    let mut recount = Recount::new(slabs, volume.layout.tree);
+    let mut recount = Recount::new(slabs, volume.layout.tree)?;
     recount.losses = losses;
     let mut walk = Walk::new(medium, volume, Strictness::Lenient)?;
     for leaves in [false, true] {
