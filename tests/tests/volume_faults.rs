@@ -1,8 +1,11 @@
 //! A volume on a device that fails, is slow or holds things back, and one whose index comes and goes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use vdo_rpc::params::SetOptions;
+use vdo_tests::nbd_probe::NbdProbe;
 use vdo_tests::nbd_probe::errno::EIO;
 use vdo_tests::rig::{BLOCK, Between, ROOMY, Rig, Setup, block, check, fill, info, stats};
 use vdo_tests::target::Target;
@@ -319,6 +322,87 @@ fn writes_whose_index_answers_too_late_go_on_without_it_and_are_counted() {
     drop(client);
     assert!(target.stop().success());
     rig.audit(test);
+}
+
+/// How long a write takes whose index does not answer.
+fn patience(client: &mut NbdProbe, lbn: u64) -> Duration {
+    let begin = Instant::now();
+    assert_eq!(client.write(lbn * BLOCK, &block(500_000 + lbn)), Ok(()));
+    assert_eq!(client.flush(), Ok(()));
+    begin.elapsed()
+}
+
+#[test]
+fn every_option_that_can_be_set_under_load_takes_hold_at_once_in_both_directions() {
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::on("0x3"));
+    let set = |option: &str, value: Value| {
+        let mut params = json!({"name": "vdo0"});
+        params[option] = value;
+        assert_eq!(target.rpc("bdev_vdo_set_options", params).unwrap(), true);
+    };
+    let silent = json!({"name": "vdo0", "answers": "never"});
+    target.rpc("bdev_vdo_inject_index_answers", silent).unwrap();
+    let (moment, while_) = (Duration::from_millis(250), Duration::from_secs(8));
+    let (mut client, mut other) = (rig.connect(), rig.connect());
+    // All there are, so that one that is added is missed here.
+    let all = SetOptions {
+        name: "vdo0".into(),
+        dedupe_timeout_ms: Some(1),
+        dedupe_min_timer_ms: Some(1),
+        compression: Some(true),
+    };
+    let Value::Object(all) = serde_json::to_value(all).unwrap() else {
+        panic!("options are an object");
+    };
+    for option in all.keys().filter(|option| *option != "name") {
+        match option.as_str() {
+            "dedupe_timeout_ms" => {
+                set("dedupe_timeout_ms", json!(20_000));
+                std::thread::scope(|scope| {
+                    // It waits already when the time is lowered, and so does not wait it out.
+                    let waits = scope.spawn(|| patience(&mut other, 0));
+                    std::thread::sleep(Duration::from_millis(300));
+                    set("dedupe_timeout_ms", json!(300));
+                    let next = patience(&mut client, 1);
+                    assert!(next > moment && next < while_, "{next:?}");
+                    let first = waits.join().unwrap();
+                    assert!(first > moment && first < while_, "{first:?}");
+                });
+                std::thread::scope(|scope| {
+                    let waits = scope.spawn(|| patience(&mut other, 2));
+                    std::thread::sleep(Duration::from_millis(50));
+                    set("dedupe_timeout_ms", json!(3000));
+                    let first = waits.join().unwrap();
+                    assert!(first > Duration::from_millis(2900), "raised too: {first:?}");
+                });
+            }
+            "dedupe_min_timer_ms" => {
+                set("dedupe_timeout_ms", json!(2));
+                set("dedupe_min_timer_ms", json!(1000));
+                let slow = patience(&mut client, 3);
+                assert!(slow > Duration::from_millis(900), "{slow:?}");
+                std::thread::scope(|scope| {
+                    set("dedupe_timeout_ms", json!(20_000));
+                    let waits = scope.spawn(|| patience(&mut other, 4));
+                    std::thread::sleep(Duration::from_millis(100));
+                    set("dedupe_min_timer_ms", json!(2));
+                    set("dedupe_timeout_ms", json!(2));
+                    let first = waits.join().unwrap();
+                    assert!(first < while_, "{first:?}");
+                });
+            }
+            "compression" => {
+                for on in [true, false] {
+                    set("compression", json!(on));
+                    assert_eq!(info(&target)["compression"], on);
+                }
+            }
+            option => panic!("nothing here tries {option}"),
+        }
+    }
+    drop((client, other));
+    assert!(target.stop().success());
 }
 
 fn verb(target: &Target, verb: &str) -> Value {

@@ -162,7 +162,7 @@ impl Contexts {
     }
 
     /// Sets how long a request waits for the index: 2 to 120000 milliseconds, the nearest of which is taken
-    /// and returned. Holds for deadlines set from now on, and for every request at the next look.
+    /// and returned. Holds for every request, also those that wait; see [`Contexts::look_again`].
     pub fn set_timeout_ms(&mut self, milliseconds: u64) -> u64 {
         let taken = allowed_timeout_ms(milliseconds);
         self.timeout = taken * NANOS_PER_MS;
@@ -175,6 +175,19 @@ impl Contexts {
         let taken = allowed_timer_ms(milliseconds);
         self.minimum_timer = taken * NANOS_PER_MS;
         taken
+    }
+
+    /// Brings the next look forward to when it is due by the times as they are now, if that is sooner: to be called after
+    /// they were changed. (One that would be due later is made anyway; it finds nothing, and sets the next.)
+    pub fn look_again(&mut self, now: Nanos) {
+        let before = self.deadline.take();
+        if let Some(oldest) = self.pending.first() {
+            self.arm(self.contexts[oldest as usize].submitted, now);
+        }
+        self.deadline = match (before, self.deadline) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
     }
 
     /// Takes a context for a request about to ask the index. `None` if all are in use: the request must do
@@ -446,6 +459,31 @@ mod tests {
         assert_eq!(contexts.next_deadline(), Some(at(8000)));
         assert_eq!(expire(&mut contexts, 8000), [3]);
         assert_eq!(contexts.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_timeout_that_is_changed_holds_at_once_for_those_who_wait_already() {
+        let mut contexts = Contexts::new(4);
+        contexts.set_timeout_ms(20_000);
+        take(&mut contexts, 0, 1);
+        contexts.set_timeout_ms(300);
+        contexts.look_again(at(50));
+        assert_eq!(contexts.next_deadline(), Some(at(300)));
+        take(&mut contexts, 100, 2);
+        assert_eq!(expire(&mut contexts, 300), [1]);
+        assert_eq!(contexts.next_deadline(), Some(at(400)));
+        // Raised again: the look finds nothing, and the next is when the new time is up.
+        contexts.set_timeout_ms(1000);
+        contexts.look_again(at(350));
+        assert_eq!(expire(&mut contexts, 400), [0u32; 0]);
+        assert_eq!(contexts.next_deadline(), Some(at(1100)));
+        // Changes that come often do not put it off.
+        for now in 1050..1100 {
+            contexts.look_again(at(now));
+        }
+        assert_eq!(expire(&mut contexts, 1100), [2]);
+        contexts.look_again(at(1200));
+        assert_eq!(contexts.next_deadline(), None, "nobody waits");
     }
 
     #[test]

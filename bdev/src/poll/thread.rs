@@ -155,7 +155,7 @@ impl<H: Host> ZoneThread<H> {
 
     /// When the thread wants [`expire_contexts`](ZoneThread::expire_contexts) and [`poll`](ZoneThread::poll) to be called
     /// even if nothing happens; `None` for never. Changes only in these two, and is not taken back when an answer comes
-    /// in time, so that a host sets its timer rarely.
+    /// in time, so that a host sets its timer rarely. It comes to be sooner than it was when a timeout is lowered.
     pub fn next_deadline(&self) -> Option<Nanos> {
         self.zone.hash.next_deadline()
     }

@@ -474,8 +474,10 @@ impl<H: Host> Volume<H> {
         self.shared
             .set_dedupe_timeouts(timeout_ms, minimum_timer_ms);
         for zone in 0..self.shared.zones {
-            let errand: Errand =
-                Box::new(move |zone, _| zone.hash.set_timeouts(timeout_ms, minimum_timer_ms));
+            let errand: Errand = Box::new(move |zone, _| {
+                let now = zone.scheduler.now();
+                zone.hash.set_timeouts(now, timeout_ms, minimum_timer_ms);
+            });
             self.errand(zone, errand);
         }
     }

@@ -126,7 +126,8 @@ struct Runner {
     waker: SpdkWaker,
     busy: RefCell<Option<Poller>>,
     timer: RefCell<Option<Poller>>,
-    is_armed: Cell<bool>,
+    /// When the timer is to go off.
+    armed: Cell<Option<Nanos>>,
     /// When the timer went off last: the engine's time never goes back.
     time: Cell<Nanos>,
     /// I/Os the base bdev has.
@@ -146,8 +147,8 @@ impl Runner {
         let now = clock.max(self.time.get());
         let mut zone = self.zone.borrow_mut();
         let busy = zone.poll(now);
-        if !self.is_armed.get()
-            && let Some(deadline) = zone.next_deadline()
+        if let Some(deadline) = zone.next_deadline()
+            && self.armed.get().is_none_or(|armed| deadline < armed)
         {
             self.arm(now, deadline);
         }
@@ -172,14 +173,14 @@ impl Runner {
             }
             Activity::Busy
         });
-        self.is_armed.set(timer.is_some());
+        self.armed.set(timer.is_some().then_some(deadline));
         *self.timer.borrow_mut() = timer;
     }
 
     /// The timed poller went off.
     fn expire(&self) {
         let last = self.timer.borrow_mut().take();
-        self.is_armed.set(false);
+        self.armed.set(None);
         let now = now();
         self.time.set(now);
         self.zone.borrow_mut().expire_contexts(now);
@@ -244,7 +245,7 @@ fn grow(seed: ZoneSeed<SpdkHost>, waker: SpdkWaker, base: Desc) -> Result<Rc<Run
         waker: waker.clone(),
         busy: RefCell::new(None),
         timer: RefCell::new(None),
-        is_armed: Cell::new(false),
+        armed: Cell::new(None),
         time: Cell::new(now()),
         in_flight,
         itself: itself.clone(),

@@ -340,7 +340,13 @@ impl HashZone {
     }
 
     /// How long a question to the index may take, and how rarely late ones are looked for.
-    pub fn set_timeouts(&self, timeout_ms: Option<u64>, minimum_timer_ms: Option<u64>) {
+    /// Holds at `now`, for those who wait already too.
+    pub fn set_timeouts(
+        &self,
+        now: Nanos,
+        timeout_ms: Option<u64>,
+        minimum_timer_ms: Option<u64>,
+    ) {
         let contexts = &mut self.state.borrow_mut().contexts;
         if let Some(timeout) = timeout_ms {
             contexts.set_timeout_ms(timeout);
@@ -348,6 +354,7 @@ impl HashZone {
         if let Some(timer) = minimum_timer_ms {
             contexts.set_minimum_timer_ms(timer);
         }
+        contexts.look_again(now);
     }
 
     /// Adds what the zone counted.
