@@ -164,7 +164,7 @@ statistics! {
         incoming_pages: u64,
         /// Pages being written.
         outgoing_pages: u64,
-        /// Times no slot was free.
+        /// Times no slot was free since one was last; back to zero then, as in dm-vdo.
         cache_pressure: u64,
         /// Pages asked for to be read.
         read_count: u64,
@@ -180,11 +180,11 @@ statistics! {
         read_outgoing: u64,
         /// Requests that found their page in the cache.
         found_in_cache: u64,
-        /// Requests for which another page had to go.
+        /// Requests that had to fetch their page, for which another page had to go.
         discard_required: u64,
         /// Requests that waited for a page under way.
         wait_for_page: u64,
-        /// Requests that had to fetch their page.
+        /// Requests that had to fetch their page, and found a free slot for it.
         fetch_required: u64,
         /// Pages fetched.
         pages_loaded: u64,
@@ -292,7 +292,7 @@ statistics! {
         deduplicated_blocks: u64,
         /// Blocks written as a compressed fragment.
         compressed_blocks: u64,
-        /// Blocks unmapped by a discard.
+        /// Mapped blocks unmapped by a discard.
         discarded_blocks: u64,
         /// Reads of blocks that hold no data or zeroes.
         unmapped_reads: u64,
@@ -304,7 +304,7 @@ statistics! {
     pub struct ZoneStatistics {
         /// Data blocks in use, without metadata.
         data_blocks_used: u64,
-        /// Logical blocks that are mapped to data.
+        /// Logical blocks that are mapped, to data or to zeroes.
         logical_blocks_used: u64,
         /// The packer.
         packer: PackerStatistics,

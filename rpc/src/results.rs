@@ -32,24 +32,24 @@ pub struct VdoInfo {
     /// Share of the physical blocks in use, in percent.
     pub used_percent: u64,
     /// Share of the mapped logical blocks that needed no block of their own, in percent; null while
-    /// nothing is mapped.
+    /// no data is stored.
     pub saving_percent: Option<u64>,
 }
 
-/// Share of the physical blocks in use, in percent, rounded to the nearest.
+/// Share of the physical blocks in use, in percent, rounded down: it is 100 when nothing is left, and not before.
 pub fn used_percent(data_blocks: u64, overhead_blocks: u64, physical_blocks: u64) -> u64 {
     if physical_blocks == 0 {
         return 0;
     }
     let used = u128::from(data_blocks) + u128::from(overhead_blocks);
     let physical = u128::from(physical_blocks);
-    u64::try_from((used * 100 + physical / 2) / physical).unwrap_or(u64::MAX)
+    u64::try_from(used * 100 / physical).unwrap_or(u64::MAX)
 }
 
 /// Share of the mapped logical blocks that needed no block of their own, in percent; `None` while
-/// nothing is mapped. (More data blocks than logical ones, possible for a moment, is no saving.)
+/// no data is stored: zero blocks alone are no saving. (More data blocks than logical ones, possible for a moment, is no saving.)
 pub fn saving_percent(logical_blocks: u64, data_blocks: u64) -> Option<u64> {
-    if logical_blocks == 0 {
+    if logical_blocks == 0 || data_blocks == 0 {
         return None;
     }
     let saved = u128::from(logical_blocks.saturating_sub(data_blocks));
@@ -215,9 +215,12 @@ mod tests {
     #[test]
     fn percentages_are_those_of_vdostats() {
         assert_eq!(used_percent(0, 0, 0), 0);
-        assert_eq!(used_percent(1, 1, 3), 67);
+        assert_eq!(used_percent(1, 1, 3), 66);
+        assert_eq!(used_percent(999_000, 0, 1_000_000), 99);
+        assert_eq!(used_percent(999_999, 1, 1_000_000), 100);
         assert_eq!(used_percent(u64::MAX, u64::MAX, u64::MAX), 200);
         assert_eq!(saving_percent(0, 0), None);
+        assert_eq!(saving_percent(10, 0), None);
         assert_eq!(saving_percent(3, 1), Some(66));
         assert_eq!(saving_percent(1, 3), Some(0));
     }

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vdo_tests::nbd_probe::errno::ENOSPC;
 use vdo_tests::rig::{BLOCK, ROOMY, Rig, Setup, TIGHT, block, check, fill, info, stats};
 use vdo_tests::target::Target;
@@ -86,6 +86,14 @@ fn a_thousand_copies_of_one_block_take_few_blocks_and_all_read_back() {
     assert_eq!(client.zero(900 * BLOCK, (100 * BLOCK) as u32), Ok(()));
     assert_eq!(client.flush(), Ok(()));
     assert_eq!(info(&target)["data_blocks_used"], 0);
+    // What holds nothing is not discarded again, and zeroes alone are no saving.
+    let discarded = || stats(&target)["data"]["discarded_blocks"].clone();
+    assert_eq!(discarded(), 900);
+    assert_eq!(client.trim(0, (900 * BLOCK) as u32), Ok(()));
+    assert_eq!(client.flush(), Ok(()));
+    assert_eq!(discarded(), 900);
+    assert_eq!(stats(&target)["logical_blocks_used"], 100);
+    assert_eq!(stats(&target)["saving_percent"], Value::Null);
     drop(client);
     assert!(target.stop().success());
     rig.audit(test);

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
 use vdo::format::open::read_geometry;
+use vdo_rpc::ErrorCode;
 use vdo_tests::dm_vdo::{Loop, lacking};
 use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, TIGHT, block, check, fill, info};
 use vdo_tests::target::{Options, Target, bdev_config};
@@ -160,7 +161,7 @@ fn memory_the_machine_cannot_have_is_refused_by_name_and_touches_nothing() {
         params["name"] = json!("vdo1");
         params["base_bdev_name"] = json!(base);
         let error = target.rpc("bdev_vdo_create", params.clone()).unwrap_err();
-        assert_eq!(error.code, -12, "{params}: {error:?}");
+        assert_eq!(error.code, ErrorCode::ENOMEM, "{params}: {error:?}");
         let begin = format!("{parameter}: bdev \"{base}\"");
         says(
             &error.message,
@@ -171,7 +172,10 @@ fn memory_the_machine_cannot_have_is_refused_by_name_and_touches_nothing() {
     check(&mut client, 0..100, |lbn| lbn);
     fill(&mut client, 100..200, |lbn| lbn);
     let gone = json!({"name": "vdo1"});
-    assert_eq!(target.rpc("bdev_get_bdevs", gone).unwrap_err().code, -19);
+    assert_eq!(
+        target.rpc("bdev_get_bdevs", gone).unwrap_err().code,
+        ErrorCode::ENODEV
+    );
     drop(client);
     assert!(target.stop().success());
     rig.audit(test);

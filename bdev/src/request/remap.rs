@@ -18,9 +18,8 @@ use crate::zone::logical_locks::SlotIndex;
 impl<R: HostRequest> Requests<R> {
     /// Maps the block to zeroes or to nothing.
     pub(super) fn map_nothing(&mut self, slot: SlotIndex, target: Mapping) {
-        match target.state.is_mapped() {
-            true => self.zone.counters.zero_block(),
-            false => self.zone.counters.discarded_block(),
+        if target.state.is_mapped() {
+            self.zone.counters.zero_block();
         }
         let vio = self.vio(slot);
         vio.target = target;
@@ -38,6 +37,9 @@ impl<R: HostRequest> Requests<R> {
     /// Journals the change from `old`.
     pub(super) fn journal(&mut self, slot: SlotIndex, old: Mapping) {
         self.wait(slot, Stage::Journal);
+        if !self.vio(slot).target.state.is_mapped() && old.state.is_mapped() {
+            self.zone.counters.discarded_block();
+        }
         let vio = self.vio(slot);
         let entry = RecoveryJournalEntry {
             operation: JournalOperation::DataRemapping,

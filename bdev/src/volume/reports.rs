@@ -57,7 +57,7 @@ pub struct VolumeDump {
 pub struct Usage {
     /// Whether it works normally, is still recovering or is read-only.
     pub mode: OperatingMode,
-    /// Logical blocks that are mapped to data.
+    /// Logical blocks that are mapped, to data or to zeroes.
     pub logical_blocks_used: u64,
     /// Blocks of the base device that hold data. While the volume is recovering, those that may.
     pub data_blocks_used: u64,
