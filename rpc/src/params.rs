@@ -531,6 +531,7 @@ mod tests {
         for method in crate::methods::ALL {
             let known = match method.name {
                 crate::methods::BDEV_VDO_CREATE => known::<Create>,
+                crate::methods::BDEV_VDO_REBUILD => known::<Rebuild>,
                 crate::methods::BDEV_VDO_GET_STATS => known::<GetStats>,
                 crate::methods::BDEV_VDO_SET_OPTIONS => known::<SetOptions>,
                 crate::methods::BDEV_VDO_INJECT_INDEX_ANSWERS => known::<InjectAnswers>,
