@@ -144,7 +144,6 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
         ),
         (json!({"name": "nobody"}), -19, "nobody"),
         (json!({"name": "m"}), -19, "not a vdo bdev"),
-        (json!({"name": "v"}), -22, "not read-only"),
         (json!({"base_bdev_name": "nobody"}), -19, "nobody"),
         (json!({"base_bdev_name": "taken"}), -1, "claimed"),
     ] {
@@ -240,6 +239,7 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
             ),
             Answer(json!(true)),
         ),
+        ("bdev_vdo_rebuild", v(), Error(-22, "not read-only")),
         (
             "bdev_vdo_inject_index_answers",
             v(),
