@@ -35,17 +35,32 @@ pub mod stats;
 pub mod types;
 pub mod volume;
 
-/// Parts of the engine that tests and benchmarks look into, with the feature `testing`.
-macro_rules! parts {
-    ($($name:ident)*) => {$(
-        #[cfg(feature = "testing")]
-        pub mod $name;
-        #[cfg(not(feature = "testing"))]
-        #[allow(dead_code, unused_imports, reason = "tests use more of it than the engine")]
-        mod $name;
-    )*};
-}
-
-parts!(dedupe hash index recovery zone);
+// Parts that tests and benchmarks look into, with the feature `testing`. Each is written down twice and not by a macro, for the
+// formatter follows no module that a macro declares.
+#[cfg(feature = "testing")]
+pub mod dedupe;
+#[cfg(not(feature = "testing"))]
+#[allow(dead_code, unused_imports, reason = "tests use more of it")]
+mod dedupe;
+#[cfg(feature = "testing")]
+pub mod hash;
+#[cfg(not(feature = "testing"))]
+#[allow(dead_code, unused_imports, reason = "tests use more of it")]
+mod hash;
+#[cfg(feature = "testing")]
+pub mod index;
+#[cfg(not(feature = "testing"))]
+#[allow(dead_code, unused_imports, reason = "tests use more of it")]
+mod index;
+#[cfg(feature = "testing")]
+pub mod recovery;
+#[cfg(not(feature = "testing"))]
+#[allow(dead_code, unused_imports, reason = "tests use more of it")]
+mod recovery;
+#[cfg(feature = "testing")]
+pub mod zone;
+#[cfg(not(feature = "testing"))]
+#[allow(dead_code, unused_imports, reason = "tests use more of it")]
+mod zone;
 
 pub use error::VdoError;

@@ -115,7 +115,9 @@ pub enum IndexError {
     #[error("there is no deduplication index that can be opened; create one")]
     Missing,
     /// The index is one of a program of another age.
-    #[error("the deduplication index was made by a program of another age; use such a one, or create a new index")]
+    #[error(
+        "the deduplication index was made by a program of another age; use such a one, or create a new index"
+    )]
     Foreign,
     /// What the index has on the base device contradicts itself.
     #[error("the deduplication index is damaged; create a new one")]

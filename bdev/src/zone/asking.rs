@@ -27,9 +27,8 @@ impl Zone {
         loop {
             let seen = self.shared.scrubbed_slabs();
             let result = self.try_allocate_tree_page().await;
-            let none_comes = || {
-                self.shared.unrecovered_slabs() == 0 && self.shared.scrubbed_slabs() == seen
-            };
+            let none_comes =
+                || self.shared.unrecovered_slabs() == 0 && self.shared.scrubbed_slabs() == seen;
             if !matches!(result, Err(VdoError::NoSpace)) || none_comes() {
                 return result;
             }

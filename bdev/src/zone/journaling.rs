@@ -209,14 +209,17 @@ impl Zone {
 
     /// Entries are durable. Called on the journal's thread, in the order of entries; those of one call are neighbours.
     pub(super) fn entries_committed(&self, first: JournalPoint, entries: &[Pending]) {
-        let entries = entries.iter().enumerate().map(|(number, pending)| Committed {
-            tag: JournalerTag(pending.tag),
-            entry: pending.entry,
-            point: JournalPoint {
-                entry: first.entry + number as u16,
-                ..first
-            },
-        });
+        let entries = entries
+            .iter()
+            .enumerate()
+            .map(|(number, pending)| Committed {
+                tag: JournalerTag(pending.tag),
+                entry: pending.entry,
+                point: JournalPoint {
+                    entry: first.entry + number as u16,
+                    ..first
+                },
+            });
         if self.shared.zones > 1 {
             let announcements = &self.journaling.announcements;
             announcements.borrow_mut().extend(entries.clone());

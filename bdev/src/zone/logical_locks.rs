@@ -49,7 +49,6 @@ impl LockTable {
     fn place(&mut self, slot: u32) -> &mut Place {
         &mut self.places[slot as usize]
     }
-
 }
 
 /// The logical-block locks of one zone thread.

@@ -18,8 +18,13 @@ use crate::format::index::{IndexGeometry, IndexRecord};
 pub fn collate(geometry: &IndexGeometry, zones: &[&[IndexRecord]]) -> Collated {
     let all = geometry.records_per_chapter() as usize;
     let share = all / zones.len().max(1);
-    let fill = zones.iter().find(|zone| zone.len() == share).and_then(|zone| zone.last());
-    let fill = fill.or_else(|| zones.iter().find_map(|zone| zone.last())).copied();
+    let fill = zones
+        .iter()
+        .find(|zone| zone.len() == share)
+        .and_then(|zone| zone.last());
+    let fill = fill
+        .or_else(|| zones.iter().find_map(|zone| zone.last()))
+        .copied();
     let fill = fill.unwrap_or_default();
     let mut records = Vec::with_capacity(all);
     let mut is_known = Vec::with_capacity(all);
@@ -59,7 +64,8 @@ impl ChapterIndex {
             .filter(|(_, (_, is_known))| **is_known)
             .map(|(arrival, (record, _))| {
                 let place = geometry.chapter_list_key(&record.name);
-                let place = u64::from(place.list) << geometry.chapter_key_bits | u64::from(place.key);
+                let place =
+                    u64::from(place.list) << geometry.chapter_key_bits | u64::from(place.key);
                 place << arrival_bits | arrival
             })
             .collect();
@@ -156,7 +162,9 @@ impl ChapterIndex {
                     .rev()
                     .find(|list| self.places[*list as usize + 1] > self.places[*list as usize])
                     .ok_or(DeltaError::Overflow)?;
-                log::warn!("a list of names of a chapter of the deduplication index has no room and is left out");
+                log::warn!(
+                    "a list of names of a chapter of the deduplication index has no room and is left out"
+                );
                 self.drop_list(list);
             };
             pages.push((first, lists));
@@ -167,7 +175,8 @@ impl ChapterIndex {
 
     /// Writes an index page that was laid out.
     pub fn write_page(&self, page: &mut [u8], nonce: u64, chapter: u64, lists: (u32, u32)) {
-        self.lists().write_page(page, nonce, chapter, lists.0, lists.1);
+        self.lists()
+            .write_page(page, nonce, chapter, lists.0, lists.1);
     }
 }
 
@@ -221,7 +230,11 @@ mod tests {
         pages
     }
 
-    fn find(geometry: &IndexGeometry, pages: &[Vec<u8>], record: &IndexRecord) -> Option<RecordData> {
+    fn find(
+        geometry: &IndexGeometry,
+        pages: &[Vec<u8>],
+        record: &IndexRecord,
+    ) -> Option<RecordData> {
         let list = geometry.chapter_list_key(&record.name).list;
         let page = pages[..geometry.index_pages as usize]
             .iter()
@@ -313,7 +326,10 @@ mod tests {
             })
             .collect();
         let pages = pages(&geometry, &[&records]);
-        let found = records.iter().filter(|known| find(&geometry, &pages, known).is_some()).count();
+        let found = records
+            .iter()
+            .filter(|known| find(&geometry, &pages, known).is_some())
+            .count();
         assert!(found < records.len(), "{found}");
         for page in &pages[..geometry.index_pages as usize] {
             let page = ChapterPage::read(page, 77, &geometry).expect("a page");

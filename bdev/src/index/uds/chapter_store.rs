@@ -101,7 +101,11 @@ impl<D: IndexDevice> ChapterStore<D> {
     ///
     /// # Errors
     /// [`IndexError::Io`], or [`IndexError::Damaged`] if its index page is not the one the page map speaks of.
-    pub async fn find(&mut self, chapter: u64, name: &RecordName) -> Result<Option<RecordData>, IndexError> {
+    pub async fn find(
+        &mut self,
+        chapter: u64,
+        name: &RecordName,
+    ) -> Result<Option<RecordData>, IndexError> {
         let (geometry, nonce) = (self.geometry, self.nonce);
         let place = geometry.place(chapter);
         let list = geometry.chapter_list_key(name).list;
@@ -124,7 +128,11 @@ impl<D: IndexDevice> ChapterStore<D> {
     ///
     /// # Errors
     /// [`IndexError::Io`].
-    pub async fn write(&mut self, chapter: u64, zones: &[&[IndexRecord]]) -> Result<(), IndexError> {
+    pub async fn write(
+        &mut self,
+        chapter: u64,
+        zones: &[&[IndexRecord]],
+    ) -> Result<(), IndexError> {
         let geometry = self.geometry;
         let place = geometry.place(chapter);
         let Collated { records, is_known } = collate(&geometry, zones);
@@ -137,12 +145,16 @@ impl<D: IndexDevice> ChapterStore<D> {
             index.write_page(&mut page, self.nonce, chapter, lists);
             let last_list = (lists.0 + lists.1).saturating_sub(1);
             self.page_map.note(chapter, place, number, last_list);
-            self.device.write(self.block_of(self.page_number(place, number)), &page).await?;
+            self.device
+                .write(self.block_of(self.page_number(place, number)), &page)
+                .await?;
         }
         let each = geometry.records_per_page() as usize;
         for (number, records) in (geometry.index_pages..).zip(collated.records.chunks_mut(each)) {
             record_page::write(records, &mut page);
-            self.device.write(self.block_of(self.page_number(place, number)), &page).await?;
+            self.device
+                .write(self.block_of(self.page_number(place, number)), &page)
+                .await?;
         }
         self.device.flush().await
     }
@@ -168,7 +180,8 @@ impl<D: IndexDevice> ChapterStore<D> {
                 return Ok(None);
             };
             let chapter = *found.get_or_insert(page.chapter);
-            let fits = page.chapter == chapter && page.first_list == next && page.validate().is_ok();
+            let fits =
+                page.chapter == chapter && page.first_list == next && page.validate().is_ok();
             if !fits || page.chapter == u64::MAX || geometry.place(chapter) != place {
                 return Ok(None);
             }
@@ -186,7 +199,8 @@ impl<D: IndexDevice> ChapterStore<D> {
         let place = geometry.place(chapter);
         for number in 0..geometry.index_pages {
             let bytes = self.page(place, number).await?;
-            let page = ChapterPage::read(bytes, nonce, &geometry).map_err(|_| IndexError::Damaged)?;
+            let page =
+                ChapterPage::read(bytes, nonce, &geometry).map_err(|_| IndexError::Damaged)?;
             let last_list = u32::try_from(page.last_list()).unwrap_or(0);
             self.page_map.note(chapter, place, number, last_list);
         }

@@ -120,7 +120,12 @@ pub struct DeltaLists {
 
 impl std::fmt::Debug for DeltaLists {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "DeltaLists({} lists, {} records)", self.places.len(), self.records)
+        write!(
+            f,
+            "DeltaLists({} lists, {} records)",
+            self.places.len(),
+            self.records
+        )
     }
 }
 
@@ -133,7 +138,9 @@ impl DeltaLists {
         let no_memory = |_| IndexError::NoMemory { bytes };
         // Tried, and then taken zeroed, which costs nothing before it is touched.
         let size = usize::try_from(bytes).map_err(|_| IndexError::NoMemory { bytes })?;
-        Vec::<u8>::new().try_reserve_exact(size).map_err(no_memory)?;
+        Vec::<u8>::new()
+            .try_reserve_exact(size)
+            .map_err(no_memory)?;
         let memory = vec![0; size];
         let mut places = Vec::new();
         places.try_reserve_exact(lists).map_err(no_memory)?;
@@ -277,7 +284,8 @@ impl DeltaLists {
 
     fn write(&mut self, list: usize, entry: &Entry, value: u32, name: Option<&RecordName>) {
         let at = self.places[list].start + u64::from(entry.offset);
-        self.code.write(&mut self.memory, at, entry.delta, value, name);
+        self.code
+            .write(&mut self.memory, at, entry.delta, value, name);
     }
 
     /// Takes an entry out and returns the one behind it, which is now in its place. If that was a collision with it, it is none
@@ -323,8 +331,13 @@ impl DeltaLists {
 
     /// Where the list before one ends, and where the one behind it begins.
     fn neighbours(&self, list: usize) -> (u64, u64) {
-        let before = list.checked_sub(1).map_or(0, |before| self.places[before].end());
-        let behind = self.places.get(list + 1).map_or(self.memory_bits(), |place| place.start);
+        let before = list
+            .checked_sub(1)
+            .map_or(0, |before| self.places[before].end());
+        let behind = self
+            .places
+            .get(list + 1)
+            .map_or(self.memory_bits(), |place| place.start);
         (before, behind)
     }
 
@@ -391,7 +404,10 @@ impl DeltaLists {
             let all = lists.len() == self.count();
             let (start, _) = self.neighbours(lists.start);
             let (_, end) = self.neighbours(lists.end - 1);
-            let used: u64 = self.places[lists.clone()].iter().map(|place| u64::from(place.size)).sum();
+            let used: u64 = self.places[lists.clone()]
+                .iter()
+                .map(|place| u64::from(place.size))
+                .sum();
             let free = end - start - used;
             let comfort = lists.len() as u64 * COMFORT;
             if free >= wanted + comfort || (all && free >= wanted) {
@@ -421,7 +437,9 @@ impl DeltaLists {
         let each = free / (lists.len() as u64 + 1);
         let mut to = end;
         for list in lists.rev() {
-            let extra = more.filter(|(wanting, _)| *wanting == list).map_or(0, |(_, bits)| bits);
+            let extra = more
+                .filter(|(wanting, _)| *wanting == list)
+                .map_or(0, |(_, bits)| bits);
             let place = &mut self.places[list];
             to -= each + extra + u64::from(place.size);
             bits::shift(&mut self.memory, place.start, to, place.size.into());
@@ -448,12 +466,24 @@ impl DeltaLists {
     ///
     /// # Errors
     /// [`DeltaError::Corrupt`] for bits that make no list, [`DeltaError::Overflow`] if there is no room.
-    pub fn load(&mut self, list: usize, bytes: &[u8], bit_offset: u8, size: u16) -> Result<(), DeltaError> {
+    pub fn load(
+        &mut self,
+        list: usize,
+        bytes: &[u8],
+        bit_offset: u8,
+        size: u16,
+    ) -> Result<(), DeltaError> {
         let start = self.loaded_to;
         if start + u64::from(size) > self.memory_bits() {
             return Err(DeltaError::Overflow);
         }
-        bits::copy(bytes, bit_offset.into(), &mut self.memory, start, size.into());
+        bits::copy(
+            bytes,
+            bit_offset.into(),
+            &mut self.memory,
+            start,
+            size.into(),
+        );
         self.places[list] = Place {
             start,
             size,

@@ -34,7 +34,9 @@ pub struct Reach {
 ///
 /// # Errors
 /// [`IndexError::Io`], or [`IndexError::Damaged`] if what there is makes no ring.
-pub async fn find_chapters<D: IndexDevice>(store: &mut ChapterStore<D>) -> Result<Option<Reach>, IndexError> {
+pub async fn find_chapters<D: IndexDevice>(
+    store: &mut ChapterStore<D>,
+) -> Result<Option<Reach>, IndexError> {
     let places = end_of_volume(store).await?;
     if places == 0 {
         return Ok(None);
@@ -114,7 +116,9 @@ pub async fn replay<D: IndexDevice>(
         let own = OwnRecords::read(store, chapter).await?;
         let mut records = Vec::with_capacity(geometry.records_per_page() as usize);
         for page in 0..geometry.record_pages {
-            let bytes = store.page(geometry.place(chapter), geometry.index_pages + page).await?;
+            let bytes = store
+                .page(geometry.place(chapter), geometry.index_pages + page)
+                .await?;
             records.clear();
             records.extend(record_page::records(bytes));
             // A copy that fills a gap may be on the page of its original.
@@ -156,7 +160,8 @@ impl OwnRecords {
         };
         for number in 0..geometry.index_pages {
             let bytes = store.page(place, number).await?;
-            let page = ChapterPage::read(bytes, nonce, &geometry).map_err(|_| IndexError::Damaged)?;
+            let page =
+                ChapterPage::read(bytes, nonce, &geometry).map_err(|_| IndexError::Damaged)?;
             for list in 0..page.lists {
                 let (global, list) = (page.first_list + list, page.list(list));
                 for entry in list.entries() {
@@ -181,7 +186,9 @@ impl OwnRecords {
         }
         let place = geometry.chapter_list_key(name);
         let place = place_of(geometry, place.list, place.key) << PAGE_BITS;
-        self.places.binary_search(&(place | u64::from(page))).is_ok()
+        self.places
+            .binary_search(&(place | u64::from(page)))
+            .is_ok()
     }
 }
 
@@ -216,4 +223,3 @@ async fn replay_record<D: IndexDevice>(
         Err(DeltaError::Corrupt) => Err(IndexError::Damaged),
     }
 }
-

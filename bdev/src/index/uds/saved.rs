@@ -10,7 +10,8 @@ use crate::format::DecodeError;
 use crate::format::index::delta_list::DeltaError;
 use crate::format::index::geometry::SAMPLE_RATE;
 use crate::format::index::volume_index::{
-    self, DELTA_HEADER, DeltaHeader, LIST_HEADER, ListHeader, PART_HEADER, PartHeader, SPARSE_HEADER,
+    self, DELTA_HEADER, DeltaHeader, LIST_HEADER, ListHeader, PART_HEADER, PartHeader,
+    SPARSE_HEADER,
 };
 
 /// Why a saved volume index cannot be loaded.
@@ -76,7 +77,11 @@ impl VolumeIndexWriter {
         let is_sparse = index.samples.is_some();
         VolumeIndexWriter {
             nonce,
-            step: if is_sparse { Step::SparseHeader } else { Step::PartHeader(0) },
+            step: if is_sparse {
+                Step::SparseHeader
+            } else {
+                Step::PartHeader(0)
+            },
             piece: Vec::with_capacity(usize::from(u16::MAX) / 8 + 16),
             at: 0,
         }
@@ -129,7 +134,11 @@ impl VolumeIndexWriter {
                 }
             }
             Step::DeltaHeader(number) => {
-                piece.extend(part(number).into_iter().flat_map(|part| part.delta_header().encode()));
+                piece.extend(
+                    part(number)
+                        .into_iter()
+                        .flat_map(|part| part.delta_header().encode()),
+                );
                 Step::Sizes(number, 0)
             }
             Step::Sizes(number, first) => {
@@ -139,7 +148,11 @@ impl VolumeIndexWriter {
                 let end = part.lists.count().min(first + TABLE_STEP);
                 let sizes = (first..end).map(|list| part.lists.list(list).size as u16);
                 piece.extend(sizes.flat_map(u16::to_le_bytes));
-                if end < part.lists.count() { Step::Sizes(number, end) } else { Step::PartHeader(number + 1) }
+                if end < part.lists.count() {
+                    Step::Sizes(number, end)
+                } else {
+                    Step::PartHeader(number + 1)
+                }
             }
             Step::Lists(number, list) => {
                 let Some(part) = part(number) else {
@@ -201,7 +214,12 @@ pub struct VolumeIndexReader {
 
 impl VolumeIndexReader {
     /// Begins to load `index`, which loses what it has, from a save by `zones` zones with `newest` as its open chapter.
-    pub fn new(index: &mut VolumeIndexZone, nonce: u64, newest: u64, zones: u32) -> VolumeIndexReader {
+    pub fn new(
+        index: &mut VolumeIndexZone,
+        nonce: u64,
+        newest: u64,
+        zones: u32,
+    ) -> VolumeIndexReader {
         let mut number = 0;
         while let Some(part) = index.part_mut(number) {
             part.lists.begin_load();
@@ -225,7 +243,11 @@ impl VolumeIndexReader {
     ///
     /// # Errors
     /// What is wrong with the stream. The index is to be thrown away then.
-    pub fn feed(&mut self, index: &mut VolumeIndexZone, mut bytes: &[u8]) -> Result<bool, LoadError> {
+    pub fn feed(
+        &mut self,
+        index: &mut VolumeIndexZone,
+        mut bytes: &[u8],
+    ) -> Result<bool, LoadError> {
         loop {
             let needed = self.needed();
             if self.step == Step::Done {
@@ -280,7 +302,10 @@ impl VolumeIndexReader {
     }
 
     fn take(&mut self, index: &mut VolumeIndexZone, item: &[u8]) -> Result<Step, LoadError> {
-        let array = |at: usize| item.get(at..at + 8).and_then(|bytes| bytes.first_chunk::<8>());
+        let array = |at: usize| {
+            item.get(at..at + 8)
+                .and_then(|bytes| bytes.first_chunk::<8>())
+        };
         match self.step {
             Step::SparseHeader => {
                 let header = item.first_chunk().copied().unwrap_or_default();
@@ -307,9 +332,21 @@ impl VolumeIndexReader {
                 let header = DeltaHeader::decode(&header)?;
                 let part = &self.parts[number];
                 same("a zone's number", header.zone.into(), self.zone.into())?;
-                same("the number of zones", header.zones.into(), self.zones.into())?;
-                same("a zone's first list", header.first_list.into(), part.first_list.into())?;
-                same("a zone's number of lists", header.lists.into(), part.lists.into())?;
+                same(
+                    "the number of zones",
+                    header.zones.into(),
+                    self.zones.into(),
+                )?;
+                same(
+                    "a zone's first list",
+                    header.first_list.into(),
+                    part.first_list.into(),
+                )?;
+                same(
+                    "a zone's number of lists",
+                    header.lists.into(),
+                    part.lists.into(),
+                )?;
                 Ok(self.size_step(index, number))
             }
             Step::Sizes(number, _) => {
@@ -352,7 +389,11 @@ impl VolumeIndexReader {
     ) -> Result<Step, LoadError> {
         same("the nonce", header.nonce, self.nonce)?;
         same("the open chapter", header.newest, self.newest)?;
-        same("a zone's first list", header.first_list.into(), self.expected_first[number].into())?;
+        same(
+            "a zone's first list",
+            header.first_list.into(),
+            self.expected_first[number].into(),
+        )?;
         let all = index.part(number).map_or(0, |part| part.all_lists());
         let end = u64::from(header.first_list) + u64::from(header.lists);
         if end > all || header.oldest > header.newest {
@@ -412,10 +453,16 @@ impl VolumeIndexReader {
         let loading = &mut self.parts[number];
         same("the tag of a list", header.tag.into(), part.tag().into())?;
         // In their order: those before it must be empty.
-        let skipped = loading.sizes[loading.next..].iter().position(|size| *size > 0);
+        let skipped = loading.sizes[loading.next..]
+            .iter()
+            .position(|size| *size > 0);
         let expected = loading.next + skipped.unwrap_or(0);
         let first = u64::from(loading.first_list);
-        same("the number of a list", header.list.into(), first + expected as u64)?;
+        same(
+            "the number of a list",
+            header.list.into(),
+            first + expected as u64,
+        )?;
         let size = loading.sizes[expected];
         let needed = (u64::from(header.bit_offset) + u64::from(size)).div_ceil(8);
         same("the bytes of a list", header.bytes.into(), needed)?;
@@ -434,10 +481,18 @@ impl VolumeIndexReader {
     /// # Errors
     /// They did not have all lists.
     pub fn finish(self, index: &mut VolumeIndexZone) -> Result<(), LoadError> {
-        same("the number of zones' streams", self.zone.into(), self.zones.into())?;
+        same(
+            "the number of zones' streams",
+            self.zone.into(),
+            self.zones.into(),
+        )?;
         for number in 0..2 {
             if let Some(part) = index.part_mut(number) {
-                same("the number of lists", self.expected_first[number].into(), part.all_lists())?;
+                same(
+                    "the number of lists",
+                    self.expected_first[number].into(),
+                    part.all_lists(),
+                )?;
                 part.oldest = self.oldest[number];
                 part.newest = self.newest;
                 part.lists.finish_load();
@@ -448,7 +503,11 @@ impl VolumeIndexReader {
 }
 
 fn first_step(index: &VolumeIndexZone) -> Step {
-    if index.samples.is_some() { Step::SparseHeader } else { Step::PartHeader(0) }
+    if index.samples.is_some() {
+        Step::SparseHeader
+    } else {
+        Step::PartHeader(0)
+    }
 }
 
 #[cfg(test)]
@@ -506,7 +565,12 @@ mod tests {
         }
     }
 
-    fn read(index: &mut VolumeIndexZone, streams: &[Vec<u8>], newest: u64, piece: usize) -> Result<(), LoadError> {
+    fn read(
+        index: &mut VolumeIndexZone,
+        streams: &[Vec<u8>],
+        newest: u64,
+        piece: usize,
+    ) -> Result<(), LoadError> {
         let mut reader = VolumeIndexReader::new(index, NONCE, newest, streams.len() as u32);
         for stream in streams {
             // The rest of the last block is anything.
@@ -585,7 +649,9 @@ mod tests {
         let saved = filled(&geometry, 1, 100);
         let streams = [written(&saved[0], 100)];
         let mut zone = empty(&geometry, 1).remove(0);
-        let error = read(&mut zone, &streams, 4, 100).expect_err("another time").to_string();
+        let error = read(&mut zone, &streams, 4, 100)
+            .expect_err("another time")
+            .to_string();
         assert!(error.contains("open chapter is 3"), "{error}");
         let mut reader = VolumeIndexReader::new(&mut zone, NONCE + 1, 3, 1);
         assert!(reader.feed(&mut zone, &streams[0]).is_err());

@@ -48,13 +48,19 @@ pub async fn create<D: IndexDevice>(
     info: NonceInfo,
 ) -> Result<u64, IndexError> {
     for slot in layout.saves {
-        device.write(slot.start, &save::unsaved(slot, geometry)).await?;
+        device
+            .write(slot.start, &save::unsaved(slot, geometry))
+            .await?;
     }
     device.flush().await?;
-    device.write(layout.config, &config::encode(geometry, volume)).await?;
+    device
+        .write(layout.config, &config::encode(geometry, volume))
+        .await?;
     device.flush().await?;
     let super_block = IndexSuperBlock { nonce_info: info };
-    device.write(layout.header, &super_block.encode(layout, geometry)).await?;
+    device
+        .write(layout.header, &super_block.encode(layout, geometry))
+        .await?;
     device.flush().await?;
     Ok(super_block.volume_nonce(layout))
 }
@@ -116,7 +122,9 @@ pub async fn latest<D: IndexDevice>(
     let layout = IndexLayout::new(start, geometry);
     let nonce = find(device, &layout, geometry, volume).await?;
     let found = saves(device, &layout, nonce).await?.into_iter().flatten();
-    found.max_by_key(|(state, _)| state.time).ok_or(IndexError::Damaged)
+    found
+        .max_by_key(|(state, _)| state.time)
+        .ok_or(IndexError::Damaged)
 }
 
 /// Loads the save that counts into `zones`, of which there may be as many as one likes.
@@ -127,7 +135,11 @@ pub async fn load<D: IndexDevice>(
     store: &mut ChapterStore<D>,
     zones: &mut [IndexZone],
 ) -> Result<LastSave, IndexError> {
-    let newest = saves(&store.device, &store.layout, store.nonce).await?.into_iter().flatten().max_by_key(|(state, _)| state.time);
+    let newest = saves(&store.device, &store.layout, store.nonce)
+        .await?
+        .into_iter()
+        .flatten()
+        .max_by_key(|(state, _)| state.time);
     let (state, layout) = newest.ok_or(IndexError::Damaged)?;
     let damaged = |error: &dyn std::fmt::Display| {
         log::warn!("the save of the deduplication index cannot be used: {error}");
@@ -151,7 +163,10 @@ pub async fn load<D: IndexDevice>(
                     return Err(damaged(&"its volume index has no end"));
                 }
                 let piece = &mut piece[..blocks * BLOCK_SIZE];
-                store.device.read(Pbn(stream.start.get() + at), piece).await?;
+                store
+                    .device
+                    .read(Pbn(stream.start.get() + at), piece)
+                    .await?;
                 ended = reader.feed(index, piece).map_err(|error| damaged(&error))?;
                 at += blocks as u64;
             }
@@ -172,7 +187,10 @@ pub async fn load<D: IndexDevice>(
 
 async fn read_all<D: IndexDevice>(device: &D, extent: Extent) -> Result<Vec<u8>, IndexError> {
     let mut bytes = vec![0; extent.blocks as usize * BLOCK_SIZE];
-    for (at, piece) in (0..).step_by(STRETCH).zip(bytes.chunks_mut(STRETCH * BLOCK_SIZE)) {
+    for (at, piece) in (0..)
+        .step_by(STRETCH)
+        .zip(bytes.chunks_mut(STRETCH * BLOCK_SIZE))
+    {
         device.read(Pbn(extent.start.get() + at), piece).await?;
     }
     Ok(bytes)
@@ -189,7 +207,8 @@ pub async fn save<D: IndexDevice>(
 ) -> Result<LastSave, IndexError> {
     let geometry = store.geometry;
     let found = saves(&store.device, &store.layout, store.nonce).await?;
-    let time = |save: &Option<(SavedState, SaveLayout)>| save.as_ref().map_or(0, |(state, _)| state.time);
+    let time =
+        |save: &Option<(SavedState, SaveLayout)>| save.as_ref().map_or(0, |(state, _)| state.time);
     let [first, second] = [time(&found[0]), time(&found[1])];
     let slot = store.layout.saves[usize::from(second < first)];
     let newest = zones.first().map_or(0, |zone| zone.newest);
@@ -201,7 +220,9 @@ pub async fn save<D: IndexDevice>(
     };
     let layout = SaveLayout::new(slot, &geometry, zones.len() as u8);
     let device = &store.device;
-    device.write(slot.start, &save::unsaved(slot, &geometry)).await?;
+    device
+        .write(slot.start, &save::unsaved(slot, &geometry))
+        .await?;
     device.flush().await?;
 
     write_stream(device, layout.open_chapter, open_chapter_stream(zones)).await?;
@@ -230,8 +251,16 @@ pub async fn save<D: IndexDevice>(
 /// The saved open chapter: the zones' records take turns.
 fn open_chapter_stream(zones: &[IndexZone]) -> impl FnMut(&mut [u8]) -> usize + '_ {
     let all: usize = zones.iter().map(|zone| zone.open.records().len()).sum();
-    let most = zones.iter().map(|zone| zone.open.records().len()).max().unwrap_or(0);
-    let records = (0..most).flat_map(|index| zones.iter().filter_map(move |zone| zone.open.records().get(index)));
+    let most = zones
+        .iter()
+        .map(|zone| zone.open.records().len())
+        .max()
+        .unwrap_or(0);
+    let records = (0..most).flat_map(|index| {
+        zones
+            .iter()
+            .filter_map(move |zone| zone.open.records().get(index))
+    });
     let mut bytes = open_chapter::header(all as u32)
         .into_iter()
         .chain(records.flat_map(record_page::IndexRecord::encode));
@@ -259,7 +288,9 @@ async fn write_stream<D: IndexDevice>(
         let blocks = count.div_ceil(BLOCK_SIZE);
         piece[count..blocks * BLOCK_SIZE].fill(0);
         if blocks > 0 {
-            device.write(Pbn(extent.start.get() + at), &piece[..blocks * BLOCK_SIZE]).await?;
+            device
+                .write(Pbn(extent.start.get() + at), &piece[..blocks * BLOCK_SIZE])
+                .await?;
         }
         at += blocks as u64;
         if count < room {

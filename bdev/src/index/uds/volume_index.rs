@@ -54,7 +54,12 @@ pub struct PartZone {
 }
 
 impl PartZone {
-    fn new(part: Part, geometry: SubIndexGeometry, zone: u8, zones: u8) -> Result<PartZone, IndexError> {
+    fn new(
+        part: Part,
+        geometry: SubIndexGeometry,
+        zone: u8,
+        zones: u8,
+    ) -> Result<PartZone, IndexError> {
         let lists = geometry.zone_lists(zone, zones);
         let bytes = geometry.zone_memory(zones);
         Ok(PartZone {
@@ -129,7 +134,9 @@ impl PartZone {
         } else {
             self.lists.find(list, place.key, name)?
         };
-        let found = entry.is(place.key).then(|| self.lists.list(list).value(&entry));
+        let found = entry
+            .is(place.key)
+            .then(|| self.lists.list(list).value(&entry));
         Ok(Sighting {
             sampled,
             list,
@@ -140,7 +147,12 @@ impl PartZone {
     }
 
     /// Finds a name, and takes out of its list what is of chapters that were dropped.
-    fn find_and_flush(&mut self, list: usize, key: u32, name: &RecordName) -> Result<Entry, DeltaError> {
+    fn find_and_flush(
+        &mut self,
+        list: usize,
+        key: u32,
+        name: &RecordName,
+    ) -> Result<Entry, DeltaError> {
         let mask = self.mask();
         let first = self.flush_chapters[list];
         let dropped = self.oldest - first;
@@ -185,7 +197,9 @@ impl PartZone {
         let place = self.geometry.list_key(name);
         let list = self.local(place.list)?;
         let entry = self.lists.peek(list, place.key, name).ok()?;
-        let low = entry.is(place.key).then(|| self.lists.list(list).value(&entry))?;
+        let low = entry
+            .is(place.key)
+            .then(|| self.lists.list(list).value(&entry))?;
         let chapter = self.chapter(low);
         (chapter <= self.newest).then_some(chapter)
     }
@@ -218,7 +232,12 @@ struct Flush {
 impl Flush {
     /// The next entry that stays; those before it are taken out.
     #[inline]
-    fn next(&mut self, lists: &mut DeltaLists, list: usize, cursor: &Entry) -> Result<Entry, DeltaError> {
+    fn next(
+        &mut self,
+        lists: &mut DeltaLists,
+        list: usize,
+        cursor: &Entry,
+    ) -> Result<Entry, DeltaError> {
         let view = lists.list(list);
         let mut entry = view.next(cursor)?;
         if entry.at_end {
@@ -253,8 +272,16 @@ impl VolumeIndexZone {
     ///
     /// # Errors
     /// [`IndexError::NoMemory`].
-    pub fn new(geometry: &IndexGeometry, zone: u8, zones: u8) -> Result<VolumeIndexZone, IndexError> {
-        let part = if geometry.is_sparse() { Part::Dense } else { Part::Whole };
+    pub fn new(
+        geometry: &IndexGeometry,
+        zone: u8,
+        zones: u8,
+    ) -> Result<VolumeIndexZone, IndexError> {
+        let part = if geometry.is_sparse() {
+            Part::Dense
+        } else {
+            Part::Whole
+        };
         let sampled = geometry.sampled_part();
         let samples = sampled.map(|sampled| PartZone::new(Part::Samples, sampled, zone, zones));
         Ok(VolumeIndexZone {
@@ -265,7 +292,9 @@ impl VolumeIndexZone {
     }
 
     pub(super) fn parts(&self) -> impl Iterator<Item = &PartZone> {
-        [Some(&self.dense), self.samples.as_ref()].into_iter().flatten()
+        [Some(&self.dense), self.samples.as_ref()]
+            .into_iter()
+            .flatten()
     }
 
     pub(super) fn part(&self, number: usize) -> Option<&PartZone> {
@@ -273,7 +302,10 @@ impl VolumeIndexZone {
     }
 
     pub(super) fn part_mut(&mut self, number: usize) -> Option<&mut PartZone> {
-        [Some(&mut self.dense), self.samples.as_mut()].into_iter().flatten().nth(number)
+        [Some(&mut self.dense), self.samples.as_mut()]
+            .into_iter()
+            .flatten()
+            .nth(number)
     }
 
     fn part_of(&mut self, sampled: bool) -> &mut PartZone {
@@ -296,14 +328,22 @@ impl VolumeIndexZone {
     /// The chapter in which a sample may be; changes nothing.
     pub fn peek_sample(&self, name: &RecordName) -> Option<u64> {
         let samples = self.samples.as_ref()?;
-        self.geometry.is_sample(name).then(|| samples.peek(name)).flatten()
+        self.geometry
+            .is_sample(name)
+            .then(|| samples.peek(name))
+            .flatten()
     }
 
     /// Notes that `name`, which was looked for just now, is in `chapter` too. What was found has another name.
     ///
     /// # Errors
     /// No room, or the name is there already.
-    pub fn put(&mut self, at: &Sighting, name: &RecordName, chapter: u64) -> Result<(), DeltaError> {
+    pub fn put(
+        &mut self,
+        at: &Sighting,
+        name: &RecordName,
+        chapter: u64,
+    ) -> Result<(), DeltaError> {
         let part = self.part_of(at.sampled);
         debug_assert!((part.oldest..=part.newest).contains(&chapter));
         let low = chapter as u32 & part.mask();
@@ -345,7 +385,9 @@ impl VolumeIndexZone {
     /// Bytes of memory taken.
     pub fn memory_bytes(&self) -> u64 {
         let flush = |part: &PartZone| part.flush_chapters.len() as u64 * 8;
-        self.parts().map(|part| part.lists.memory_bytes() + flush(part)).sum()
+        self.parts()
+            .map(|part| part.lists.memory_bytes() + flush(part))
+            .sum()
     }
 }
 

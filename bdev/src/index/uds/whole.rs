@@ -64,7 +64,11 @@ impl<D: IndexDevice> WholeIndex<D> {
     ///
     /// # Errors
     /// [`IndexError::Io`], [`IndexError::NoMemory`].
-    pub async fn create(plan: IndexPlan, device: D, info: NonceInfo) -> Result<WholeIndex<D>, IndexError> {
+    pub async fn create(
+        plan: IndexPlan,
+        device: D,
+        info: NonceInfo,
+    ) -> Result<WholeIndex<D>, IndexError> {
         let layout = IndexLayout::new(plan.start, &plan.geometry);
         let nonce = saves::create(&device, &layout, &plan.geometry, plan.volume, info).await?;
         WholeIndex::empty(plan, device, nonce)
@@ -99,12 +103,19 @@ impl<D: IndexDevice> WholeIndex<D> {
     ///
     /// # Errors
     /// [`IndexError::Io`] and [`IndexError::Damaged`], after which the index is of no use any more.
-    pub async fn ask(&mut self, op: IndexOp, record: IndexRecord) -> Result<Option<RecordData>, IndexError> {
+    pub async fn ask(
+        &mut self,
+        op: IndexOp,
+        record: IndexRecord,
+    ) -> Result<Option<RecordData>, IndexError> {
         let zone = usize::from(zone_of(&self.plan.geometry, &record.name, self.plan.zones));
         let question = Question { op, record };
         let mut seen = None;
         loop {
-            match self.zones[zone].ask(&question, seen).map_err(|_| IndexError::Damaged)? {
+            match self.zones[zone]
+                .ask(&question, seen)
+                .map_err(|_| IndexError::Damaged)?
+            {
                 Outcome::LookIn(chapter) => {
                     seen = Some((chapter, self.store.find(chapter, &record.name).await?));
                 }
@@ -141,9 +152,12 @@ impl<D: IndexDevice> WholeIndex<D> {
             saves::spoil(&self.store.device, save).await?;
         }
         let chapter = self.newest();
-        let shares: Vec<&[IndexRecord]> = self.zones.iter().map(|zone| zone.open.records()).collect();
+        let shares: Vec<&[IndexRecord]> =
+            self.zones.iter().map(|zone| zone.open.records()).collect();
         self.store.write(chapter, &shares).await?;
-        self.zones.iter_mut().for_each(|zone| zone.open_chapter(chapter + 1));
+        self.zones
+            .iter_mut()
+            .for_each(|zone| zone.open_chapter(chapter + 1));
         Ok(())
     }
 
@@ -164,7 +178,10 @@ impl<D: IndexDevice> WholeIndex<D> {
 
     /// Records in the open chapter.
     pub fn open_records(&self) -> usize {
-        self.zones.iter().map(|zone| zone.open.records().len()).sum()
+        self.zones
+            .iter()
+            .map(|zone| zone.open.records().len())
+            .sum()
     }
 
     /// What the volume index holds.
@@ -184,7 +201,10 @@ impl<D: IndexDevice> WholeIndex<D> {
 
     /// Bytes that the volume index takes.
     pub fn memory_bytes(&self) -> u64 {
-        self.zones.iter().map(|zone| zone.volume_index.memory_bytes()).sum()
+        self.zones
+            .iter()
+            .map(|zone| zone.volume_index.memory_bytes())
+            .sum()
     }
 
     /// Pages read from the device so far.

@@ -165,11 +165,12 @@ impl HashZone {
             };
             let post = Mapping::block(pbn);
             let asked = zone.shared.index_answers();
-            let advice = match asked.then(|| state.index.answer_now(&IndexRequest::post(name, post))) {
-                None => None,
-                Some(None) => return false,
-                Some(Some(advice)) => self.advised(zone, advice),
-            };
+            let advice =
+                match asked.then(|| state.index.answer_now(&IndexRequest::post(name, post))) {
+                    None => None,
+                    Some(None) => return false,
+                    Some(Some(advice)) => self.advised(zone, advice),
+                };
             let Some(member) = &mut state.members[id.0 as usize] else {
                 return false;
             };
@@ -207,7 +208,10 @@ impl HashZone {
                     Ok(at)
                 }
                 (Answer::Verified { equal: true }, Some(at), Some(held))
-                    if state.locks.get(key_of(held)).is_some_and(|budget| budget.claim()) =>
+                    if state
+                        .locks
+                        .get(key_of(held))
+                        .is_some_and(|budget| budget.claim()) =>
                 {
                     lone.shares = true;
                     Err(at)

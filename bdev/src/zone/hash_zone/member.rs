@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::lone::Lone;
 use super::super::events::Verdict;
 use super::super::message::RequestAddress;
+use super::lone::Lone;
 use crate::buffer::Buffer;
 use crate::dedupe::{LockHost, ReadLock, RequestId};
 use crate::depot::IncrementBudget;

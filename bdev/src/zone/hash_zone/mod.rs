@@ -29,9 +29,7 @@ use super::message::{Entrant, MemberCall, MemberReply, RequestAddress};
 use super::owner::Zone;
 use crate::buffer::Buffer;
 use crate::dedupe::contexts::{ContextTally, Contexts};
-use crate::dedupe::{
-    Action, Answer, HashZoneMachine, LockReport, RequestId, TransitionCounts,
-};
+use crate::dedupe::{Action, Answer, HashZoneMachine, LockReport, RequestId, TransitionCounts};
 use crate::depot::{IncrementBudget, WriteKind};
 use crate::error::VdoError;
 use crate::index::{AnswerMode, DedupeIndex, IndexError, IndexVerb, MemoryIndex};
@@ -341,12 +339,7 @@ impl HashZone {
 
     /// How long a question to the index may take, and how rarely late ones are looked for.
     /// Holds at `now`, for those who wait already too.
-    pub fn set_timeouts(
-        &self,
-        now: Nanos,
-        timeout_ms: Option<u64>,
-        minimum_timer_ms: Option<u64>,
-    ) {
+    pub fn set_timeouts(&self, now: Nanos, timeout_ms: Option<u64>, minimum_timer_ms: Option<u64>) {
         let contexts = &mut self.state.borrow_mut().contexts;
         if let Some(timeout) = timeout_ms {
             contexts.set_timeout_ms(timeout);

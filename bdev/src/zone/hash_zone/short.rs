@@ -44,8 +44,9 @@ impl HashZone {
     #[cold]
     fn ask_again(&self, zone: &Zone) -> bool {
         let all = std::mem::take(&mut *self.short.borrow_mut());
-        let (served, waiting): (Vec<_>, _) =
-            all.into_iter().partition(|(id, _)| self.is_served(zone, *id));
+        let (served, waiting): (Vec<_>, _) = all
+            .into_iter()
+            .partition(|(id, _)| self.is_served(zone, *id));
         *self.short.borrow_mut() = waiting;
         for &(id, name) in &served {
             let scrubbed = zone.shared.scrubbed_slabs();

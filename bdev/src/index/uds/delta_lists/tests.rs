@@ -35,7 +35,10 @@ impl Model {
                 let name = entry.is_collision.then(|| list.name(&entry));
                 collisions += u64::from(entry.is_collision);
                 records += 1;
-                found.entry(entry.key).or_default().push((list.value(&entry), name));
+                found
+                    .entry(entry.key)
+                    .or_default()
+                    .push((list.value(&entry), name));
             }
             assert_eq!(&found, expected, "list {index}");
         }
@@ -175,7 +178,9 @@ fn few_lists_are_moved_to_make_room() {
     for key in 0..4000 {
         let list = (key * 7919 % 1000) as usize;
         let entry = lists.find(list, key, &name(key)).expect("whole");
-        lists.insert(list, &entry, key, 0, &name(key)).expect("room");
+        lists
+            .insert(list, &entry, key, 0, &name(key))
+            .expect("room");
     }
     let before: Vec<u64> = (0..1000).map(|list| lists.list(list).start).collect();
     let moves = lists.moves;
@@ -186,6 +191,8 @@ fn few_lists_are_moved_to_make_room() {
             break;
         }
     }
-    let moved = (0..1000).filter(|list| lists.list(*list).start != before[*list]).count();
+    let moved = (0..1000)
+        .filter(|list| lists.list(*list).start != before[*list])
+        .count();
     assert!(moved <= 2 * FIRST_REACH + 1, "{moved} lists were moved");
 }
