@@ -82,6 +82,13 @@ impl RecordName {
     pub fn zone(&self, zones: u8) -> ZoneIndex {
         ZoneIndex(((u16::from(self.0[0]) * u16::from(zones)) >> 8) as u8)
     }
+
+    /// Where a table by name puts it. Names are hashes already; of this part nothing chose the zone.
+    #[inline]
+    pub fn key(&self) -> u64 {
+        let [_, _, _, _, _, _, _, _, tail @ ..] = self.0;
+        u64::from_le_bytes(tail)
+    }
 }
 
 /// What a block-map entry says of its logical block: the four-bit state of the on-disk entry.

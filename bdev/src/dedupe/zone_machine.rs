@@ -40,13 +40,6 @@ pub(super) struct Turn<'a, H> {
     pub(super) out: &'a mut Vec<Action>,
 }
 
-/// Where a name goes in the map. Names are hashes already; the first byte is left out because it
-/// chose the zone.
-fn hash_of(name: &RecordName) -> u64 {
-    let [_, _, _, _, _, _, _, _, tail @ ..] = name.0;
-    u64::from_le_bytes(tail)
-}
-
 impl HashZoneMachine {
     /// A zone without locks, for requests numbered below `max_requests`.
     pub fn new(max_requests: u32) -> HashZoneMachine {
@@ -249,7 +242,7 @@ impl HashZoneMachine {
             let bits = flags
                 .iter()
                 .fold(0, |bits, &flag| bits << 1 | u64::from(flag));
-            form.extend([lock.state as u64, bits, hash_of(&lock.name)]);
+            form.extend([lock.state as u64, bits, lock.name.key()]);
             form.push(lock.agent.map_or(u64::MAX, |agent| u64::from(agent.0)));
             form.extend([lock.at.pbn.0, u64::from(lock.at.state.bits())]);
             form.push(lock.read_lock.map_or(u64::MAX, |held| held.0));
@@ -274,7 +267,7 @@ impl HashZoneMachine {
 
     fn find(&self, name: &RecordName) -> Option<LockId> {
         let same = |id: &LockId| self.locks[id.0 as usize].name == *name;
-        self.by_name.find(hash_of(name), same).copied()
+        self.by_name.find(name.key(), same).copied()
     }
 }
 
@@ -418,16 +411,16 @@ impl<H: LockHost> Turn<'_, H> {
     fn insert(&mut self, id: LockId) {
         let lock = self.zone.lock(id);
         lock.registered = true;
-        let hash = hash_of(&lock.name);
+        let hash = lock.name.key();
         let HashZoneMachine { by_name, locks, .. } = &mut *self.zone;
-        by_name.insert_unique(hash, id, |other| hash_of(&locks[other.0 as usize].name));
+        by_name.insert_unique(hash, id, |other| locks[other.0 as usize].name.key());
     }
 
     /// Puts `new` into the map in the place of `old`, which has the same name.
     pub(super) fn replace(&mut self, old: LockId, new: LockId) {
         self.zone.lock(new).registered = true;
         self.zone.lock(old).registered = false;
-        let hash = hash_of(&self.zone.lock(new).name);
+        let hash = self.zone.lock(new).name.key();
         match self.zone.by_name.find_mut(hash, |&id| id == old) {
             Some(entry) => *entry = new,
             None => self.inconsistent(Inconsistency::Map),
@@ -468,7 +461,7 @@ impl<H: LockHost> Turn<'_, H> {
     fn end(&mut self, id: LockId) {
         let lock = self.zone.lock(id);
         let (state, registered) = (lock.state, lock.registered);
-        let hash = hash_of(&lock.name);
+        let hash = lock.name.key();
         let left = if state != LockState::Bypassing {
             Some("a state")
         } else if !lock.waiters.is_empty() {

@@ -134,7 +134,7 @@ impl PhysicalZone {
             let number = self.slab_number(local);
             let config = &self.geometry.slabs.config;
             let end = journal_end(number, entry, config, nonce, block);
-            let end = end.map_err(|refusal| VdoError::Inconsistent(refusal.to_string()))?;
+            let end = end?;
             self.with(|state| state.slabs[local as usize].journal.load_dirty(end));
             return Ok(buffer);
         }

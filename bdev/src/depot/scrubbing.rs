@@ -22,7 +22,6 @@ use super::zone::PhysicalZone;
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::Block;
-use crate::recovery::Refusal;
 use crate::recovery::order::{ScrubOrder, SlabGlance};
 use crate::recovery::scrub::Scrub;
 use crate::recovery::slab_replay::JournalEnd;
@@ -69,10 +68,6 @@ impl Scrubber {
     pub(super) fn wake(&self) {
         self.changed.wake_all();
     }
-}
-
-fn refused(refusal: Refusal) -> VdoError {
-    VdoError::Inconsistent(refusal.to_string())
 }
 
 impl PhysicalZone {
@@ -219,9 +214,9 @@ impl PhysicalZone {
         while let Some(sequence) = scrub.wants() {
             let place = (sequence.get() % journal.blocks) as usize;
             let block = &blocks_of(&buffer)[place];
-            scrub.take_journal_block(block).map_err(refused)?;
+            scrub.take_journal_block(block)?;
         }
-        let result = scrub.finish().map_err(refused)?;
+        let result = scrub.finish()?;
         if result.torn > 0 {
             let torn = result.torn;
             log::warn!("slab {number}: {torn} blocks of its counters were torn");

@@ -8,6 +8,7 @@
 use thiserror::Error;
 
 use super::entries::Implausible;
+use crate::error::VdoError;
 use crate::format::components::{RecoveryJournalState, VolumeState};
 use crate::format::recovery_journal::{ENTRIES_PER_BLOCK, block_number};
 use crate::format::super_block::SuperBlock;
@@ -343,6 +344,12 @@ pub enum Refusal {
         /// What, with the block.
         what: String,
     },
+}
+
+impl From<Refusal> for VdoError {
+    fn from(refusal: Refusal) -> VdoError {
+        VdoError::Inconsistent(refusal.to_string())
+    }
 }
 
 impl Refusal {

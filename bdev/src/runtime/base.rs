@@ -174,7 +174,7 @@ impl BaseDevice {
     /// Bytes of memory it holds.
     pub fn memory_held(&self) -> usize {
         let outgoing = self.outgoing.borrow().capacity() * size_of::<BaseIo>();
-        self.ios.borrow().memory_held() + outgoing
+        self.ios.borrow().memory_held() + self.owned.borrow().memory_held() + outgoing
     }
 
     /// A table that holds `capacity` I/Os before it has to grow.

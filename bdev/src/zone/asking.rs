@@ -27,17 +27,12 @@ impl Zone {
         loop {
             let seen = self.shared.scrubbed_slabs();
             let result = self.try_allocate_tree_page().await;
-            let none_comes =
-                || self.shared.unrecovered_slabs() == 0 && self.shared.scrubbed_slabs() == seen;
-            if !matches!(result, Err(VdoError::NoSpace)) || none_comes() {
+            let found_none = matches!(result, Err(VdoError::NoSpace));
+            if !found_none || !self.shared.room_may_come(seen) {
                 return result;
             }
-            let changed = || {
-                self.shared.unrecovered_slabs() == 0
-                    || self.shared.scrubbed_slabs() != seen
-                    || self.is_read_only()
-            };
-            self.scrubbed.wait_until(changed).await;
+            let has_come = || self.shared.room_has_come(seen);
+            self.scrubbed.wait_until(has_come).await;
         }
     }
 

@@ -14,7 +14,7 @@ use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
 use crate::journal::{JournalHooks, Pending};
 use crate::runtime::services::{BlockMapSlot, JournalHolder, Rare, TreePageSource, ZoneServices};
-use crate::types::{JournalPoint, Mapping, MappingState, SequenceNumber, ZoneIndex};
+use crate::types::{JournalPoint, Mapping, SequenceNumber, ZoneIndex};
 
 /// The services of one zone thread.
 pub struct ServiceDesk {
@@ -131,10 +131,7 @@ impl TreePageSource for ServiceDesk {
         Box::pin(async move {
             let zone = zone.ok_or(VdoError::ShuttingDown)?;
             let pbn = zone.allocate_tree_page().await?;
-            let mapping = Mapping {
-                pbn,
-                state: MappingState::UNCOMPRESSED,
-            };
+            let mapping = Mapping::block(pbn);
             let entry = RecoveryJournalEntry {
                 operation: JournalOperation::BlockMapRemapping,
                 slot: parent,

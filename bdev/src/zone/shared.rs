@@ -132,6 +132,17 @@ impl Shared {
         self.scrubbed.load(Ordering::Acquire)
     }
 
+    /// Whether there may be room for one who found none, or may come to be: slabs are still to be scrubbed, or one was since
+    /// `seen` had been.
+    pub fn room_may_come(&self, seen: u32) -> bool {
+        self.unrecovered_slabs() > 0 || self.scrubbed_slabs() != seen
+    }
+
+    /// Whether one who waits for room need wait no longer, since a slab was scrubbed after `seen` had been, or none will be.
+    pub fn room_has_come(&self, seen: u32) -> bool {
+        self.unrecovered_slabs() == 0 || self.is_read_only() || self.scrubbed_slabs() != seen
+    }
+
     /// So many more slabs are to be scrubbed.
     pub fn slabs_to_scrub(&self, slabs: u32) {
         self.unrecovered.fetch_add(slabs, Ordering::AcqRel);

@@ -382,7 +382,6 @@ impl MapState {
         &mut self.journal_calls
     }
 
-    /// The counters, and the gauges as they stand.
     /// Bytes of memory it holds.
     pub(super) fn memory_held(&self) -> usize {
         let queues = self.reads.capacity() * size_of::<PageId>() + self.writes.memory_held();
@@ -390,6 +389,7 @@ impl MapState {
         self.pages.memory_held() + tables + queues + self.waiters.memory_held()
     }
 
+    /// The counters, and the gauges as they stand.
     pub(super) fn statistics(&self) -> BlockMapStatistics {
         let mut statistics = self.statistics;
         self.pages.count(&mut statistics);

@@ -517,20 +517,13 @@ mod tests {
     use super::*;
     use crate::format::index::IndexGeometry;
     use crate::hash::murmur3_x64_128;
+    use crate::index::uds::zone::zone_of;
     use crate::types::RecordName;
 
     const NONCE: u64 = 99;
 
     fn name(number: u64) -> RecordName {
         RecordName(murmur3_x64_128(&number.to_le_bytes(), 0))
-    }
-
-    fn zone(geometry: &IndexGeometry, name: &RecordName, zones: u8) -> u8 {
-        let part = match geometry.sampled_part() {
-            Some(samples) if geometry.is_sample(name) => samples,
-            _ => geometry.dense_part(),
-        };
-        (part.list_key(name).list / part.lists_per_zone(zones)) as u8
     }
 
     fn empty(geometry: &IndexGeometry, zones: u8) -> Vec<VolumeIndexZone> {
@@ -545,7 +538,7 @@ mod tests {
             let chapter = number / 30;
             index.iter_mut().for_each(|zone| zone.open_chapter(chapter));
             let name = name(number);
-            let zone = &mut index[usize::from(zone(geometry, &name, zones))];
+            let zone = &mut index[usize::from(zone_of(geometry, &name, zones))];
             let sighting = zone.find(&name).expect("whole");
             zone.put(&sighting, &name, chapter).expect("room");
         }
@@ -610,8 +603,8 @@ mod tests {
             }
             for number in 0..names + 50 {
                 let name = name(number);
-                let one = saved[usize::from(zone(&geometry, &name, saving))].find(&name).expect("whole");
-                let other = loaded[usize::from(zone(&geometry, &name, loading))].find(&name).expect("whole");
+                let one = saved[usize::from(zone_of(&geometry, &name, saving))].find(&name).expect("whole");
+                let other = loaded[usize::from(zone_of(&geometry, &name, loading))].find(&name).expect("whole");
                 prop_assert_eq!(one.chapter, other.chapter, "name {}", number);
             }
             let all = |index: &[VolumeIndexZone]| index.iter().map(|zone| zone.counts().records).sum::<u64>();

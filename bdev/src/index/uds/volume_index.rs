@@ -418,18 +418,10 @@ mod tests {
 
     use super::*;
     use crate::hash::murmur3_x64_128;
+    use crate::index::uds::zone::zone_of;
 
     fn name(number: u64) -> RecordName {
         RecordName(murmur3_x64_128(&number.to_le_bytes(), 0))
-    }
-
-    /// The zone of a name.
-    fn zone(geometry: &IndexGeometry, name: &RecordName, zones: u8) -> u8 {
-        let part = match geometry.sampled_part() {
-            Some(samples) if geometry.is_sample(name) => samples,
-            _ => geometry.dense_part(),
-        };
-        (part.list_key(name).list / part.lists_per_zone(zones)) as u8
     }
 
     proptest! {
@@ -456,7 +448,7 @@ mod tests {
                     index.iter_mut().for_each(|zone| zone.open_chapter(chapter));
                 }
                 let name = name(number);
-                let zone = &mut index[usize::from(zone(&geometry, &name, zones))];
+                let zone = &mut index[usize::from(zone_of(&geometry, &name, zones))];
                 let sighting = zone.find(&name).expect("whole");
                 let reach = if sparse && !geometry.is_sample(&name) { geometry.dense_chapters() } else { geometry.chapters };
                 let expected = known.get(&name).copied().filter(|known| known + u64::from(reach) > chapter);

@@ -8,7 +8,7 @@
 //! its hash lock after all: the machine is told what has happened so far, and what it says to that is what is
 //! under way already ([`HashState::adopt`]). From there on the write is like any other, and no decision is made twice.
 
-use super::super::events::{Placed, Verdict};
+use super::super::events::Placed;
 use super::super::owner::Zone;
 use super::member::{Granted, Member, Waits, key_of};
 use super::{HashState, HashZone};
@@ -60,12 +60,6 @@ pub(super) struct Loners {
     count: usize,
 }
 
-/// Names are hashes, and this part has not been used to find the zone.
-fn key(name: &RecordName) -> u64 {
-    let [_, _, _, _, _, _, _, _, tail @ ..] = name.0;
-    u64::from_le_bytes(tail)
-}
-
 impl Loners {
     /// None, of writes numbered below `requests`.
     pub(super) fn new(requests: u32) -> Loners {
@@ -75,6 +69,11 @@ impl Loners {
         }
     }
 
+    /// Bytes of memory it holds.
+    pub(super) fn memory_held(&self) -> usize {
+        self.by_name.memory_held()
+    }
+
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
@@ -82,7 +81,7 @@ impl Loners {
 
     #[inline]
     fn insert(&mut self, name: &RecordName, id: RequestId) {
-        self.by_name.insert(key(name), id.0);
+        self.by_name.insert(name.key(), id.0);
         self.count += 1;
     }
 
@@ -116,7 +115,7 @@ impl HashState {
 
     /// Whether a write with this name goes alone. If there is a lone one, that gets its lock.
     fn is_alone(&mut self, name: &RecordName) -> bool {
-        match self.loners.by_name.find(key(name)) {
+        match self.loners.by_name.find(name.key()) {
             None => !self.machine.knows(name),
             Some(other) => {
                 let member = self.members[other as usize].as_ref();
@@ -229,29 +228,33 @@ impl HashZone {
         true
     }
 
-    /// If a write is alone, and is mapped now to where its data is, it is a member no longer. Returns the last word to
-    /// its request.
+    /// If a write is alone, and is mapped now to where its data is, it is a member no longer; says whether that is so.
     #[inline]
-    pub(super) fn end_alone(&self, zone: &Zone, id: RequestId) -> Option<Verdict> {
-        let (allocation, shared) = {
-            let state = &mut *self.state.borrow_mut();
-            let place = &mut state.members[id.0 as usize];
-            let placed = |member: &Member| matches!(member.waits, Waits::Mapping { .. });
-            let lone = place.as_ref().filter(|member| placed(member))?.lone?;
-            let allocation = place.as_mut()?.allocation.take();
-            *place = None;
-            state.loners.remove(id);
-            state.machine.count_unneeded(lone.shares);
-            if let Some(held) = lone.held {
-                state.locks.remove(key_of(held));
-            }
-            (allocation, lone.advice)
+    pub(super) fn end_alone(&self, zone: &Zone, id: RequestId) -> bool {
+        let Some((allocation, shared)) = self.take_alone(id) else {
+            return false;
         };
-        let shared = shared.map(|at| at.pbn);
         for pbn in [shared, allocation].into_iter().flatten() {
             zone.release_lock(pbn);
         }
-        Some(Verdict::Release)
+        true
+    }
+
+    /// Takes a write that is alone and mapped out of the zone. Returns the blocks it had locked: its own, and that which
+    /// it shares.
+    fn take_alone(&self, id: RequestId) -> Option<(Option<Pbn>, Option<Pbn>)> {
+        let state = &mut *self.state.borrow_mut();
+        let place = &mut state.members[id.0 as usize];
+        let placed = |member: &Member| matches!(member.waits, Waits::Mapping { .. });
+        let lone = place.as_ref().filter(|member| placed(member))?.lone?;
+        let allocation = place.as_mut()?.allocation.take();
+        *place = None;
+        state.loners.remove(id);
+        state.machine.count_unneeded(lone.shares);
+        if let Some(held) = lone.held {
+            state.locks.remove(key_of(held));
+        }
+        Some((allocation, lone.advice.map(|at| at.pbn)))
     }
 }
 

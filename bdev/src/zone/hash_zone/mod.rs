@@ -38,7 +38,7 @@ use crate::runtime::table::Table;
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::seam::Nanos;
 use crate::stats::ZoneStatistics;
-use crate::types::{Pbn, RecordName, ZoneIndex};
+use crate::types::{Pbn, ZoneIndex};
 
 struct HashState {
     machine: HashZoneMachine,
@@ -96,7 +96,7 @@ pub struct HashZone {
     /// Answers of the index and members whose time is up, in the making.
     answers: RefCell<VecDeque<(RequestId, Answer)>>,
     /// Members that wait for a slab to be scrubbed.
-    short: RefCell<Vec<(RequestId, RecordName)>>,
+    short: RefCell<Vec<RequestId>>,
 }
 
 impl HashZone {
@@ -140,19 +140,12 @@ impl HashZone {
         self.state.borrow_mut().members[id.0 as usize] = Some(member);
         let block = zone.physical.allocate(WriteKind::Data);
         let promised = block.is_ok();
-        self.allocated(zone, id, name, block, 1);
+        self.allocated(zone, id, block, 1);
         promised
     }
 
     /// A zone has answered the wish for a block; `asked` zones have.
-    fn allocated(
-        &self,
-        zone: &Zone,
-        id: RequestId,
-        name: RecordName,
-        block: Result<Pbn, VdoError>,
-        asked: u8,
-    ) {
+    fn allocated(&self, zone: &Zone, id: RequestId, block: Result<Pbn, VdoError>, asked: u8) {
         match block {
             Err(VdoError::NoSpace) if asked < zone.shared.zones => {
                 self.set(id, Waits::Allocation { asked });
@@ -168,11 +161,11 @@ impl HashZone {
                 if let Some(from) = from.filter(|from| asked > 1 || from.zone != zone.index) {
                     zone.tell(from, Verdict::Promise);
                 }
-                self.admit(zone, id, name, Some(pbn));
+                self.admit(zone, id, Some(pbn));
             }
-            Err(VdoError::NoSpace) if self.may_come(zone, id) => self.wait_for_room(id, name),
+            Err(VdoError::NoSpace) if self.may_come(zone, id) => self.wait_for_room(id),
             // A duplicate needs none.
-            Err(VdoError::NoSpace) => self.admit(zone, id, name, None),
+            Err(VdoError::NoSpace) => self.admit(zone, id, None),
             Err(error) => {
                 self.with(id, |member| member.failure = Some(error.into()));
                 self.dismiss(zone, id);
@@ -180,7 +173,10 @@ impl HashZone {
         }
     }
 
-    fn admit(&self, zone: &Zone, id: RequestId, name: RecordName, allocation: Option<Pbn>) {
+    fn admit(&self, zone: &Zone, id: RequestId, allocation: Option<Pbn>) {
+        let Some(name) = self.with(id, |member| member.name) else {
+            return self.astray(zone, id, "was to be admitted");
+        };
         if self.go_alone(zone, id, name, allocation) {
             return;
         }
@@ -204,16 +200,15 @@ impl HashZone {
     /// it will be told.
     pub fn mapped(&self, zone: &Zone, from: RequestAddress, succeeded: bool) -> bool {
         let id = number_of(from, zone.shared.slots_per_zone);
-        let ended = match succeeded {
-            true => self.end_alone(zone, id),
-            false => None,
-        };
-        match ended {
-            None => self.mapped_with_lock(zone, id, succeeded),
-            Some(_) if from.zone == zone.index => return true,
-            Some(last_word) => zone.tell(from, last_word),
+        if !succeeded || !self.end_alone(zone, id) {
+            self.mapped_with_lock(zone, id, succeeded);
+            return false;
         }
-        false
+        let is_here = from.zone == zone.index;
+        if !is_here {
+            zone.tell(from, Verdict::Release);
+        }
+        is_here
     }
 
     fn mapped_with_lock(&self, zone: &Zone, id: RequestId, succeeded: bool) {
@@ -232,8 +227,7 @@ impl HashZone {
     pub(super) fn replied(&self, zone: &Zone, id: RequestId, reply: MemberReply) {
         match (self.waits(id), reply) {
             (Some(Waits::Allocation { asked }), MemberReply::Allocated(block)) => {
-                let name = self.with(id, |member| member.name).unwrap_or_default();
-                self.allocated(zone, id, name, block, asked + 1);
+                self.allocated(zone, id, block, asked + 1);
             }
             (Some(Waits::Lock), MemberReply::Locked(lock)) => self.locked(zone, id, lock),
             (Some(Waits::Downgrade), MemberReply::Downgraded(budget)) => {
@@ -385,7 +379,8 @@ impl HashZone {
         let members = state.members.len() * size_of::<Option<Member>>();
         let actions = state.actions.capacity() * size_of::<Action>();
         let contexts = state.contexts.memory_held() + state.updating.capacity();
-        let locks = state.machine.footprint() + state.locks.memory_held();
+        let locks =
+            state.machine.footprint() + state.loners.memory_held() + state.locks.memory_held();
         state.index.memory_held() + (members + actions + contexts + locks) as u64
     }
 

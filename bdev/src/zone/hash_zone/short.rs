@@ -6,33 +6,29 @@ use super::member::Waits;
 use super::{HashZone, Verdict, Zone};
 use crate::dedupe::RequestId;
 use crate::depot::WriteKind;
-use crate::types::RecordName;
 
 impl HashZone {
     /// Whether room may come that a member did not find.
     pub(super) fn may_come(&self, zone: &Zone, id: RequestId) -> bool {
-        let shared = &zone.shared;
-        shared.unrecovered_slabs() > 0
-            || self.with(id, |member| member.scrubbed) != Some(shared.scrubbed_slabs())
+        let seen = self.with(id, |member| member.scrubbed);
+        seen.is_none_or(|seen| zone.shared.room_may_come(seen))
     }
 
-    pub(super) fn wait_for_room(&self, id: RequestId, name: RecordName) {
+    pub(super) fn wait_for_room(&self, id: RequestId) {
         self.set(id, Waits::Room);
-        self.short.borrow_mut().push((id, name));
+        self.short.borrow_mut().push(id);
     }
 
     /// Whether a member that waits for room need wait no longer.
     fn is_served(&self, zone: &Zone, id: RequestId) -> bool {
-        let shared = &zone.shared;
-        shared.unrecovered_slabs() == 0
-            || shared.is_read_only()
-            || self.with(id, |member| member.scrubbed) != Some(shared.scrubbed_slabs())
+        let seen = self.with(id, |member| member.scrubbed);
+        seen.is_none_or(|seen| zone.shared.room_has_come(seen))
     }
 
     /// Whether [`HashZone::serve_short`] has something to do.
     pub fn may_serve_short(&self, zone: &Zone) -> bool {
         let short = self.short.borrow();
-        short.iter().any(|(id, _)| self.is_served(zone, *id))
+        short.iter().any(|id| self.is_served(zone, *id))
     }
 
     /// Lets members ask again for a block, if a slab was scrubbed since they did; says whether there were any.
@@ -44,11 +40,10 @@ impl HashZone {
     #[cold]
     fn ask_again(&self, zone: &Zone) -> bool {
         let all = std::mem::take(&mut *self.short.borrow_mut());
-        let (served, waiting): (Vec<_>, _) = all
-            .into_iter()
-            .partition(|(id, _)| self.is_served(zone, *id));
+        let (served, waiting): (Vec<_>, _) =
+            all.into_iter().partition(|id| self.is_served(zone, *id));
         *self.short.borrow_mut() = waiting;
-        for &(id, name) in &served {
+        for &id in &served {
             let scrubbed = zone.shared.scrubbed_slabs();
             self.with(id, |member| member.scrubbed = scrubbed);
             let block = zone.physical.allocate(WriteKind::Data);
@@ -57,7 +52,7 @@ impl HashZone {
             if let Some(from) = from.filter(|from| block.is_ok() && from.zone == zone.index) {
                 zone.tell(from, Verdict::Promise);
             }
-            self.allocated(zone, id, name, block, 1);
+            self.allocated(zone, id, block, 1);
         }
         !served.is_empty()
     }
