@@ -179,14 +179,17 @@ fn blank() -> Target {
     Target::start_with(spdk::options(bdev_config(Vec::new())))
 }
 
+/// The calls of a configuration's bdev section.
+fn bdev_calls(config: &Value) -> &Vec<Value> {
+    let mut sections = config["subsystems"].as_array().unwrap().iter();
+    let section = sections.find(|section| section["subsystem"] == "bdev");
+    section.unwrap()["config"].as_array().unwrap()
+}
+
 /// Makes the calls of a saved configuration's bdevs, as `load_config` of SPDK's client does with a running target.
 fn load(target: &Target, config: &Value) {
     let can = spdk::call(target, "rpc_get_methods", json!({"current": true}));
-    let sections = config["subsystems"].as_array().unwrap();
-    let section = sections
-        .iter()
-        .find(|section| section["subsystem"] == "bdev");
-    for call in section.unwrap()["config"].as_array().unwrap() {
+    for call in bdev_calls(config) {
         if can.as_array().unwrap().contains(&call["method"]) {
             let params = call.get("params").cloned().unwrap_or_default();
             spdk::call(target, call["method"].as_str().unwrap(), params);
@@ -196,11 +199,7 @@ fn load(target: &Target, config: &Value) {
 
 /// The calls of a configuration that make bdevs.
 fn makes(config: &Value) -> Vec<Value> {
-    let sections = config["subsystems"].as_array().unwrap();
-    let section = sections
-        .iter()
-        .find(|section| section["subsystem"] == "bdev");
-    let mut calls = section.unwrap()["config"].as_array().unwrap().clone();
+    let mut calls = bdev_calls(config).clone();
     calls.retain(|call| call["method"].as_str().unwrap().ends_with("_create"));
     calls
 }
@@ -248,19 +247,22 @@ fn comes_back(test: &str, below: Layer, above: Layer) {
     }
 }
 
+/// What is tried above and below a volume.
+const LAYERS: [Layer; 7] = [
+    Layer::Lvol,
+    Layer::MirrorWithSuperblock,
+    Layer::Mirror,
+    Layer::Error,
+    Layer::Delay,
+    Layer::Passthru,
+    Layer::Split,
+];
+
 #[test]
 fn saved_volumes_come_back_below_whatever_lay_on_them() {
     let test = "saved_volumes_come_back_below_whatever_lay_on_them";
     let _turn = spdk::turn();
-    for above in [
-        Layer::Lvol,
-        Layer::MirrorWithSuperblock,
-        Layer::Mirror,
-        Layer::Error,
-        Layer::Delay,
-        Layer::Passthru,
-        Layer::Split,
-    ] {
+    for above in LAYERS {
         comes_back(test, Layer::Nothing, above);
     }
 }
@@ -270,15 +272,7 @@ fn saved_volumes_come_back_on_whatever_they_lay_on() {
     let test = "saved_volumes_come_back_on_whatever_they_lay_on";
     let _turn = spdk::turn();
     // With something on them that claims them as soon as they are there.
-    for below in [
-        Layer::Lvol,
-        Layer::MirrorWithSuperblock,
-        Layer::Mirror,
-        Layer::Error,
-        Layer::Delay,
-        Layer::Passthru,
-        Layer::Split,
-    ] {
+    for below in LAYERS {
         comes_back(test, below, Layer::Lvol);
     }
 }

@@ -4,110 +4,23 @@ use std::sync::{Arc, Mutex};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use uuid::Uuid;
 use vdo::VdoError;
-use vdo::format::FormatOptions;
 use vdo::seam::{BaseIo, BaseOp, Nanos, RequestHeader, RequestKind};
 use vdo::types::Pbn;
-use vdo::volume::{
-    AnswerMode, FormatPolicy, IndexCommand, IndexWord, OpenRequest, Phase, RecoveryPolicy,
-    VolumeOptions,
-};
+use vdo::volume::{AnswerMode, IndexCommand, IndexWord, Phase};
 use vdo_tests::sim::audit::{audit, audit_recovered, volume_on};
 use vdo_tests::sim::salvage::Salvage;
-use vdo_tests::sim::workload::content;
-use vdo_tests::sim::{SimDisk, Ticket, World};
+use vdo_tests::sim::small::*;
+use vdo_tests::sim::{SimDisk, World};
 
-const BLOCK: u64 = 4096;
 const EIO: i32 = 5;
 const ENODEV: i32 = 19;
 const ENOSPC: i32 = 28;
-
-fn request() -> OpenRequest {
-    let mut format = FormatOptions::miniature(512, 16, 32);
-    format.logical_blocks = Some(20_000);
-    OpenRequest {
-        policy: FormatPolicy::IfBlank,
-        format,
-        nonce: 7,
-        uuid: Uuid::from_u128(9),
-        slabs_wanted: 1,
-        recovery: RecoveryPolicy::Recover { cache_blocks: 64 },
-        available_memory: u64::MAX,
-        deduplication: true,
-    }
-}
-
-fn options(zones: u8) -> VolumeOptions {
-    VolumeOptions {
-        zones,
-        block_map_cache_blocks: 32,
-        requests: 64,
-        index_memory_bytes: Some(1 << 20),
-        ..VolumeOptions::default()
-    }
-}
-
-fn disk(slabs: u64) -> SimDisk {
-    let least = request().format.minimum_device_blocks().unwrap();
-    SimDisk::new(least + (slabs - 1) * 512)
-}
-
-fn open_with(disk: &SimDisk, options: VolumeOptions) -> World {
-    World::open(disk, request(), options, ChaCha8Rng::seed_from_u64(3)).unwrap()
-}
-
-fn open(disk: &SimDisk, zones: u8) -> World {
-    open_with(disk, options(zones))
-}
-
-fn data(id: u64) -> Vec<u8> {
-    let mut block = vec![0; BLOCK as usize];
-    content(id, &mut block);
-    block
-}
-
-fn submit(
-    world: &mut World,
-    kind: RequestKind,
-    offset: u64,
-    length: u64,
-    fua: bool,
-) -> Arc<Ticket> {
-    let header = RequestHeader {
-        kind,
-        offset,
-        length,
-        fua,
-    };
-    world.submit(header, vec![0; length as usize])
-}
-
-fn submit_write(world: &mut World, lbn: u64, data: Vec<u8>, fua: bool) -> Arc<Ticket> {
-    let header = RequestHeader {
-        kind: RequestKind::Write,
-        offset: lbn * BLOCK,
-        length: data.len() as u64,
-        fua,
-    };
-    world.submit(header, data)
-}
 
 fn unmap(world: &mut World, offset: u64, length: u64) {
     let ticket = submit(world, RequestKind::Unmap, offset, length, false);
     world.run_until(|| ticket.result().is_some());
     assert_eq!(ticket.result(), Some(0));
-}
-
-fn all_done(tickets: &[Arc<Ticket>]) -> bool {
-    tickets.iter().all(|ticket| ticket.result().is_some())
-}
-
-/// Shuts down, audits, and opens again.
-fn reopen(world: World, disk: &SimDisk, zones: u8) -> World {
-    world.shut_down().0.unwrap();
-    audit(&disk.blocks(), disk.size).unwrap();
-    open(disk, zones)
 }
 
 #[test]

@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use uuid::Uuid;
 use vdo::format::FormatOptions;
 use vdo::types::BLOCK_SIZE;
-use vdo::volume::{FormatPolicy, OpenRequest, RecoveryPolicy, VolumeOptions};
-use vdo_tests::sim::{SimDisk, World};
+use vdo::volume::{OpenRequest, VolumeOptions};
+use vdo_tests::sim::{SimDisk, World, small};
 
 /// Counts bytes that are held.
 struct Counting;
@@ -54,14 +53,9 @@ fn of(zones: u8) -> (u64, u64) {
     let mut format = FormatOptions::miniature(2048, 32, 32);
     format.logical_blocks = Some(20_000);
     let request = OpenRequest {
-        policy: FormatPolicy::IfBlank,
         format,
-        nonce: 7,
-        uuid: Uuid::from_u128(9),
         slabs_wanted: 16,
-        available_memory: u64::MAX,
-        deduplication: true,
-        recovery: RecoveryPolicy::Recover { cache_blocks: 64 },
+        ..small::request()
     };
     let least = request.format.minimum_device_blocks().expect("no index");
     let disk = SimDisk::new(least + 15 * 2048);

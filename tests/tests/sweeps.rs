@@ -5,114 +5,13 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use uuid::Uuid;
-use vdo::format::FormatOptions;
-use vdo::seam::{RequestHeader, RequestKind};
-use vdo::volume::{FormatPolicy, OpenRequest, RecoveryPolicy, VolumeOptions};
+use vdo::seam::RequestKind;
 use vdo_tests::sim::audit::audit;
-use vdo_tests::sim::workload::content;
-use vdo_tests::sim::{SimDisk, Ticket, World};
+use vdo_tests::sim::small::*;
+use vdo_tests::sim::{SimDisk, World};
 
-const BLOCK: u64 = 4096;
 const EIO: i32 = 5;
 const ENODEV: i32 = 19;
-
-fn request() -> OpenRequest {
-    let mut format = FormatOptions::miniature(512, 16, 32);
-    format.logical_blocks = Some(20_000);
-    OpenRequest {
-        policy: FormatPolicy::IfBlank,
-        format,
-        nonce: 7,
-        uuid: Uuid::from_u128(9),
-        slabs_wanted: 1,
-        recovery: RecoveryPolicy::Recover { cache_blocks: 64 },
-        available_memory: u64::MAX,
-        deduplication: true,
-    }
-}
-
-fn options(zones: u8) -> VolumeOptions {
-    VolumeOptions {
-        zones,
-        block_map_cache_blocks: 32,
-        requests: 64,
-        index_memory_bytes: Some(1 << 20),
-        ..VolumeOptions::default()
-    }
-}
-
-fn disk(slabs: u64) -> SimDisk {
-    let least = request().format.minimum_device_blocks().unwrap();
-    SimDisk::new(least + (slabs - 1) * 512)
-}
-
-fn open_with(disk: &SimDisk, options: VolumeOptions) -> World {
-    World::open(disk, request(), options, ChaCha8Rng::seed_from_u64(3)).unwrap()
-}
-
-fn open(disk: &SimDisk, zones: u8) -> World {
-    open_with(disk, options(zones))
-}
-
-fn data(id: u64) -> Vec<u8> {
-    let mut block = vec![0; BLOCK as usize];
-    content(id, &mut block);
-    block
-}
-
-fn submit(
-    world: &mut World,
-    kind: RequestKind,
-    offset: u64,
-    length: u64,
-    fua: bool,
-) -> Arc<Ticket> {
-    let header = RequestHeader {
-        kind,
-        offset,
-        length,
-        fua,
-    };
-    world.submit(header, vec![0; length as usize])
-}
-
-fn submit_write(world: &mut World, lbn: u64, data: Vec<u8>, fua: bool) -> Arc<Ticket> {
-    let header = RequestHeader {
-        kind: RequestKind::Write,
-        offset: lbn * BLOCK,
-        length: data.len() as u64,
-        fua,
-    };
-    world.submit(header, data)
-}
-
-fn all_done(tickets: &[Arc<Ticket>]) -> bool {
-    tickets.iter().all(|ticket| ticket.result().is_some())
-}
-
-fn reopen(world: World, disk: &SimDisk, zones: u8) -> World {
-    world.shut_down().0.unwrap();
-    audit(&disk.blocks(), disk.size).unwrap();
-    open(disk, zones)
-}
-
-/// A request without memory, which may be as long as one likes.
-fn submit_bare(
-    world: &mut World,
-    kind: RequestKind,
-    offset: u64,
-    length: u64,
-    fua: bool,
-) -> Arc<Ticket> {
-    let header = RequestHeader {
-        kind,
-        offset,
-        length,
-        fua,
-    };
-    world.submit(header, Vec::new())
-}
 
 /// A volume of one pebibyte on a small disk.
 fn petabyte(zones: u8) -> (SimDisk, World) {
@@ -132,7 +31,7 @@ fn a_petabyte_that_was_never_written_is_unmapped_at_once() {
             for fua in [false, true] {
                 let before = disk.state().tally;
                 let began = Instant::now();
-                let ticket = submit_bare(&mut world, kind, 0, 1 << 50, fua);
+                let ticket = submit(&mut world, kind, 0, 1 << 50, fua);
                 world.run_until(|| ticket.result().is_some());
                 let took = began.elapsed();
                 assert_eq!(ticket.result(), Some(0));
@@ -159,7 +58,7 @@ fn unmapping_a_petabyte_costs_what_is_mapped_in_it() {
             let before = world.statistics().total();
             // All but the first half of the first block and the second half of the last.
             let (offset, length) = (BLOCK / 2, (1 << 50) - BLOCK);
-            let ticket = submit_bare(&mut world, kind, offset, length, false);
+            let ticket = submit(&mut world, kind, offset, length, false);
             world.run_until(|| ticket.result().is_some());
             assert_eq!(ticket.result(), Some(0));
             world.settle();
@@ -199,7 +98,7 @@ fn an_unmap_comes_after_a_write_that_is_still_making_its_leaf() {
             let write = submit_write(&mut world, lbn, data(1), false);
             world.poll_without_io();
             assert_eq!(write.result(), None, "its tree is not there yet");
-            let whole = submit_bare(
+            let whole = submit(
                 &mut world,
                 RequestKind::Unmap,
                 4096,
@@ -228,7 +127,7 @@ fn an_unmap_comes_after_an_acknowledged_write_that_is_not_mapped_yet() {
     let write = submit_write(&mut world, 5, data(2), false);
     world.poll_without_io();
     assert_eq!(write.result(), Some(0));
-    let all = submit_bare(&mut world, RequestKind::Unmap, BLOCK, 10_000 * BLOCK, false);
+    let all = submit(&mut world, RequestKind::Unmap, BLOCK, 10_000 * BLOCK, false);
     world.run_until(|| all.result().is_some());
     world.settle();
     assert!(world.read(5 * BLOCK, 4096).unwrap() == vec![0; 4096]);
@@ -240,7 +139,7 @@ fn an_unmap_of_a_read_only_volume_fails_even_where_nothing_is_mapped() {
     let (_, mut world) = petabyte(2);
     world.volume.enter_read_only("a test wants it so");
     world.settle();
-    let all = submit_bare(&mut world, RequestKind::Unmap, 0, 1 << 50, false);
+    let all = submit(&mut world, RequestKind::Unmap, 0, 1 << 50, false);
     world.run_until(|| all.result().is_some());
     assert_eq!(all.result(), Some(EIO));
 }
@@ -264,7 +163,7 @@ fn a_shutdown_serves_long_requests_for_a_second_and_refuses_the_rest_of_them() {
         let long: Vec<_> = (0..120)
             .map(|n| match kinds[n % 3] {
                 RequestKind::Read => submit(&mut world, RequestKind::Read, 0, 4000 * BLOCK, false),
-                kind => submit_bare(&mut world, kind, 0, 4000 * BLOCK, n % 2 == 0),
+                kind => submit(&mut world, kind, 0, 4000 * BLOCK, n % 2 == 0),
             })
             .collect();
         let short = submit(&mut world, RequestKind::Read, 15_000 * BLOCK, BLOCK, false);
@@ -289,7 +188,7 @@ fn a_dump_says_how_far_an_unmap_is() {
     world.write(900 * BLOCK, &data(2)).unwrap();
     let mut world = reopen(world, &disk, 1);
     // The pages have to be read, which takes as long as no I/O happens.
-    let all = submit_bare(&mut world, RequestKind::Unmap, BLOCK, 10_000 * BLOCK, false);
+    let all = submit(&mut world, RequestKind::Unmap, BLOCK, 10_000 * BLOCK, false);
     world.poll_without_io();
     let volume = Arc::clone(&world.volume);
     let dump = Arc::new(Mutex::new(None));

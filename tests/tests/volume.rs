@@ -2,28 +2,19 @@
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use uuid::Uuid;
 use vdo::VdoError;
 use vdo::format::FormatOptions;
 use vdo::format::components::VolumeState;
 use vdo::seam::{Nanos, RequestHeader, RequestKind};
 use vdo::stats::OperatingMode;
-use vdo::volume::{
-    AnswerMode, FormatPolicy, OpenRequest, RecoveryPolicy, VolumeError, VolumeOptions,
-};
+use vdo::volume::{AnswerMode, FormatPolicy, OpenRequest, VolumeError, VolumeOptions};
 use vdo_tests::sim::audit::volume_on;
-use vdo_tests::sim::{SimDisk, World};
+use vdo_tests::sim::{SimDisk, World, small};
 
 fn request() -> OpenRequest {
     OpenRequest {
-        policy: FormatPolicy::IfBlank,
         format: FormatOptions::miniature(1024, 32, 64),
-        nonce: 7,
-        uuid: Uuid::from_u128(9),
-        slabs_wanted: 1,
-        recovery: RecoveryPolicy::Recover { cache_blocks: 64 },
-        available_memory: u64::MAX,
-        deduplication: true,
+        ..small::request()
     }
 }
 

@@ -27,12 +27,11 @@ fn inconsistent(slab: &Slab, what: std::fmt::Arguments<'_>) -> VdoError {
 
 impl PhysicalZone {
     /// Reads what is needed of every slab and gets the zone to work. The volume was shut down cleanly,
-    /// is new, or was recovered as far as that its recovery journal is empty, and [`combine_summaries`](super::summary::combine_summaries) has been run.
+    /// is new, or was recovered as far as that its recovery journal is empty, and
+    /// [`combine_summaries`](super::summary::combine_summaries) has been run. [`PhysicalZone::scrub`] must run from then on.
     ///
     /// # Errors
     /// When the base device fails, or what is read contradicts itself.
-    ///
-    /// [`PhysicalZone::scrub`] must run from then on.
     pub async fn load(&self) -> Result<(), VdoError> {
         let DepotGeometry {
             slabs,

@@ -86,3 +86,17 @@ pub enum DecodeError {
         why: &'static str,
     },
 }
+
+impl DecodeError {
+    /// Makes the errors of one structure's fields: of the field, what it holds, and why that cannot be.
+    pub(super) fn in_field_of(
+        what: &'static str,
+    ) -> impl Fn(&'static str, u64, &'static str) -> DecodeError {
+        move |field, found, why| DecodeError::Field {
+            what,
+            field,
+            found,
+            why,
+        }
+    }
+}

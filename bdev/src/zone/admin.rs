@@ -1,10 +1,12 @@
 //! Starting, stopping and steering a volume: the work of zone thread 0 on behalf of all.
 //!
 //! A start: bring the slab summary together, load every zone's depot, mark the volume *dirty* on
-//! disk, open the index. Of a volume that was found read-only nothing is loaded; one whose slabs contradict themselves turns so. A stop, each step on every zone thread before the next begins: requests end,
-//! the index is closed, the block map is written out, the journal comes to rest, the depot is written
-//! out, and the super block says *clean*. If the volume turns read-only meanwhile, or is, the
-//! super block says so instead, and nothing else is written.
+//! disk, open the index. Of a volume that was found read-only nothing is loaded; one whose slabs contradict
+//! themselves turns so.
+//!
+//! A stop, each step on every zone thread before the next begins: requests end, the index is closed, the block map is
+//! written out, the journal comes to rest, the depot is written out, and the super block says *clean*. If the volume turns
+//! read-only meanwhile, or is, the super block says so instead, and nothing else is written.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -5,7 +5,7 @@
 //! [`profile`] drawn from it, a [`workload`] against it, with [`faults`] under it and a [`model`] that knows what is
 //! right beside it; [`complaints`] hears what the engine logs. [`audit`] looks
 //! over the disk after each shutdown, [`salvage`] what is on it meanwhile. [`losses`] takes the power away. [`batch`] runs many seeds.
-//! [`trace`] is what happened, to see that a seed repeats it.
+//! [`trace`] is what happened, to see that a seed repeats it. [`small`] is a volume for tests that say themselves what happens.
 
 pub mod audit;
 pub mod batch;
@@ -18,6 +18,7 @@ pub mod profile;
 pub mod request;
 pub mod run;
 pub mod salvage;
+pub mod small;
 pub mod trace;
 pub mod workload;
 pub mod world;

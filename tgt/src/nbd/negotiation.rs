@@ -246,12 +246,7 @@ impl Negotiation {
             option::INFO | option::GO => return self.go(option, data, export, room, out),
             option::LIST_META_CONTEXT | option::SET_META_CONTEXT => match string_at(data, 0) {
                 Some((name, _)) if !export.answers_to(name) => {
-                    reply(
-                        out,
-                        option,
-                        option_reply::UNKNOWN,
-                        b"there is no such export",
-                    );
+                    no_such_export(out, option);
                 }
                 // There are no contexts: an acknowledgement without any is the way to say so.
                 Some((_, end)) if u32_at(data, end).is_some() && self.structured => {
@@ -283,12 +278,7 @@ impl Negotiation {
             return Progress::Going;
         };
         if !export.answers_to(name) {
-            reply(
-                out,
-                option,
-                option_reply::UNKNOWN,
-                b"there is no such export",
-            );
+            no_such_export(out, option);
             return Progress::Going;
         }
         if option == option::GO && !room() {
@@ -342,6 +332,15 @@ impl ExportInfo {
     fn answers_to(&self, name: &[u8]) -> bool {
         name.is_empty() || name == self.name.as_bytes()
     }
+}
+
+fn no_such_export(out: &mut Vec<u8>, option: u32) {
+    reply(
+        out,
+        option,
+        option_reply::UNKNOWN,
+        b"there is no such export",
+    );
 }
 
 /// Appends the answer to an option.

@@ -49,12 +49,7 @@ impl<'a> ChapterPage<'a> {
         nonce: u64,
         geometry: &IndexGeometry,
     ) -> Result<ChapterPage<'a>, DecodeError> {
-        let wrong = |field, found, why| DecodeError::Field {
-            what: WHAT,
-            field,
-            found,
-            why,
-        };
+        let wrong = DecodeError::in_field_of(WHAT);
         let needed = geometry.page_bytes as usize;
         if bytes.len() != needed {
             let found = bytes.len();
@@ -92,12 +87,7 @@ impl<'a> ChapterPage<'a> {
     }
 
     fn check_table(&self) -> Result<(), DecodeError> {
-        let wrong = |field, found, why| DecodeError::Field {
-            what: WHAT,
-            field,
-            found,
-            why,
-        };
+        let wrong = DecodeError::in_field_of(WHAT);
         let room = (self.bytes.len() - CHAPTER_PAGE_HEADER) as u64 * 8;
         let lists = u64::from(self.lists);
         if lists > room / u64::from(LIST_OFFSET_BITS) {

@@ -158,12 +158,7 @@ impl RegionTable {
         what: &'static str,
         block: &'a Block,
     ) -> Result<(RegionTable, &'a [u8]), DecodeError> {
-        let wrong = |field, found, why| DecodeError::Field {
-            what,
-            field,
-            found,
-            why,
-        };
+        let wrong = DecodeError::in_field_of(what);
         let mut reader = Reader::new(what, block);
         let magic = reader.u64()?;
         if magic != MAGIC {

@@ -139,12 +139,7 @@ pub fn decode(
     slot: Extent,
     volume_nonce: u64,
 ) -> Result<Option<(SavedState, SaveLayout)>, DecodeError> {
-    let wrong = |field, found, why| DecodeError::Field {
-        what: WHAT,
-        field,
-        found,
-        why,
-    };
+    let wrong = DecodeError::in_field_of(WHAT);
     let (table, payload) = RegionTable::decode(WHAT, block)?;
     if table.blocks != slot.blocks {
         return Err(wrong("blocks", table.blocks, "its slot has others"));

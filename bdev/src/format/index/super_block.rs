@@ -123,12 +123,7 @@ impl IndexSuperBlock {
         layout: &IndexLayout,
         geometry: &IndexGeometry,
     ) -> Result<IndexSuperBlock, DecodeError> {
-        let wrong = |field, found, why| DecodeError::Field {
-            what: WHAT,
-            field,
-            found,
-            why,
-        };
+        let wrong = DecodeError::in_field_of(WHAT);
         let (table, payload) = RegionTable::decode(WHAT, block)?;
         if table.of != TableType::SuperBlock {
             return Err(wrong("type", table.of as u64, "it is a save's"));
