@@ -47,6 +47,7 @@ fn boot(kit: &Kit, image: &Image) -> Guest {
             image: image.path(),
             sector: 4096,
         }],
+        ..Machine::default()
     };
     Guest::boot(kit, machine).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -148,6 +148,36 @@ impl Kit {
             initramfs,
         })
     }
+
+    /// The first file system with more programs in its `/bin`: another file, in a folder of the caller's. (A kernel unpacks
+    /// archives that stand one behind the other.)
+    pub(super) fn initramfs_with(
+        &self,
+        programs: &[PathBuf],
+        folder: &Path,
+    ) -> Result<PathBuf, Lacking> {
+        if programs.is_empty() {
+            return Ok(self.initramfs.clone());
+        }
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|error| Lacking(format!("{}: {error}", path.display())))
+        };
+        let mut archive = Archive::default();
+        for program in programs {
+            let name = program.file_name().and_then(|name| name.to_str());
+            let name = name.expect("programs have plain names");
+            archive.file(&format!("/bin/{name}"), &read(program)?, true);
+            for library in libraries(program)? {
+                let path = library.to_str().expect("libraries have plain names");
+                archive.file(path, &read(&library)?, true);
+            }
+        }
+        let mut whole = read(&self.initramfs)?;
+        whole.extend(archive.finish());
+        let path = folder.join("initramfs");
+        std::fs::write(&path, whole).expect("the folder is ours");
+        Ok(path)
+    }
 }
 
 /// The first file system of these parts, the first of which is the busybox.

@@ -52,10 +52,10 @@ pub use nvme_host::NvmeHost;
 pub const HOST: &str = "10.0.2.2";
 
 /// How long a guest may take to boot: many times what it takes when it has a core.
-const BOOT_PATIENCE: Duration = Duration::from_secs(180);
+const BOOT_PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long a guest may take to do what it is told, if nothing else is said.
-const TELL_PATIENCE: Duration = Duration::from_secs(120);
+const TELL_PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long a guest may take to switch itself off.
 const OFF_PATIENCE: Duration = Duration::from_secs(30);
@@ -75,6 +75,8 @@ pub struct Machine {
     pub processors: u32,
     /// Disks, in their order.
     pub disks: Vec<Disk>,
+    /// Programs of this workspace, in `/bin` there, and the libraries they need.
+    pub programs: Vec<PathBuf>,
 }
 
 impl Default for Machine {
@@ -83,6 +85,7 @@ impl Default for Machine {
             memory: 512,
             processors: 1,
             disks: Vec::new(),
+            programs: Vec::new(),
         }
     }
 }
@@ -111,6 +114,9 @@ pub enum GuestError {
     /// The emulator cannot be started.
     #[error("{qemu} cannot be started: {0}", qemu = kit::QEMU)]
     Start(std::io::Error),
+    /// A program it is to have is not whole here.
+    #[error("the guest cannot have its programs: {0}")]
+    Programs(Lacking),
     /// It takes too long.
     #[error(
         "the guest is still busy with \"{what}\" after {limit:?}; its console ends:\n{console}"
@@ -165,7 +171,9 @@ impl Guest {
         let folder = tempfile::tempdir().expect("the system has room for a folder");
         let complaints =
             File::create(folder.path().join("complaints")).expect("the folder is ours");
-        let mut emulator = command(kit, &machine, &folder.path().join("console"))
+        let initramfs = kit.initramfs_with(&machine.programs, folder.path());
+        let initramfs = initramfs.map_err(GuestError::Programs)?;
+        let mut emulator = command(kit, &initramfs, &machine, &folder.path().join("console"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(complaints)
@@ -223,7 +231,7 @@ impl Guest {
         })
     }
 
-    /// Runs a shell script that has to end well, every command of it, within a minute or two; what it wrote.
+    /// Runs a shell script that has to end well, every command of it, within a few minutes; what it wrote.
     ///
     /// # Panics
     /// When it fails or hangs; what it wrote, or the end of the console, is in the message.
@@ -341,7 +349,7 @@ impl Drop for Guest {
 }
 
 /// The emulator's command line.
-fn command(kit: &Kit, machine: &Machine, console: &Path) -> Command {
+fn command(kit: &Kit, initramfs: &Path, machine: &Machine, console: &Path) -> Command {
     let accelerator = std::env::var("VDO_GUEST_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
     let mut command = Command::new(kit::QEMU);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
@@ -350,7 +358,7 @@ fn command(kit: &Kit, machine: &Machine, console: &Path) -> Command {
     command.args(["-smp", &machine.processors.to_string()]);
     command.args(["-m", &machine.memory.to_string()]);
     command.arg("-kernel").arg(&kit.kernel);
-    command.arg("-initrd").arg(&kit.initramfs);
+    command.arg("-initrd").arg(initramfs);
     // A panic ends the emulator. Mitigations cost time and guard nothing here.
     command.args([
         "-append",

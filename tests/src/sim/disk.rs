@@ -112,6 +112,16 @@ impl SimDisk {
         }
     }
 
+    /// A disk that holds this, durably.
+    pub fn holding(blocks: BTreeMap<u64, Block>, size: u64) -> SimDisk {
+        let disk = SimDisk::new(size);
+        disk.state().blocks = blocks
+            .into_iter()
+            .map(|(pbn, block)| (pbn, Box::new(block)))
+            .collect();
+        disk
+    }
+
     /// The state, for looking and for breaking things.
     pub fn state(&self) -> MutexGuard<'_, DiskState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
