@@ -11,10 +11,10 @@
 //! - `poll`: a zone thread, with its mailbox, to be polled.
 //! - `request`: the life of one request for one block.
 //! - `zone`: who owns what, and how the owners talk; the administration of the whole volume.
-//! - `block_map`, `depot`, `journal`, `dedupe` (the hash-lock machine), `index`: the parts that are owned.
+//! - `block_map`, `depot`, `journal`, `dedupe` (the hash-lock machine), `packer`, `index`: the parts that are owned.
 //! - `recovery`: what a crash left, and how it is made whole, as computation on blocks.
 //! - `runtime`: tasks, base I/O, and the traits by which a part asks for what is not its own.
-//! - [`mod@format`], `hash`, [`stats`], [`buffer`], [`types`]: what is on disk, and the words everybody uses.
+//! - [`mod@format`], `hash`, `lz4`, [`stats`], [`buffer`], [`types`]: what is on disk, and the words everybody uses.
 
 #![allow(
     unreachable_pub,
@@ -52,6 +52,14 @@ pub mod index;
 #[cfg(not(feature = "testing"))]
 #[allow(dead_code, unused_imports, reason = "tests use more of it")]
 mod index;
+#[cfg(feature = "testing")]
+pub mod lz4;
+#[cfg(not(feature = "testing"))]
+mod lz4;
+#[cfg(feature = "testing")]
+pub mod packer;
+#[cfg(not(feature = "testing"))]
+mod packer;
 #[cfg(feature = "testing")]
 pub mod recovery;
 #[cfg(not(feature = "testing"))]

@@ -193,12 +193,6 @@ impl PbnLocks {
         }
     }
 
-    /// Adds a holder to a lock that is held.
-    pub(super) fn share(&mut self, pbn: Pbn) -> Result<(), VdoError> {
-        self.held_lock(pbn)?.holders += 1;
-        Ok(())
-    }
-
     /// Says how many references holders of a read lock may add.
     pub(super) fn set_limit(&mut self, pbn: Pbn, limit: u8) -> Result<(), VdoError> {
         let lock = self.held_lock(pbn)?;
@@ -216,9 +210,14 @@ impl PbnLocks {
         })
     }
 
-    /// Turns the lock of the one who wrote a data block into a read lock with room for `limit`
+    /// Turns the lock of the one who wrote a data block into a read lock with so many holders, and room for `limit`
     /// references.
-    pub(super) fn downgrade(&mut self, pbn: Pbn, limit: u8) -> Result<IncrementBudget, VdoError> {
+    pub(super) fn downgrade(
+        &mut self,
+        pbn: Pbn,
+        holders: u8,
+        limit: u8,
+    ) -> Result<IncrementBudget, VdoError> {
         let lock = self.held_lock(pbn)?;
         if lock.kind != LockKind::Write(WriteKind::Data) || lock.holders != 1 {
             let (kind, holders) = (lock.kind, lock.holders);
@@ -228,6 +227,7 @@ impl PbnLocks {
             )));
         }
         lock.kind = LockKind::Read;
+        lock.holders = u32::from(holders);
         lock.budget
             .store(word(lock.generation, limit), Ordering::Relaxed);
         Ok(IncrementBudget {
@@ -240,12 +240,6 @@ impl PbnLocks {
     #[inline]
     pub(super) fn is_locked(&self, pbn: Pbn) -> bool {
         self.by_block.find(pbn.get()).is_some()
-    }
-
-    /// Whether a block has a read lock.
-    pub(super) fn is_read_locked(&mut self, pbn: Pbn) -> bool {
-        self.find(pbn)
-            .is_some_and(|lock| lock.kind == LockKind::Read)
     }
 
     /// Says whether the lock on a block, if there is one, answers for a provisional reference.
@@ -313,11 +307,11 @@ mod tests {
         assert!(locks.lock_allocation(Pbn(7), WriteKind::Data).is_err());
         locks.lock_allocation(Pbn(8), WriteKind::BlockMap).unwrap();
         assert!(
-            locks.downgrade(Pbn(8), 253).is_err(),
+            locks.downgrade(Pbn(8), 1, 253).is_err(),
             "a block-map page is never shared"
         );
         assert!(
-            locks.downgrade(Pbn(9), 253).is_err(),
+            locks.downgrade(Pbn(9), 1, 253).is_err(),
             "an unlocked block can not be downgraded"
         );
     }
@@ -326,9 +320,9 @@ mod tests {
     fn a_downgraded_lock_is_shared_until_its_last_holder_lets_go() {
         let mut locks = PbnLocks::new(4);
         locks.lock_allocation(Pbn(7), WriteKind::Data).unwrap();
-        let budget = locks.downgrade(Pbn(7), 2).unwrap();
+        let budget = locks.downgrade(Pbn(7), 1, 2).unwrap();
         assert!(
-            locks.downgrade(Pbn(7), 2).is_err(),
+            locks.downgrade(Pbn(7), 1, 2).is_err(),
             "a read lock can not be downgraded"
         );
         assert_eq!(locks.lock_for_reading(Pbn(7)), Ok(ReadLock::Shared));

@@ -8,7 +8,7 @@
 //! thereby holds a write lock on it and a provisional reference. When its data is on disk and the
 //! recovery journal has the new mapping, the request turns the lock into a read lock
 //! ([`PhysicalZone::downgrade_write`]), so that others may share the block, and adds the first reference
-//! ([`PhysicalZone::count`]). Others lock it ([`PhysicalZone::lock_duplicate`]), claim increments from the
+//! ([`PhysicalZone::count`]). (A block of fragments has a read lock as soon as it is on disk, shared by those who each add one.) Others lock it ([`PhysicalZone::lock_duplicate`]), claim increments from the
 //! lock's budget, and add theirs, up to 254. References are taken back when logical blocks are
 //! overwritten. When the last is gone and nobody holds a lock, the block is free.
 //!

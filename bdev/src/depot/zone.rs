@@ -296,33 +296,15 @@ impl PhysicalZone {
         })
     }
 
-    /// Adds a holder to the read lock of a block, who releases it too.
-    ///
-    /// # Errors
-    /// When the block has no read lock.
-    #[allow(dead_code, reason = "nothing is compressed yet")]
-    pub fn share(&self, pbn: Pbn) -> Result<IncrementBudget, VdoError> {
-        self.with(|state| {
-            let locks = &mut state.core.locks;
-            if !locks.is_read_locked(pbn) {
-                let what = format!("physical block {pbn} was to be shared and has no read lock");
-                return Err(VdoError::Inconsistent(what));
-            }
-            locks.share(pbn)?;
-            locks.budget(pbn)
-        })
-    }
-
-    /// Turns the write lock of a block into a read lock with the same holder, now that its data is on
-    /// disk. For a plain block the writer's own reference, which it is about to add, is not in the budget;
-    /// for a block of compressed fragments everybody claims one from it.
+    /// Turns the write lock of a block into a read lock, now that its data is on disk, or is mapped. Each of the `writers`
+    /// whose data is in the block is a holder, and releases it; the reference that each adds itself is not in the budget.
     ///
     /// # Errors
     /// When the block does not have a write lock for data with one holder; the volume is read-only then.
-    pub fn downgrade_write(&self, pbn: Pbn, compressed: bool) -> Result<IncrementBudget, VdoError> {
-        let limit = MAXIMUM_REFERENCE_COUNT - u8::from(!compressed);
+    pub fn downgrade_write(&self, pbn: Pbn, writers: u8) -> Result<IncrementBudget, VdoError> {
+        let limit = MAXIMUM_REFERENCE_COUNT.saturating_sub(writers);
         self.with(|state| {
-            let budget = state.core.locks.downgrade(pbn, limit);
+            let budget = state.core.locks.downgrade(pbn, writers, limit);
             budget.inspect_err(|error| state.core.fail(error.clone()))
         })
     }

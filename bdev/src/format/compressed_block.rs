@@ -28,30 +28,22 @@ const SIZES: usize = 8;
 const HEADER: usize = SIZES + 2 * MAXIMUM_FRAGMENTS;
 const WHAT: &str = "a compressed block";
 
-/// Begins an empty compressed block.
-pub fn begin(block: &mut [u8; BLOCK_SIZE]) {
-    block[..HEADER].fill(0);
-    put32(block, 0, VERSION.major);
-    put32(block, 4, VERSION.minor);
+/// Where fragments are put, one right behind the other, before [`finish`] says how long each of them is.
+pub fn data_mut(block: &mut [u8; BLOCK_SIZE]) -> &mut [u8] {
+    &mut block[HEADER..]
 }
 
-/// Puts a fragment in `slot` (0 to 13), `offset` bytes behind the header; returns the offset behind it,
-/// or `None` if it does not fit.
-pub fn put_fragment(
-    block: &mut [u8; BLOCK_SIZE],
-    slot: usize,
-    offset: usize,
-    fragment: &[u8],
-) -> Option<usize> {
-    let end = offset
-        .checked_add(fragment.len())
-        .filter(|&end| end <= DATA_SIZE)?;
-    if slot >= MAXIMUM_FRAGMENTS {
-        return None;
+/// Makes a compressed block of the fragments that were put into it: writes its header, and zeroes what lies behind them.
+/// `sizes` are their lengths in bytes, zero for slots that are not used.
+pub fn finish(block: &mut [u8; BLOCK_SIZE], sizes: &[u16; MAXIMUM_FRAGMENTS]) {
+    put32(block, 0, VERSION.major);
+    put32(block, 4, VERSION.minor);
+    let mut end = HEADER;
+    for (slot, size) in sizes.iter().enumerate() {
+        put16(block, SIZES + 2 * slot, *size);
+        end += usize::from(*size);
     }
-    put16(block, SIZES + 2 * slot, fragment.len() as u16);
-    block[HEADER + offset..HEADER + end].copy_from_slice(fragment);
-    Some(end)
+    block[end..].fill(0);
 }
 
 /// The mapping state that means the fragment in `slot` (0 to 13).
@@ -117,25 +109,16 @@ mod tests {
     #[test]
     fn the_header_is_laid_out_as_dm_vdo_lays_it_out() {
         let mut block = [0xee; BLOCK_SIZE];
-        begin(&mut block);
-        assert_eq!(put_fragment(&mut block, 0, 0, b"abc"), Some(3));
-        assert_eq!(put_fragment(&mut block, 13, 3, b"de"), Some(5));
+        data_mut(&mut block)[..5].copy_from_slice(b"abcde");
+        let mut sizes = [0; MAXIMUM_FRAGMENTS];
+        (sizes[0], sizes[13]) = (3, 2);
+        finish(&mut block, &sizes);
         assert_eq!(block[..12], [1, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
         assert_eq!(block[34..41], [2, 0, b'a', b'b', b'c', b'd', b'e']);
+        assert!(block[41..].iter().all(|byte| *byte == 0));
         assert_eq!(fragment(&block, MappingState::MAX), Ok(39..41));
         assert_eq!(state_of_slot(13), Some(MappingState::MAX));
         assert_eq!(state_of_slot(14), None);
-    }
-
-    #[test]
-    fn a_fragment_that_does_not_fit_is_not_packed() {
-        let mut block = [0; BLOCK_SIZE];
-        begin(&mut block);
-        let longest = [7; DATA_SIZE];
-        assert_eq!(put_fragment(&mut block, 0, 1, &longest), None);
-        assert_eq!(put_fragment(&mut block, 14, 0, &[1]), None);
-        assert_eq!(put_fragment(&mut block, 0, usize::MAX, &[1]), None);
-        assert_eq!(put_fragment(&mut block, 0, 0, &longest), Some(DATA_SIZE));
     }
 
     #[test]
@@ -145,7 +128,7 @@ mod tests {
             fragment(&block, MappingState::COMPRESSED_BASE),
             Err(DecodeError::UnknownVersion { .. })
         ));
-        begin(&mut block);
+        finish(&mut block, &[0; MAXIMUM_FRAGMENTS]);
         put16(&mut block, SIZES, DATA_SIZE as u16);
         assert!(fragment(&block, MappingState::COMPRESSED_BASE).is_ok());
         assert!(
@@ -160,14 +143,17 @@ mod tests {
     proptest! {
         #[test]
         fn fragments_are_found_where_they_were_put(
-            fragments in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..290), 1..=14),
+            fragments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..290), 1..=14),
         ) {
             let mut block = [0xee; BLOCK_SIZE];
-            begin(&mut block);
-            let mut offset = 0;
-            for (slot, bytes) in fragments.iter().enumerate() {
-                offset = put_fragment(&mut block, slot, offset, bytes).unwrap();
+            let mut sizes = [0; MAXIMUM_FRAGMENTS];
+            let mut end = 0;
+            for (bytes, size) in fragments.iter().zip(&mut sizes) {
+                data_mut(&mut block)[end..][..bytes.len()].copy_from_slice(bytes);
+                end += bytes.len();
+                *size = bytes.len() as u16;
             }
+            finish(&mut block, &sizes);
             for (slot, bytes) in fragments.iter().enumerate() {
                 let place = fragment(&block, state_of_slot(slot).unwrap()).unwrap();
                 prop_assert_eq!(&block[place], &bytes[..]);
@@ -177,7 +163,7 @@ mod tests {
         #[test]
         fn a_fragment_never_leads_out_of_the_block(sizes: [u16; 14], state in 2u8..=15) {
             let mut block = [0; BLOCK_SIZE];
-            begin(&mut block);
+            finish(&mut block, &[0; MAXIMUM_FRAGMENTS]);
             for (slot, size) in sizes.into_iter().enumerate() {
                 put16(&mut block, SIZES + 2 * slot, size);
             }

@@ -145,7 +145,8 @@ impl<H: Host> ZoneThread<H> {
         any
     }
 
-    /// Sends the writes on that have waited too long for the index, without deduplication; says whether there were any.
+    /// Sends the writes on that have waited too long for the index, without deduplication, or in the packer, without company;
+    /// says whether there were any.
     /// To be called, by a timer of the host, when [`ZoneThread::next_deadline`] has come; the next
     /// [`poll`](ZoneThread::poll) lets the writes run. Before the deadline it does nothing.
     pub fn expire_contexts(&mut self, now: Nanos) -> bool {
@@ -155,7 +156,8 @@ impl<H: Host> ZoneThread<H> {
 
     /// When the thread wants [`expire_contexts`](ZoneThread::expire_contexts) and [`poll`](ZoneThread::poll) to be called
     /// even if nothing happens; `None` for never. Changes only in these two, and is not taken back when an answer comes
-    /// in time, so that a host sets its timer rarely. It comes to be sooner than it was when a timeout is lowered.
+    /// in time, or when the packer is emptied, so that a host sets its timer rarely. It comes to be sooner than it was when a
+    /// timeout is lowered, or something enters the packer.
     pub fn next_deadline(&self) -> Option<Nanos> {
         self.zone.hash.next_deadline()
     }

@@ -20,6 +20,7 @@ use super::sweep::Sweep;
 use super::{Requests, Waiting};
 use crate::error::VdoError;
 use crate::seam::{HostRequest, RequestKind};
+use crate::types::Lbn;
 use crate::zone::logical_locks::SlotIndex;
 
 impl<R: HostRequest> Requests<R> {
@@ -119,7 +120,10 @@ impl<R: HostRequest> Requests<R> {
         }
         match self.zone.locks.lock(lbn, slot) {
             true => self.locked(slot),
-            false => self.wait(slot, Stage::Lock),
+            false => {
+                self.hurry_holder(lbn);
+                self.wait(slot, Stage::Lock);
+            }
         }
     }
 
@@ -139,6 +143,21 @@ impl<R: HostRequest> Requests<R> {
         self.vio(slot).answer(0);
         self.free(slot);
         true
+    }
+
+    /// Somebody waits for the lock of a block: a write that holds it is not to lie in a packer. One that has not entered its hash
+    /// zone yet sees that for itself.
+    fn hurry_holder(&self, lbn: Lbn) {
+        if !self.zone.shared.compression() {
+            return;
+        }
+        let Some(holder) = self.zone.locks.holder(lbn) else {
+            return;
+        };
+        let write = &self.records[holder.0 as usize];
+        if write.stage == Stage::Share {
+            self.zone.hurry(write.hash_zone, holder);
+        }
     }
 
     /// The request has the lock of its logical block.

@@ -54,6 +54,7 @@ use crate::runtime::base::IoEnd;
 use crate::seam::{HostRequest, Nanos, RequestKind};
 use crate::types::Lbn;
 use crate::zone::events::{Event, Verdict};
+use crate::zone::generations::Generation;
 use crate::zone::logical_locks::SlotIndex;
 use crate::zone::owner::Zone;
 
@@ -75,6 +76,8 @@ pub(crate) struct Requests<R> {
     /// Records whose data is to be named.
     unnamed: Vec<SlotIndex>,
     assistants: Assistants,
+    /// Whether callers waited for a record when nothing moved last.
+    starves: bool,
 }
 
 /// A caller's request in the line.
@@ -150,6 +153,7 @@ impl<R: HostRequest> Requests<R> {
             finding: 0,
             unnamed: Vec::with_capacity(slots),
             assistants: Assistants::new(slots),
+            starves: false,
         }
     }
 
@@ -167,10 +171,25 @@ impl<R: HostRequest> Requests<R> {
             // Last, so that as many as possible have gathered.
             let named = !moved && self.name_gathered();
             if !(admitted || moved || named) {
-                return ran;
+                break;
             }
             ran = true;
         }
+        self.starve(ran);
+        ran
+    }
+
+    /// Callers wait, no record is free, and nothing moves: if all may lie in packers, they are not to.
+    fn starve(&mut self, ran: bool) {
+        let starves = !ran && self.idle.is_empty() && !self.waiting.is_empty();
+        if starves && !self.starves && self.zone.shared.compression() {
+            let at_rest = self.zone.base.in_flight() == 0;
+            let mut records = self.records.iter();
+            if at_rest && records.all(|vio| vio.stage == Stage::Share) {
+                self.zone.empty_packers(Generation::BEFORE_ALL);
+            }
+        }
+        self.starves = starves;
     }
 
     /// Whether pieces could be admitted at once.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::Requests;
 use super::record::Stage;
 use crate::hash::{Block, hash_blocks};
-use crate::seam::HostRequest;
+use crate::seam::{HostRequest, RequestKind};
 use crate::types::{BLOCK_SIZE, RecordName};
 use crate::zone::events::Verdict;
+use crate::zone::generations::Generation;
 use crate::zone::logical_locks::SlotIndex;
 
 /// Most blocks hashed in one go.
@@ -45,11 +46,25 @@ impl<R: HostRequest> Requests<R> {
     fn share(&mut self, slot: SlotIndex, name: RecordName) {
         self.wait(slot, Stage::Share);
         let data = Arc::clone(&self.vio(slot).data);
-        let (hash_zone, promised) = self.zone.enter_hash_zone(slot, name, data);
+        let packs = self.may_pack(slot);
+        let (hash_zone, promised) = self.zone.enter_hash_zone(slot, name, data, packs);
         self.vio(slot).hash_zone = hash_zone;
         if promised {
             self.promised(slot);
         }
+    }
+
+    /// The generation of a write that may lie in a packer: its caller does not wait for it, nor does anyone else yet.
+    #[inline]
+    fn may_pack(&mut self, slot: SlotIndex) -> Option<Generation> {
+        if !self.zone.shared.compression() {
+            return None;
+        }
+        let vio = &self.records[slot.0 as usize];
+        let waited_for =
+            vio.fua || vio.kind != RequestKind::Write || self.zone.locks.is_awaited(slot);
+        vio.generation
+            .filter(|generation| !waited_for && !self.zone.generations.is_closed(*generation))
     }
 
     /// There will be a place for the data, whatever comes.

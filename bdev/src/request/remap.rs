@@ -86,6 +86,7 @@ impl<R: HostRequest> Requests<R> {
                 match placed {
                     Placed::Own(_) => self.zone.counters.new_block(),
                     Placed::Shared(_) => self.zone.counters.deduplicated_block(),
+                    Placed::Fragment(_) => self.zone.counters.compressed_block(),
                 }
             }
             let hash_zone = self.vio(slot).hash_zone;

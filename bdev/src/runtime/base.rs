@@ -89,7 +89,7 @@ impl IoEnd {
         outcome(self.op, self.pbn, self.errno)
     }
 
-    /// The buffer that was read into, if it was one of ours.
+    /// The buffer that was given to it, to be read into or written.
     pub fn into_buffer(self) -> Option<Buffer> {
         match self.memory {
             Memory::Owned(buffer) => Some(buffer),
@@ -229,6 +229,12 @@ impl BaseDevice {
     pub fn start_write(&self, owner: IoOwner, pbn: Pbn, block: Arc<Buffer>) {
         let address = block.as_ptr();
         self.start(owner, BaseOp::Write, pbn, address, Memory::Shared(block));
+    }
+
+    /// Begins to write a block of data that comes back when it is written.
+    pub fn start_write_owned(&self, owner: IoOwner, pbn: Pbn, block: Buffer) {
+        let address = block.as_ptr();
+        self.start(owner, BaseOp::Write, pbn, address, Memory::Owned(block));
     }
 
     #[inline]

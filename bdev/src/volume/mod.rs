@@ -488,9 +488,14 @@ impl<H: Host> Volume<H> {
         self.shared.dedupe_timeouts()
     }
 
-    /// Switches compression of new data.
+    /// Switches compression of new data. Off, nothing lies in a packer any more.
     pub fn set_compression(&self, on: bool) {
         self.shared.set_compression(on);
+        for zone in 0..self.shared.zones {
+            if !on {
+                self.errand(zone, Box::new(|zone, _| zone.hash.empty_packer(zone)));
+            }
+        }
     }
 
     /// Makes the index slow, silent or failing, to see what becomes of writes.

@@ -13,6 +13,7 @@ use crate::depot::{DepotGeometry, DepotLimits, PhysicalZone};
 use crate::format;
 use crate::index::{IndexRegion, MemoryIndex, ShardConfig};
 use crate::journal::{JournalConfig, RecoveryJournal};
+use crate::packer::{self, Packer};
 use crate::poll::flush_desk::FlushDesk;
 use crate::poll::mailbox::Mailbox;
 use crate::poll::thread::ZoneThread;
@@ -128,10 +129,13 @@ impl<H: Host> ZoneSeed<H> {
                 is_data_block: Box::new(move |pbn| slabs.is_data_block(pbn)),
             },
         )?;
+        let blocks = self.buffers(packer::blocks_for(slots), "the blocks of the packer")?;
         let hash = HashZone::new(
             &scheduler,
             requests,
+            zones,
             MemoryIndex::new(&self.index_config(share)),
+            Packer::new(slots, blocks),
         );
         let zone = Zone::new(Parts {
             index: self.index,

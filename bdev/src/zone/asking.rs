@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::events::{Event, Verdict};
+use super::generations::Generation;
 use super::logical_locks::SlotIndex;
 use super::message::{AdminStep, Call, Entrant, MemberCall, Note, Reply, RequestAddress};
 use super::owner::Zone;
@@ -96,19 +97,29 @@ impl Zone {
     }
 
     /// Takes the write in `slot` to the hash zone of its data's name, and says which that is, and whether it is known
-    /// already that there will be a place for the data.
+    /// already that there will be a place for the data. With `packs`, it may lie in the packer there until that generation
+    /// is closed.
     pub fn enter_hash_zone(
         &self,
         slot: SlotIndex,
         name: RecordName,
         data: Arc<Buffer>,
+        packs: Option<Generation>,
     ) -> (ZoneIndex, bool) {
         let from = RequestAddress {
             zone: self.index,
             slot,
         };
-        let entrant = Entrant { from, name, data };
+        let entrant = Entrant {
+            from,
+            name,
+            data,
+            packs,
+        };
         let to = name.zone(self.shared.zones);
+        if packs.is_some() {
+            self.packing.set(self.packing.get() | 1 << to.get());
+        }
         let promised = match to == self.index {
             true => self.hash.enter(self, entrant),
             false => {
@@ -135,6 +146,41 @@ impl Zone {
         }
     }
 
+    /// Somebody waits for the write in `slot`, which has entered this hash zone: it is not to lie in the packer there.
+    pub fn hurry(&self, hash_zone: ZoneIndex, slot: SlotIndex) {
+        let from = RequestAddress {
+            zone: self.index,
+            slot,
+        };
+        match hash_zone == self.index {
+            true => self.hash.hurry(self, from),
+            false => self.post.note(hash_zone, Note::Hurry(from)),
+        }
+    }
+
+    /// Takes the writes of this thread that are of `closed` or an older generation out of all packers, also those that are
+    /// still on their way there.
+    pub(crate) fn empty_packers(&self, closed: Generation) {
+        let mut packing = self.packing.get();
+        while packing != 0 {
+            let to = ZoneIndex(packing.trailing_zeros() as u8);
+            packing &= packing - 1;
+            match to == self.index {
+                true => self.hash.empty_packer_for(self, self.index, closed),
+                false => self.post.note(to, Note::EmptyPacker(self.index, closed)),
+            }
+        }
+    }
+
+    /// Waits until the writes that are under way here now are over.
+    pub(super) async fn barrier(&self) {
+        if let Some(closed) = self.generations.close() {
+            self.empty_packers(closed);
+            self.packing.set(0);
+            self.generations.wait_for(closed).await;
+        }
+    }
+
     /// Tells a request what its hash zone, which is here, says.
     pub(super) fn tell(&self, to: RequestAddress, verdict: Verdict) {
         match to.zone == self.index {
@@ -146,7 +192,7 @@ impl Zone {
     /// Waits, on every zone thread, for the writes now under way.
     pub(crate) async fn barrier_everywhere(&self) -> Result<(), VdoError> {
         let tokens = self.call_everywhere(|| Call::Barrier);
-        self.generations.barrier().await;
+        self.barrier().await;
         self.replies_of_all(tokens, Ok(())).await
     }
 

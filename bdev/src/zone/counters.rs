@@ -68,6 +68,10 @@ impl Counters {
         self.0.borrow_mut().data.deduplicated_blocks += 1;
     }
 
+    pub(crate) fn compressed_block(&self) {
+        self.0.borrow_mut().data.compressed_blocks += 1;
+    }
+
     pub(crate) fn unmapped_read(&self) {
         self.0.borrow_mut().data.unmapped_reads += 1;
     }

@@ -20,6 +20,8 @@ pub enum Placed {
     Own(Mapping),
     /// In a copy that was there before, with a reference set apart for the request.
     Shared(Mapping),
+    /// In a fragment of a block that others' data is in too, with a reference set apart for the request.
+    Fragment(Mapping),
 }
 
 impl Placed {
@@ -27,7 +29,7 @@ impl Placed {
     #[inline]
     pub fn mapping(self) -> Mapping {
         match self {
-            Placed::Own(mapping) | Placed::Shared(mapping) => mapping,
+            Placed::Own(mapping) | Placed::Shared(mapping) | Placed::Fragment(mapping) => mapping,
         }
     }
 }

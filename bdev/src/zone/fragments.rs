@@ -3,6 +3,7 @@
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::compressed_block::fragment;
+use crate::lz4;
 use crate::types::{BLOCK_SIZE, Mapping};
 
 /// Makes of `block`, read from where `mapping` says, the data that is mapped there.
@@ -25,7 +26,7 @@ fn unpack_fragment(block: &mut Buffer, mapping: Mapping) -> Result<(), VdoError>
     let packed = block.first_block();
     let range = fragment(packed, mapping.state).map_err(|error| bad(error.to_string()))?;
     let mut data = [0; BLOCK_SIZE];
-    match lz4_flex::block::decompress_into(&packed[range], &mut data) {
+    match lz4::decompress(&packed[range], &mut data) {
         Ok(BLOCK_SIZE) => {
             block[..BLOCK_SIZE].copy_from_slice(&data);
             Ok(())

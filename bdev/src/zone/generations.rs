@@ -15,6 +15,11 @@ use crate::runtime::task::{Scheduler, WaitList};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(u64);
 
+impl Generation {
+    /// Older than any that a write enters.
+    pub const BEFORE_ALL: Generation = Generation(0);
+}
+
 /// The flush generations of one zone thread.
 pub struct Generations {
     /// Writes under way by generation; the first is `oldest`, the last is open.
@@ -28,7 +33,7 @@ impl Generations {
     pub fn new(scheduler: &Rc<Scheduler>) -> Generations {
         Generations {
             counts: RefCell::new(VecDeque::from([0])),
-            oldest: Cell::new(0),
+            oldest: Cell::new(1),
             left: WaitList::new(scheduler),
         }
     }
@@ -37,7 +42,8 @@ impl Generations {
     pub fn enter(&self) -> Generation {
         let mut counts = self.counts.borrow_mut();
         *counts.back_mut().expect("one generation is always open") += 1;
-        Generation(self.oldest.get() + counts.len() as u64 - 1)
+        drop(counts);
+        self.open()
     }
 
     /// A write of `generation` ends.
@@ -58,18 +64,33 @@ impl Generations {
         }
     }
 
-    /// Waits until every write that has entered so far has left.
-    pub async fn barrier(&self) {
-        let closed = {
-            let mut counts = self.counts.borrow_mut();
-            let closed = self.oldest.get() + counts.len() as u64 - 1;
-            if counts.len() == 1 && counts[0] == 0 {
-                return;
-            }
-            counts.push_back(0);
-            closed
-        };
-        self.left.wait_until(|| self.oldest.get() > closed).await;
+    /// Closes the open generation, to which every write that has entered and not left belongs, or to an older one. `None`
+    /// if there is no such write.
+    pub fn close(&self) -> Option<Generation> {
+        let mut counts = self.counts.borrow_mut();
+        if counts.len() == 1 && counts[0] == 0 {
+            return None;
+        }
+        let closed = Generation(self.oldest.get() + counts.len() as u64 - 1);
+        counts.push_back(0);
+        Some(closed)
+    }
+
+    /// Whether nothing enters this generation any more.
+    #[inline]
+    pub fn is_closed(&self, generation: Generation) -> bool {
+        generation < self.open()
+    }
+
+    /// The generation that writes enter now.
+    #[inline]
+    pub fn open(&self) -> Generation {
+        Generation(self.oldest.get() + self.counts.borrow().len() as u64 - 1)
+    }
+
+    /// Waits until every write of this generation, which is closed, and of older ones has left.
+    pub async fn wait_for(&self, closed: Generation) {
+        self.left.wait_until(|| self.oldest.get() > closed.0).await;
     }
 }
 
@@ -88,7 +109,9 @@ mod tests {
         let flush = |done: &Rc<Cell<u32>>| {
             let (generations, done) = (Rc::clone(&generations), Rc::clone(done));
             scheduler.spawn(async move {
-                generations.barrier().await;
+                if let Some(closed) = generations.close() {
+                    generations.wait_for(closed).await;
+                }
                 done.set(done.get() + 1);
             });
         };
@@ -119,7 +142,8 @@ mod tests {
         for _ in 0..2 {
             let (generations, done) = (Rc::clone(&generations), Rc::clone(&done));
             scheduler.spawn(async move {
-                generations.barrier().await;
+                let closed = generations.close().unwrap();
+                generations.wait_for(closed).await;
                 done.set(true);
             });
             executor.run(10);

@@ -125,6 +125,12 @@ impl LogicalLocks {
         Some(SlotIndex(next_waiter))
     }
 
+    /// Whether somebody waits for the lock that `slot` holds.
+    #[inline]
+    pub fn is_awaited(&self, slot: SlotIndex) -> bool {
+        self.0.borrow().places[slot.0 as usize].next_waiter != NONE
+    }
+
     /// How many blocks are locked.
     pub fn len(&self) -> usize {
         self.0.borrow().held
@@ -153,6 +159,7 @@ mod tests {
         assert_eq!(granted, [true, false, true, false]);
         assert_eq!(locks.unlock(Lbn(7), SlotIndex(0)), Some(SlotIndex(1)));
         assert_eq!(locks.holder(Lbn(7)), Some(SlotIndex(1)));
+        assert!(locks.is_awaited(SlotIndex(1)) && !locks.is_awaited(SlotIndex(2)));
         assert_eq!(locks.unlock(Lbn(7), SlotIndex(1)), Some(SlotIndex(3)));
         assert_eq!(locks.unlock(Lbn(7), SlotIndex(3)), None);
         assert_eq!(locks.unlock(Lbn(8), SlotIndex(2)), None);

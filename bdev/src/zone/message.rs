@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::events::Verdict;
+use super::generations::Generation;
 use super::journaling::{Committed, JournalerTag};
 use super::logical_locks::SlotIndex;
 use crate::buffer::Buffer;
@@ -74,6 +75,8 @@ pub struct Entrant {
     pub name: RecordName,
     /// The data. The hash zone writes it and compares it with others', and lets go of it before its last word.
     pub data: Arc<Buffer>,
+    /// What a flush waits for, if the write may lie in the packer until then.
+    pub packs: Option<Generation>,
 }
 
 /// What a hash zone asks the owner of a block on behalf of one of its writes.
@@ -83,8 +86,8 @@ pub enum MemberCall {
     Allocate,
     /// Lock a block that may hold wanted data.
     Lock(Pbn),
-    /// A block was written and is mapped: make its write lock a read lock.
-    Downgrade(Pbn),
+    /// A block was written: make its write lock a read lock, held by so many writers.
+    Downgrade(Pbn, u8),
 }
 
 /// The answer to a [`MemberCall`].
@@ -123,6 +126,11 @@ pub enum Note {
     Enter(Entrant),
     /// To a hash zone: a request has mapped its block to where its data is, or failed to.
     Mapped(RequestAddress, bool),
+    /// To a hash zone: somebody waits for this write, which is not to lie in the packer.
+    Hurry(RequestAddress),
+    /// To a hash zone: no write of this zone thread is to lie in the packer any more, if it is of this generation or an older
+    /// one. All that lie there leave.
+    EmptyPacker(ZoneIndex, Generation),
     /// To a request: what its hash zone says.
     Verdict(SlotIndex, Verdict),
     /// To the owner of a block, from a hash zone.

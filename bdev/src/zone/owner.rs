@@ -82,6 +82,8 @@ pub struct Zone {
     /// What zone thread 0 keeps for the whole volume.
     pub(crate) admin: OnceCell<Admin>,
     pub(super) journaling: Journaling,
+    /// Hash zones in whose packers writes of this thread may lie: bit *i* for zone *i*.
+    pub(super) packing: Cell<u16>,
     /// Entries of a journal block that requests are done with, not yet told to the journal.
     pub(super) released: Cell<(SequenceNumber, u16)>,
     pub(super) calls: RefCell<VecDeque<(ZoneIndex, u32, Call)>>,
@@ -155,6 +157,7 @@ impl Zone {
             scrubbed: WaitList::new(&scheduler),
             admin: OnceCell::new(),
             journaling: Journaling::new(&scheduler, slots, zones),
+            packing: Cell::new(0),
             released: Cell::new((SequenceNumber(0), 0)),
             calls: RefCell::new(VecDeque::with_capacity(slots)),
             servers: WaitList::new(&scheduler),
@@ -215,6 +218,7 @@ impl Zone {
 
     /// The volume has turned read-only: everyone who waits for what will not come is woken.
     pub(crate) fn read_only_entered(&self) {
+        self.hash.empty_packer(self);
         self.block_map.notice_read_only();
         self.physical.notify_read_only();
         if let Some(journal) = &self.journal {

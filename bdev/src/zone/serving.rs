@@ -61,6 +61,8 @@ impl Zone {
             Note::Mapped(from, succeeded) => {
                 self.hash.mapped(self, from, succeeded);
             }
+            Note::Hurry(from) => self.hash.hurry(self, from),
+            Note::EmptyPacker(from, closed) => self.hash.empty_packer_for(self, from, closed),
             Note::Verdict(slot, verdict) => self.events.put(slot, Event::Verdict(verdict)),
             Note::MemberCall { from, member, call } => {
                 let reply = match call {
@@ -68,8 +70,8 @@ impl Zone {
                         MemberReply::Allocated(self.physical.allocate(WriteKind::Data))
                     }
                     MemberCall::Lock(pbn) => MemberReply::Locked(self.physical.lock_duplicate(pbn)),
-                    MemberCall::Downgrade(pbn) => {
-                        MemberReply::Downgraded(self.physical.downgrade_write(pbn, false))
+                    MemberCall::Downgrade(pbn, writers) => {
+                        MemberReply::Downgraded(self.physical.downgrade_write(pbn, writers))
                     }
                 };
                 self.post.note(from, Note::MemberReply(member, reply));
@@ -107,7 +109,7 @@ impl Zone {
             let reply = match call {
                 Call::Allocate(kind) => Reply::Allocated(self.physical.allocate(kind)),
                 Call::Barrier => {
-                    self.generations.barrier().await;
+                    self.barrier().await;
                     Reply::Done(Ok(()))
                 }
                 Call::Admin(step) => Reply::Done(self.take_admin_step(step).await),
@@ -126,10 +128,11 @@ impl Zone {
             }
             AdminStep::DrainRequests => {
                 self.shuts_since.set(Some(self.scheduler.now()));
+                self.hash.close_packer(self);
                 self.quiet.wait_until(|| self.gauge.is_quiet()).await;
                 // From here on nobody is served who comes after all.
                 self.closed.set(true);
-                self.generations.barrier().await;
+                self.barrier().await;
                 Ok(())
             }
             AdminStep::DrainBlockMap => self.block_map.drain(true).await,

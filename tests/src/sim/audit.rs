@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use vdo::format::Block;
 use vdo::format::block_map_page::{BlockMapPage, PageValidity, is_valid};
+use vdo::format::compressed_block::fragment;
 use vdo::format::open::{Volume, read_geometry, read_volume};
 use vdo::format::reference_block::{self, COUNTS_PER_BLOCK};
 use vdo::format::slab_summary::{ENTRY_SIZE, SlabSummaryEntry, entry_place, fullness_hint};
@@ -145,6 +146,13 @@ impl Audit<'_> {
                 }
                 if mapping.pbn != Pbn::ZERO {
                     *self.wanted.entry(mapping.pbn).or_default() += 1;
+                }
+                if mapping.state.is_compressed()
+                    && !self.recovered
+                    && let Err(error) = fragment(&block(self.blocks, mapping.pbn), mapping.state)
+                {
+                    self.problems
+                        .push(format!("logical block {lbn} at {mapping:?}: {error}"));
                 }
                 continue;
             }

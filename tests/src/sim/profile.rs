@@ -34,6 +34,17 @@ pub enum Trouble {
     Anything,
 }
 
+/// Whether new data is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Never.
+    Off,
+    /// All the time.
+    On,
+    /// Switched on and off on the way.
+    Switched,
+}
+
 /// What a seed stands for.
 #[derive(Clone, Debug)]
 pub struct Profile {
@@ -65,6 +76,8 @@ pub struct Profile {
     pub longest: u64,
     /// At most so many nanoseconds pass with each step.
     pub pace: u64,
+    /// Whether new data is compressed. If it ever is, each block of data compresses by 0 to 99 percent.
+    pub compression: Compression,
     /// Whether the index is slow, silent, failing, closed and opened on the way.
     pub moody_index: bool,
     /// What goes wrong.
@@ -178,6 +191,9 @@ impl Profile {
             callers: *[1, 8, 64, 400].choose(random).expect("not empty"),
             longest,
             pace: *[100, 20_000, 2_000_000].choose(random).expect("not empty"),
+            compression: *[Compression::Off, Compression::On, Compression::Switched]
+                .choose(random)
+                .expect("not empty"),
             moody_index: random.random_bool(0.5),
             trouble,
             roomy,
@@ -210,6 +226,7 @@ impl Profile {
             block_map_maximum_age: self.maximum_age,
             requests: self.requests,
             index_memory_bytes: Some(1 << 20),
+            compression: self.compression == Compression::On,
             ..VolumeOptions::default()
         }
     }

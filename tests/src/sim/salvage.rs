@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use vdo::format::Block;
 use vdo::format::block_map_page::{BlockMapPage, PageValidity};
+use vdo::format::compressed_block::fragment;
 use vdo::format::open::Volume;
 use vdo::format::recovery_journal::{
     BlockMapSlot, ENTRIES_PER_BLOCK, RecoveryBlockHeader, RecoveryJournalBlock, block_number,
@@ -16,6 +17,19 @@ use vdo::format::tree::TreePage;
 use vdo::types::{BLOCK_SIZE, Lbn, Mapping, Pbn, SequenceNumber};
 
 use super::audit::{Blocks, block, volume_on};
+
+/// The data that is mapped to a fragment of `block`, or to all of it.
+///
+/// # Panics
+/// If the fragment cannot be read.
+fn data_at(block: &Block, mapping: Mapping) -> Block {
+    if !mapping.state.is_compressed() {
+        return *block;
+    }
+    let place = fragment(block, mapping.state).expect("a compressed block");
+    let data = lz4_flex::block::decompress(&block[place], BLOCK_SIZE).expect("LZ4");
+    data.try_into().expect("a whole block")
+}
 
 /// What a power loss left.
 pub struct Salvage {
@@ -113,7 +127,7 @@ impl Salvage {
     pub fn read(&self, lbn: u64) -> Block {
         match self.mapping(lbn).pbn {
             Pbn::ZERO => [0; BLOCK_SIZE],
-            pbn => block(&self.blocks, pbn),
+            pbn => data_at(&block(&self.blocks, pbn), self.mapping(lbn)),
         }
     }
 }

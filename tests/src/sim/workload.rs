@@ -11,7 +11,7 @@ use vdo::types::BLOCK_SIZE;
 use vdo::volume::{AnswerMode, IndexCommand, TransitionCounts};
 
 use super::model::{Model, Moment};
-use super::profile::{Profile, Trouble};
+use super::profile::{Compression, Profile, Trouble};
 use super::request::Ticket;
 use super::salvage::Salvage;
 use super::world::World;
@@ -74,6 +74,14 @@ pub fn content(id: u64, to: &mut [u8]) {
         state ^= state << 17;
         chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
     }
+}
+
+/// As [`content`], but with a last part that compresses: from nothing to all but a hundredth.
+pub fn compressible(id: u64, to: &mut [u8]) {
+    content(id, to);
+    let percent = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 32;
+    let random = to.len() * (1 + percent % 100) / 100;
+    to[random..].fill(id as u8);
 }
 
 impl<'a> Workload<'a> {
@@ -378,7 +386,10 @@ impl<'a> Workload<'a> {
                         (*self.clock << 20) + self.fresh
                     }
                 };
-                content(id, part);
+                match profile.compression {
+                    Compression::Off => content(id, part),
+                    _ => compressible(id, part),
+                }
             }
             data
         });
@@ -386,6 +397,10 @@ impl<'a> Workload<'a> {
     }
 
     fn administer(&mut self, world: &mut World) {
+        if self.profile.compression == Compression::Switched && world.random.random_bool(0.5) {
+            let on = world.random.random_bool(0.6);
+            return world.volume.set_compression(on);
+        }
         let choice = world.random.random_range(0..10);
         let questions = Arc::clone(&self.questions);
         match choice {

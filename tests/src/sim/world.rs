@@ -151,6 +151,11 @@ impl World {
         while self.step() {}
     }
 
+    /// What time it is.
+    pub fn now(&self) -> Nanos {
+        self.now
+    }
+
     /// Jumps to the next deadline, if there is one.
     pub fn pass_time(&mut self) -> bool {
         let deadline = self

@@ -159,7 +159,7 @@ impl Model {
                 let Some(pbn) = self.allocate(WriteKind::Data) else {
                     return;
                 };
-                let budget = self.fixture.zone.downgrade_write(pbn, false).unwrap();
+                let budget = self.fixture.zone.downgrade_write(pbn, 1).unwrap();
                 self.ask(pbn, ReferenceOperation::DataIncrement);
                 for _ in 1..references {
                     assert!(budget.claim());

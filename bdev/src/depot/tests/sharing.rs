@@ -18,8 +18,7 @@ fn a_block_being_written_can_not_be_shared_until_its_data_is_on_disk() {
     let pbn = fixture.zone.allocate(DATA).unwrap();
     let refused = fixture.zone.lock_duplicate(pbn).unwrap();
     assert!(matches!(refused, DuplicateLock::WriteLocked));
-    assert!(fixture.zone.share(pbn).is_err());
-    let own = fixture.zone.downgrade_write(pbn, false).unwrap();
+    let own = fixture.zone.downgrade_write(pbn, 1).unwrap();
     assert_eq!(
         own.left(),
         253,
@@ -39,18 +38,20 @@ fn a_block_being_written_can_not_be_shared_until_its_data_is_on_disk() {
 }
 
 #[test]
-fn everyone_claims_from_the_budget_of_a_compressed_block() {
+fn each_whose_fragment_is_in_a_block_holds_it_and_has_a_reference_set_apart() {
     let mut fixture = Fixture::new(geometry(1, 6, 4));
     let pbn = fixture.zone.allocate(DATA).unwrap();
-    let first = fixture.zone.downgrade_write(pbn, true).unwrap();
-    assert_eq!(first.left(), 254);
-    let second = fixture.zone.share(pbn).unwrap();
-    assert!(first.claim() && second.claim());
-    fixture.increment(pbn);
-    fixture.increment(pbn);
+    let shared = fixture.zone.downgrade_write(pbn, 3).unwrap();
+    assert_eq!(shared.left(), 251, "three of 254 are taken");
+    for _ in 0..3 {
+        fixture.increment(pbn);
+    }
     fixture.zone.release(pbn);
     fixture.zone.release(pbn);
-    assert_eq!((fixture.count(pbn), fixture.zone.locked_blocks()), (2, 0));
+    assert!(shared.claim(), "one still holds it");
+    fixture.increment(pbn);
+    fixture.zone.release(pbn);
+    assert_eq!((fixture.count(pbn), fixture.zone.locked_blocks()), (4, 0));
 }
 
 #[test]
@@ -147,7 +148,7 @@ fn pages_of_the_block_map_are_never_shared() {
     let mut fixture = fixture.reopen();
     assert_eq!(fixture.count(pbn), 254);
     let page = fixture.zone.allocate(WriteKind::BlockMap).unwrap();
-    let error = fixture.zone.downgrade_write(page, false).unwrap_err();
+    let error = fixture.zone.downgrade_write(page, 1).unwrap_err();
     assert!(error.to_string().contains("BlockMap"), "{error}");
     assert!(fixture.services.why.borrow().is_some());
     assert_eq!(fixture.drain(true), Err(VdoError::ReadOnly));

@@ -10,7 +10,7 @@ use super::super::fragments;
 use super::super::message::MemberCall;
 use super::super::owner::Zone;
 use super::HashZone;
-use super::member::{Member, Waits, key_of};
+use super::member::{Member, Place, Waits, key_of};
 use crate::buffer::Buffer;
 use crate::dedupe::{Action, Answer, ReadLock, RequestId, WrittenAt};
 use crate::depot::{DuplicateLock, IncrementBudget};
@@ -39,10 +39,14 @@ impl HashZone {
                 Action::Update { request, name, at } => self.update(zone, request, name, at),
                 Action::Lock { request, at } => self.lock(zone, request, at.pbn),
                 Action::Verify { request, at } => self.compare(zone, request, at),
+                Action::Write {
+                    request,
+                    may_pack: true,
+                } => self.write_or_pack(zone, request),
                 Action::Write { request, .. } => self.write(zone, request, false),
                 Action::WriteAlone { request } => self.write(zone, request, true),
                 Action::Dedupe { request, at, .. } => {
-                    self.place(zone, request, Placed::Shared(at), false);
+                    self.place(zone, request, Placed::Shared(at), Place::Shared);
                 }
                 Action::Unlock { request, at, lock } => {
                     zone.release_lock(at.pbn);
@@ -57,7 +61,7 @@ impl HashZone {
                         member.allocation = None;
                     });
                 }
-                Action::CancelPacking { .. } => {}
+                Action::CancelPacking { request } => self.take_out(zone, request),
                 Action::NoSpace { request } => {
                     self.with(request, |member| {
                         member.failure = Some(VdoError::NoSpace.into())
@@ -152,7 +156,11 @@ impl HashZone {
         let pbn = self.with(id, |member| member.allocation).flatten();
         match (result, pbn) {
             (Ok(()), Some(pbn)) => {
-                self.place(zone, id, Placed::Own(Mapping::block(pbn)), alone);
+                let place = match alone {
+                    true => Place::Alone,
+                    false => Place::Own,
+                };
+                self.place(zone, id, Placed::Own(Mapping::block(pbn)), place);
             }
             (result, _) => {
                 let error = result.err().unwrap_or(VdoError::NoSpace);
@@ -166,10 +174,9 @@ impl HashZone {
     }
 
     /// Tells the request where its data is.
-    pub(super) fn place(&self, zone: &Zone, id: RequestId, placed: Placed, alone: bool) {
-        let own = matches!(placed, Placed::Own(_));
+    pub(super) fn place(&self, zone: &Zone, id: RequestId, placed: Placed, place: Place) {
         let from = self.with(id, |member| {
-            member.waits = Waits::Mapping { own, alone };
+            member.waits = Waits::Mapping(place);
             member.placed = true;
             member.from
         });
@@ -186,11 +193,11 @@ impl HashZone {
         };
         match zone.owner_of(pbn) {
             Ok(owner) if owner == zone.index => {
-                self.downgraded(zone, id, zone.physical.downgrade_write(pbn, false));
+                self.downgraded(zone, id, zone.physical.downgrade_write(pbn, 1));
             }
             Ok(owner) => {
                 self.set(id, Waits::Downgrade);
-                zone.call_for_member(owner, id, MemberCall::Downgrade(pbn));
+                zone.call_for_member(owner, id, MemberCall::Downgrade(pbn, 1));
             }
             Err(error) => self.fail(zone, id, error),
         }
@@ -260,6 +267,6 @@ fn written_at(
 }
 
 /// Keeps a lock on a physical block, and says by which number the machine knows it.
-fn hold(locks: &mut Table<IncrementBudget>, budget: IncrementBudget) -> ReadLock {
+pub(super) fn hold(locks: &mut Table<IncrementBudget>, budget: IncrementBudget) -> ReadLock {
     ReadLock(u64::from(locks.insert(budget).number()))
 }

@@ -112,8 +112,8 @@ impl HashZone {
         busy
     }
 
-    /// Gives up on answers of the index that take too long, if the time to look for them has come; says whether
-    /// there were any.
+    /// Gives up on answers of the index that take too long, if the time to look for them has come, and takes out of the
+    /// packer who lies there for too long; says whether there were any.
     pub fn expire(&self, zone: &Zone, now: Nanos) -> bool {
         let expired = {
             let state = &mut *self.state.borrow_mut();
@@ -140,7 +140,7 @@ impl HashZone {
             );
         }
         self.deliver(zone);
-        expired.count > 0
+        self.expire_packed(zone, now) || expired.count > 0
     }
 
     fn deliver(&self, zone: &Zone) {

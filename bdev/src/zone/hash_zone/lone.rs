@@ -10,7 +10,7 @@
 
 use super::super::events::Placed;
 use super::super::owner::Zone;
-use super::member::{Granted, Member, Waits, key_of};
+use super::member::{Granted, Member, Place, Waits, key_of};
 use super::{HashState, HashZone};
 use crate::dedupe::{Action, Answer, LockId, LockReport, LockState, ReadLock, RequestId};
 use crate::index::{DedupeIndex, IndexRequest};
@@ -93,8 +93,7 @@ impl Loners {
 }
 
 impl HashState {
-    /// Gives a lone write its hash lock.
-    #[cold]
+    /// Gives a write its hash lock, if it has none.
     pub(super) fn adopt(&mut self, id: RequestId) {
         let Some(member) = &mut self.members[id.0 as usize] else {
             return;
@@ -184,7 +183,7 @@ impl HashZone {
         };
         match advice {
             Some(at) => self.lock(zone, id, at.pbn),
-            None => self.write(zone, id, false),
+            None => self.write_or_pack(zone, id),
         }
         true
     }
@@ -223,7 +222,7 @@ impl HashZone {
         };
         match at {
             Ok(at) => self.compare(zone, id, at),
-            Err(at) => self.place(zone, id, Placed::Shared(at), false),
+            Err(at) => self.place(zone, id, Placed::Shared(at), Place::Shared),
         }
         true
     }
@@ -245,7 +244,7 @@ impl HashZone {
     fn take_alone(&self, id: RequestId) -> Option<(Option<Pbn>, Option<Pbn>)> {
         let state = &mut *self.state.borrow_mut();
         let place = &mut state.members[id.0 as usize];
-        let placed = |member: &Member| matches!(member.waits, Waits::Mapping { .. });
+        let placed = |member: &Member| matches!(member.waits, Waits::Mapping(_));
         let lone = place.as_ref().filter(|member| placed(member))?.lone?;
         let allocation = place.as_mut()?.allocation.take();
         *place = None;

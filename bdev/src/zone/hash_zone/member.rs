@@ -6,13 +6,15 @@
 use std::sync::Arc;
 
 use super::super::events::Verdict;
-use super::super::message::RequestAddress;
+use super::super::generations::Generation;
+use super::super::message::{Entrant, RequestAddress};
 use super::lone::Lone;
 use crate::buffer::Buffer;
 use crate::dedupe::{LockHost, ReadLock, RequestId};
 use crate::depot::IncrementBudget;
 use crate::error::VdoError;
 use crate::hash::blocks_equal;
+use crate::packer::Company;
 use crate::runtime::table::{Key, Table};
 use crate::types::{Mapping, Pbn, RecordName, ZoneIndex};
 
@@ -33,10 +35,27 @@ pub(super) enum Waits {
     Compare { at: Mapping },
     /// For its data to be written; `alone` if the machine has no more to say.
     Write { alone: bool },
+    /// For company in the packer.
+    Packer,
+    /// For the block that its fragment is in to be written and shared.
+    Packed { batch: Key<Company> },
     /// For its request to map the block to where its data is.
-    Mapping { own: bool, alone: bool },
+    Mapping(Place),
     /// For the owner of the block it wrote to make its lock a read lock.
     Downgrade,
+}
+
+/// Where a member's data is when its request has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the block allocated to it.
+    Own,
+    /// There too, and the machine has no more to say.
+    Alone,
+    /// In a copy that was there before.
+    Shared,
+    /// In this fragment, whose block its hash lock shares by this lock.
+    Fragment(Mapping, ReadLock),
 }
 
 /// One write.
@@ -45,6 +64,8 @@ pub(super) struct Member {
     /// The name of its data.
     pub(super) name: RecordName,
     pub(super) waits: Waits,
+    /// What a flush waits for, as long as it may lie in the packer until then.
+    pub(super) packs: Option<Generation>,
     /// How far it has come, as long as it needs no hash lock.
     pub(super) lone: Option<Lone>,
     /// How many slabs had been scrubbed when it first asked for a block.
@@ -62,11 +83,18 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(from: RequestAddress, name: RecordName, data: Arc<Buffer>) -> Member {
+    pub(super) fn new(entrant: Entrant) -> Member {
+        let Entrant {
+            from,
+            name,
+            data,
+            packs,
+        } = entrant;
         Member {
             from,
             name,
             waits: Waits::Machine,
+            packs,
             lone: None,
             scrubbed: 0,
             data,

@@ -4,8 +4,8 @@
 //! A write comes with its data ([`HashZone::enter`]) and becomes a [`member`]. It gets a block to write to,
 //! from the slabs of this zone thread if they have one, and its request hears that there will be a place.
 //! A write that is alone with its data goes its way by itself ([`lone`]); where several meet, their hash lock
-//! ([`crate::dedupe`]) says what each of them is to do next. What concerns the index is done in [`advice`], all
-//! else in [`action`], here, on the hash zone's thread: the index's shard for these names, the newly allocated blocks
+//! ([`crate::dedupe`]) says what each of them is to do next. What concerns the index is done in [`advice`], what concerns
+//! compressed data in [`packing`], all else in [`action`], here, on the hash zone's thread: the index's shard for these names, the newly allocated blocks
 //! and most of the copies are this thread's. The request hears no more than where its data is, maps its block to that,
 //! and says how that went ([`HashZone::mapped`]).
 //!
@@ -16,6 +16,7 @@ mod action;
 mod advice;
 mod lone;
 mod member;
+mod packing;
 mod short;
 
 use std::cell::{Cell, RefCell};
@@ -23,16 +24,20 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use self::lone::Loners;
-use self::member::{Host, Member, Waits, number_of};
+use self::member::{Host, Member, Place, Waits, number_of};
+use self::packing::Packing;
 use super::events::Verdict;
 use super::message::{Entrant, MemberCall, MemberReply, RequestAddress};
 use super::owner::Zone;
 use crate::buffer::Buffer;
 use crate::dedupe::contexts::{ContextTally, Contexts};
-use crate::dedupe::{Action, Answer, HashZoneMachine, LockReport, RequestId, TransitionCounts};
+use crate::dedupe::{
+    Action, Answer, HashZoneMachine, LockReport, RequestId, TransitionCounts, WrittenAt,
+};
 use crate::depot::{IncrementBudget, WriteKind};
 use crate::error::VdoError;
 use crate::index::{AnswerMode, DedupeIndex, IndexError, IndexVerb, MemoryIndex};
+use crate::packer::Packer;
 use crate::runtime::base::IoEnd;
 use crate::runtime::table::Table;
 use crate::runtime::task::{Scheduler, WaitList};
@@ -46,6 +51,7 @@ struct HashState {
     index: MemoryIndex,
     members: Vec<Option<Member>>,
     loners: Loners,
+    packing: Packing,
     /// Locks on physical blocks that hash locks (or their writing requests) hold.
     locks: Table<IncrementBudget>,
     /// What the machine has said and nobody has done yet.
@@ -100,8 +106,15 @@ pub struct HashZone {
 }
 
 impl HashZone {
-    /// A hash zone for `requests` requests of the whole volume, with `index` as its shard.
-    pub fn new(scheduler: &Rc<Scheduler>, requests: u32, index: MemoryIndex) -> HashZone {
+    /// A hash zone for `requests` requests of a whole volume of so many zone threads, with `index` as its shard, and
+    /// `packer` beside it.
+    pub fn new(
+        scheduler: &Rc<Scheduler>,
+        requests: u32,
+        zones: u8,
+        index: MemoryIndex,
+        packer: Packer,
+    ) -> HashZone {
         let machine = HashZoneMachine::new(requests);
         let actions = Vec::with_capacity(machine.max_actions());
         HashZone {
@@ -111,6 +124,7 @@ impl HashZone {
                 index,
                 members: (0..requests).map(|_| None).collect(),
                 loners: Loners::new(requests),
+                packing: Packing::new(packer, zones),
                 locks: Table::with_capacity(2 * requests as usize),
                 actions,
                 done: 0,
@@ -129,13 +143,13 @@ impl HashZone {
     /// A write comes with its data. Says whether there will be a place for that, whatever comes, to a request of this
     /// thread; if that is not known yet, and on other threads, the request is told when it is.
     pub fn enter(&self, zone: &Zone, entrant: Entrant) -> bool {
-        let Entrant { from, name, data } = entrant;
+        let from = entrant.from;
         let id = number_of(from, zone.shared.slots_per_zone);
         if self.waits(id).is_some() {
             self.astray(zone, id, "entered twice");
             return false;
         }
-        let mut member = Member::new(from, name, data);
+        let mut member = Member::new(entrant);
         member.scrubbed = zone.shared.scrubbed_slabs();
         self.state.borrow_mut().members[id.0 as usize] = Some(member);
         let block = zone.physical.allocate(WriteKind::Data);
@@ -212,14 +226,24 @@ impl HashZone {
     }
 
     fn mapped_with_lock(&self, zone: &Zone, id: RequestId, succeeded: bool) {
-        let Some(Waits::Mapping { own, alone }) = self.waits(id) else {
+        let Some(Waits::Mapping(place)) = self.waits(id) else {
             return self.astray(zone, id, "mapped what it was not told");
         };
-        match (succeeded, own, alone) {
-            (_, _, true) => self.dismiss(zone, id),
-            (false, _, false) => self.answer(zone, id, Answer::Failed { shared: None }),
-            (true, false, false) => self.answer(zone, id, Answer::Deduplicated),
-            (true, true, false) => self.downgrade(zone, id),
+        match (succeeded, place) {
+            (_, Place::Alone) => self.dismiss(zone, id),
+            (true, Place::Own) => self.downgrade(zone, id),
+            (true, Place::Shared) => self.answer(zone, id, Answer::Deduplicated),
+            (true, Place::Fragment(at, lock)) => {
+                let written = WrittenAt::Compressed(at, lock);
+                self.answer(zone, id, Answer::Written(written));
+            }
+            (false, Place::Fragment(at, lock)) => {
+                let shared = Some((at, lock));
+                self.answer(zone, id, Answer::Failed { shared });
+            }
+            (false, Place::Own | Place::Shared) => {
+                self.answer(zone, id, Answer::Failed { shared: None });
+            }
         }
     }
 
@@ -233,6 +257,9 @@ impl HashZone {
             (Some(Waits::Downgrade), MemberReply::Downgraded(budget)) => {
                 self.downgraded(zone, id, budget);
             }
+            (Some(Waits::Packed { batch }), MemberReply::Downgraded(budget)) => {
+                self.packed_shared(zone, batch, budget);
+            }
             (_, reply) => self.astray(zone, id, &format!("got {reply:?}")),
         }
     }
@@ -241,6 +268,7 @@ impl HashZone {
     pub(crate) fn io_ended(&self, zone: &Zone, id: RequestId, end: IoEnd) {
         match self.waits(id) {
             Some(Waits::Write { alone }) => self.written(zone, id, alone, end.result()),
+            Some(Waits::Packed { batch }) => self.packed_written(zone, batch, end),
             Some(Waits::Compare { at }) => self.compared(zone, id, at, end),
             _ => self.astray(zone, id, &format!("got {end:?}")),
         }
@@ -311,10 +339,9 @@ impl HashZone {
     /// When the zone wants to be polled although nothing happens.
     pub fn next_deadline(&self) -> Option<Nanos> {
         let state = self.state.borrow();
-        match (state.contexts.next_deadline(), state.index.next_wakeup()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        let index = [state.contexts.next_deadline(), state.index.next_wakeup()];
+        let packer = state.packing.deadline();
+        index.into_iter().chain([packer]).flatten().min()
     }
 
     /// Has the index's shard do what `verb` says, and waits for its end.
@@ -347,6 +374,7 @@ impl HashZone {
     /// Adds what the zone counted.
     pub fn fill(&self, counters: &mut ZoneStatistics) {
         let state = self.state.borrow();
+        counters.packer = state.packing.statistics();
         counters.hash_lock = state.machine.statistics();
         counters.hash_lock.curr_dedupe_queries = state.contexts.active();
         counters.hash_lock_paths = state.machine.path_statistics();
@@ -370,7 +398,7 @@ impl HashZone {
     /// Whether no request is in the zone.
     pub fn is_idle(&self) -> bool {
         let state = self.state.borrow();
-        state.machine.is_idle() && state.loners.is_empty()
+        state.machine.is_idle() && state.loners.is_empty() && state.packing.is_empty()
     }
 
     /// Bytes of memory that hash locks, the writes in them and the index hold.
@@ -381,7 +409,8 @@ impl HashZone {
         let contexts = state.contexts.memory_held() + state.updating.capacity();
         let locks =
             state.machine.footprint() + state.loners.memory_held() + state.locks.memory_held();
-        state.index.memory_held() + (members + actions + contexts + locks) as u64
+        let all = members + actions + contexts + locks + state.packing.memory_held();
+        state.index.memory_held() + all as u64
     }
 
     /// Dedupe contexts by state.
