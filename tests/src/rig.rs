@@ -290,12 +290,32 @@ pub fn block(tag: u64) -> Vec<u8> {
     words.collect()
 }
 
+/// A block of data that depends on every bit of `tag`, and compresses by 0 to 99 percent.
+pub fn compressible(tag: u64) -> Vec<u8> {
+    let mut data = block(tag);
+    let random = (1 + tag % 100) * BLOCK / 100;
+    data[random as usize..].fill(tag as u8);
+    data
+}
+
 /// Writes block `tag(lbn)` to each of the logical blocks, and waits until they are durable.
 ///
 /// # Panics
 /// When a write fails.
 pub fn fill(client: &mut impl Probe, lbns: std::ops::Range<u64>, tag: impl Fn(u64) -> u64) {
-    let answers = client.write_all(lbns.map(|lbn| (lbn * BLOCK, block(tag(lbn)))));
+    fill_with(client, lbns, |lbn| block(tag(lbn)));
+}
+
+/// Writes `data(lbn)` to each of the logical blocks, and waits until they are durable.
+///
+/// # Panics
+/// When a write fails.
+pub fn fill_with(
+    client: &mut impl Probe,
+    lbns: std::ops::Range<u64>,
+    data: impl Fn(u64) -> Vec<u8>,
+) {
+    let answers = client.write_all(lbns.map(|lbn| (lbn * BLOCK, data(lbn))));
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     assert_eq!(client.flush(), Ok(()));
 }
@@ -305,6 +325,18 @@ pub fn fill(client: &mut impl Probe, lbns: std::ops::Range<u64>, tag: impl Fn(u6
 /// # Panics
 /// When one does not.
 pub fn check(client: &mut impl Probe, lbns: std::ops::Range<u64>, tag: impl Fn(u64) -> u64) {
+    check_with(client, lbns, |lbn| block(tag(lbn)));
+}
+
+/// Checks that each of the logical blocks holds `data(lbn)`.
+///
+/// # Panics
+/// When one does not.
+pub fn check_with(
+    client: &mut impl Probe,
+    lbns: std::ops::Range<u64>,
+    wanted: impl Fn(u64) -> Vec<u8>,
+) {
     let mut data = vec![0; 64 * BLOCK as usize];
     let mut lbn = lbns.start;
     while lbn < lbns.end {
@@ -316,7 +348,7 @@ pub fn check(client: &mut impl Probe, lbns: std::ops::Range<u64>, tag: impl Fn(u
             "the read of block {lbn}"
         );
         for (found, at) in bytes.chunks(BLOCK as usize).zip(lbn..) {
-            assert!(found == block(tag(at)), "block {at} holds something else");
+            assert!(found == wanted(at), "block {at} holds something else");
         }
         lbn += count;
     }

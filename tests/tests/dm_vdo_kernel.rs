@@ -1,7 +1,11 @@
 //! The kernel's own dm-vdo, in a guest, on volumes that were filled here.
 
+use std::path::{Path, PathBuf};
+
 use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
-use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, check, fill, stats};
+use vdo_tests::rig::{
+    BLOCK, MIB, ROOMY, Rig, Setup, check, check_with, compressible, fill, fill_with, stats,
+};
 use vdo_tests::tools::skipped;
 
 /// Logical blocks of the volume.
@@ -76,4 +80,174 @@ fn a_volume_filled_here_opens_in_the_kernel_and_comes_back_filled_by_it() {
     drop(client);
     assert!(target.stop().success());
     rig.audit(test);
+}
+
+/// A guest that has started dm-vdo with compression on the first of `disks`.
+fn boot_compressing(kit: &Kit, disks: &[PathBuf]) -> Guest {
+    let disk = |image: &PathBuf| Disk {
+        image: image.clone(),
+        sector: 4096,
+    };
+    let machine = Machine {
+        memory: 1024,
+        disks: disks.iter().map(disk).collect(),
+        ..Machine::default()
+    };
+    let mut guest = Guest::boot(kit, machine).unwrap_or_else(|error| panic!("{error}"));
+    let (sectors, blocks) = (LOGICAL * 8, ROOMY * MIB / BLOCK);
+    let said = guest.tell(&format!(
+        "export DM_DISABLE_UDEV=1
+         dmsetup create vdo0 --table '0 {sectors} vdo V4 /dev/vda {blocks} 4096 32768 16380 compression on'
+         for wait in $(seq 300); do
+             dmsetup status vdo0 | grep -q ' normal - online ' && break; usleep 200000
+         done
+         dmsetup status vdo0"
+    ));
+    assert!(said.contains(" normal - online online "), "{said}");
+    guest
+}
+
+#[test]
+fn what_is_compressed_here_is_read_by_the_kernel_and_the_other_way_round() {
+    let test = "what_is_compressed_here_is_read_by_the_kernel_and_the_other_way_round";
+    let kit = match Kit::gather(&Recipe::dm_vdo()) {
+        Ok(kit) => kit,
+        Err(why) => return skipped(test, why),
+    };
+    let rig = Rig::new(ROOMY);
+    let setup = Setup::on("0x3").with("compression", true);
+    let target = rig.start(&setup);
+    let mut client = rig.connect();
+    fill_with(&mut client, 0..WRITTEN, compressible);
+    let here = stats(&target);
+    let fragments = &here["packer"]["compressed_fragments_written"];
+    assert!(fragments.as_u64() > Some(WRITTEN / 2), "{here}");
+    drop(client);
+    assert!(target.stop().success());
+    rig.audit(test);
+
+    let mut guest = boot_compressing(&kit, &[rig.file()]);
+    let (second, third) = (LOGICAL / 4, LOGICAL / 2);
+    // The kernel writes what was compressed here, which its index does not know yet, and that again. It overwrites some of what
+    // was compressed here, and unmaps some.
+    let (part, last) = (WRITTEN / 8, WRITTEN * 7 / 8);
+    guest.tell(&format!(
+        "dd if=/dev/mapper/vdo0 of=/tmp/all bs=4096 count={WRITTEN}
+         dd if=/tmp/all of=/dev/mapper/vdo0 bs=4096 seek={second} conv=fsync
+         dd if=/tmp/all of=/dev/mapper/vdo0 bs=4096 seek={third} conv=fsync
+         dd if=/tmp/all of=/dev/mapper/vdo0 bs=4096 skip={part} count={part} conv=fsync
+         blkdiscard -o $(({last} * 4096)) -l $(({part} * 4096)) /dev/mapper/vdo0 ||
+             dd if=/dev/zero of=/dev/mapper/vdo0 bs=4096 seek={last} count={part} conv=fsync
+         DM_DISABLE_UDEV=1 dmsetup remove vdo0"
+    ));
+    guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    rig.audit(test);
+
+    let target = rig.start(&setup);
+    let mut client = rig.connect();
+    let there = stats(&target);
+    let used = there["data_blocks_used"].as_u64();
+    assert!(
+        used < Some(2 * WRITTEN * 3 / 4),
+        "the kernel packed too: {there}"
+    );
+    check_with(&mut client, 0..part, |lbn| compressible(lbn + part));
+    check_with(&mut client, part..last, compressible);
+    check_with(&mut client, last..last + part, |_| vec![0; BLOCK as usize]);
+    check_with(&mut client, second..second + WRITTEN, |lbn| {
+        compressible(lbn - second)
+    });
+    check_with(&mut client, third..third + WRITTEN, |lbn| {
+        compressible(lbn - third)
+    });
+    // Over what the kernel packed.
+    let over = |lbn: u64| compressible(lbn + 3);
+    fill_with(&mut client, second..second + WRITTEN / 2, over);
+    check_with(&mut client, second..second + WRITTEN / 2, over);
+    check_with(&mut client, third..third + WRITTEN, |lbn| {
+        compressible(lbn - third)
+    });
+    drop(client);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+/// Blocks of the files below a folder, each file from the beginning of a block, until there are so many.
+fn gather(folder: &Path, blocks: usize, data: &mut Vec<u8>) {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let Ok(about) = path.symlink_metadata() else {
+            continue;
+        };
+        if about.is_dir() {
+            gather(&path, blocks, data);
+        } else if about.is_file() {
+            data.extend(std::fs::read(&path).unwrap_or_default());
+            data.resize(data.len().next_multiple_of(BLOCK as usize), 0);
+        }
+        if data.len() >= blocks * BLOCK as usize {
+            return data.truncate(blocks * BLOCK as usize);
+        }
+    }
+}
+
+/// MiB of files that are written here and there; with `VDO_SAVINGS_MIB=256` it takes some minutes.
+const FILES_MIB: u64 = 12;
+
+#[test]
+fn the_files_of_this_machine_take_as_many_blocks_here_as_in_the_kernel() {
+    let test = "the_files_of_this_machine_take_as_many_blocks_here_as_in_the_kernel";
+    let kit = match Kit::gather(&Recipe::dm_vdo()) {
+        Ok(kit) => kit,
+        Err(why) => return skipped(test, why),
+    };
+    let wanted = std::env::var("VDO_SAVINGS_MIB").map(|mib| mib.parse().expect("a number of MiB"));
+    let blocks = wanted.unwrap_or(FILES_MIB) * MIB / BLOCK;
+    let mut data = Vec::new();
+    gather(Path::new("/usr/lib"), blocks as usize, &mut data);
+    let block = |lbn: u64| data[(lbn * BLOCK) as usize..][..BLOCK as usize].to_vec();
+    let blocks = data.len() as u64 / BLOCK;
+
+    let ours = Rig::new(ROOMY);
+    let setup = Setup::default().with("compression", true);
+    let target = ours.start(&setup);
+    let mut client = ours.connect();
+    fill_with(&mut client, 0..blocks, block);
+    let here = stats(&target)["data_blocks_used"]
+        .as_u64()
+        .expect("a number");
+    drop(client);
+    assert!(target.stop().success());
+    ours.audit(test);
+
+    let theirs = Rig::new(ROOMY);
+    assert!(
+        theirs.start(&setup).stop().success(),
+        "it is only formatted"
+    );
+    let files = theirs.path("files");
+    std::fs::write(&files, &data).expect("room for the files");
+    let mut guest = boot_compressing(&kit, &[theirs.file(), files]);
+    let copy = "dd if=/dev/vdb of=/dev/mapper/vdo0 bs=1M conv=fsync
+         DM_DISABLE_UDEV=1 dmsetup remove vdo0";
+    let answer = guest.run(copy, std::time::Duration::from_secs(1800));
+    let answer = answer.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(answer.status, 0, "{}", answer.output);
+    guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    theirs.audit(test);
+    let target = theirs.start(&setup);
+    let there = stats(&target)["data_blocks_used"]
+        .as_u64()
+        .expect("a number");
+    check_with(&mut theirs.connect(), 0..blocks, block);
+    assert!(target.stop().success());
+
+    println!("{blocks} blocks of files take {here} blocks here and {there} in the kernel");
+    assert!(here < blocks * 3 / 4, "{here} of {blocks}");
+    assert!(
+        here * 100 <= there * 102,
+        "{here} here, {there} in the kernel"
+    );
 }

@@ -3,7 +3,10 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use serde_json::json;
 use vdo_tests::dm_vdo::lacking;
 use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, block, info, stats};
 use vdo_tests::target::Target;
@@ -84,6 +87,68 @@ fn fio_on(cpumask: &'static str, test: &str) {
         "of {blocks} blocks, four fifths copies: {after}"
     );
     assert_eq!(after["mode"], "normal");
+    end(target, &rig, test);
+}
+
+#[test]
+fn fio_verifies_data_that_compresses_while_compression_is_switched() {
+    let test = "fio_verifies_data_that_compresses_while_compression_is_switched";
+    if lacking(test, &["fio"], false) {
+        return;
+    }
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&Setup::on("0x3").with("compression", true));
+    let compress = |on: bool| {
+        let options = json!({"name": "vdo0", "compression": on});
+        assert_eq!(target.rpc("bdev_vdo_set_options", options), Ok(json!(true)));
+    };
+    let over = AtomicBool::new(false);
+    for percent in [0, 50, 90] {
+        let before = stats(&target);
+        let compressible = format!("--buffer_compress_percentage={percent}");
+        let usual = [
+            "--refill_buffers",
+            "--rw=randwrite",
+            "--bsrange=4k-64k",
+            &compressible,
+        ];
+        fio(&target, &rig, &usual);
+        let after = stats(&target);
+        let fragments = |stats: &serde_json::Value| {
+            let written = &stats["packer"]["compressed_fragments_written"];
+            written.as_u64().unwrap()
+        };
+        let packed = fragments(&after) - fragments(&before);
+        let blocks = 3 * 12 * MIB / BLOCK;
+        let least = match percent {
+            0 => 0,
+            50 => blocks / 10,
+            _ => blocks * 3 / 4,
+        };
+        assert!(
+            packed >= least,
+            "{packed} of {blocks} blocks at {percent} %"
+        );
+        assert!(percent > 0 || packed < blocks / 100, "{packed} at random");
+
+        // The same while it is switched on and off.
+        over.store(false, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        return compress(true);
+                    }
+                    compress(turn % 2 == 0);
+                    std::thread::sleep(Duration::from_millis(15));
+                }
+            });
+            fio(&target, &rig, &usual);
+            over.store(true, Ordering::Relaxed);
+        });
+    }
+    let packer = &stats(&target)["packer"];
+    assert_eq!(packer["compressed_fragments_in_packer"], 0, "{packer}");
     end(target, &rig, test);
 }
 

@@ -8,7 +8,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vdo::format::components::VolumeState;
 use vdo::format::open::{Volume, read_geometry, read_volume};
-use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, block, check, fill, info, stats};
+use vdo_tests::rig::{
+    BLOCK, MIB, ROOMY, Rig, Setup, block, check, check_with, compressible, fill, fill_with, info,
+    stats,
+};
 use vdo_tests::target::Target;
 
 /// Blocks that are flushed in each round.
@@ -71,6 +74,32 @@ fn a_target_that_is_killed_again_and_again_loses_nothing_that_was_flushed() {
             lbn % 300 + round
         });
     }
+    becomes_normal(&target);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+#[test]
+fn what_was_compressed_and_flushed_is_there_after_a_kill() {
+    let test = "what_was_compressed_and_flushed_is_there_after_a_kill";
+    let rig = Rig::new(ROOMY);
+    let setup = |cpumask| Setup::on(cpumask).with("compression", true);
+    for round in 0..4 {
+        let target = rig.start(&setup(["0x1", "0x3"][round as usize % 2]));
+        let mut client = rig.connect();
+        let data = |lbn: u64| compressible(lbn * 7 + round);
+        if round > 0 {
+            let before = |lbn: u64| compressible(lbn * 7 + round - 1);
+            check_with(&mut client, 0..2000, before);
+        }
+        fill_with(&mut client, 0..2000, data);
+        // Some that lie in packers, or in blocks that are being written.
+        let more = (0..3000).map(|number| ((50_000 + number) * BLOCK, compressible(number * 3)));
+        assert!(client.write_all(more).iter().all(Result::is_ok));
+        target.kill();
+    }
+    let target = rig.start(&setup("0x1"));
+    check_with(&mut rig.connect(), 0..2000, |lbn| compressible(lbn * 7 + 3));
     becomes_normal(&target);
     assert!(target.stop().success());
     rig.audit(test);
