@@ -52,6 +52,7 @@ const FUNCTIONS: &[&str] = &[
     "spdk_log(|_register_flag)",
     "spdk_poller_(register_named|register_interrupt|unregister)",
     "spdk_rpc_register_method",
+    "_?spdk_trace_(add_register_fn|get_tpoint_mask|record|register_description_ext)",
     "spdk_thread_(create|exit|get_app_thread|get_last_tsc|get_name|is_app_thread|send_msg)",
 ];
 
@@ -66,6 +67,7 @@ const TYPES: &[&str] = &[
     "spdk_json_val",
     "spdk_json_write_ctx",
     "spdk_log_flag",
+    "spdk_trace_(register_fn|tpoint_opts)",
 ];
 
 const CONSTANTS: &[&str] = &[
@@ -78,6 +80,7 @@ const CONSTANTS: &[&str] = &[
     "SPDK_MALLOC_.*",
     "SPDK_POLLER_.*",
     "SPDK_RPC_.*",
+    "SPDK_TRACE_(ARG_TYPE_INT|MAX_GROUP_ID)",
     "SPDK_VERSION_.*",
 ];
 

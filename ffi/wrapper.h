@@ -11,5 +11,6 @@
 #include <spdk/log.h>
 #include <spdk/rpc.h>
 #include <spdk/thread.h>
+#include <spdk/trace.h>
 #include <spdk/uuid.h>
 #include <spdk/version.h>

@@ -145,6 +145,15 @@ def spdk_rpc_plugin_initialize(subparsers):
     p.add_argument('-d', '--delay-ms', type=int, help='how much later, with delayed answers (1 to 600000)')
     p.set_defaults(func=_bdev_vdo_inject_index_answers)
 
+    p = subparsers.add_parser('bdev_vdo_enable_histograms',
+                              help='Keep times of the stages of requests of a VDO bdev, or stop that')
+    _add_name(p)
+    group = p.add_mutually_exclusive_group(required=True)
+    group.add_argument('-e', '--enable', dest='enable', action='store_true', help='keep times, from now on and anew')
+    group.add_argument('-d', '--disable', dest='enable', action='store_false', help='forget them')
+    p.set_defaults(func=lambda args: _call(args, 'bdev_vdo_enable_histograms', name=_name(args), enable=args.enable))
+
+    _one_name(subparsers, 'bdev_vdo_get_histograms', 'How long requests of a VDO bdev stayed at each stage')
     _one_name(subparsers, 'bdev_vdo_dump', 'Hash zones, live hash locks and dedupe contexts of a VDO bdev')
 
     p = subparsers.add_parser('bdev_vdo_set_examine',

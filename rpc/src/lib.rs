@@ -10,7 +10,7 @@
 //!
 //! - [`methods`]: the names, and what each method takes
 //! - [`params`]: the parameter types
-//! - [`results`]: what `bdev_get_bdevs` shows of a volume, `bdev_vdo_dump`, and `bdev_vdo_rebuild`
+//! - [`results`]: what `bdev_get_bdevs` shows of a volume, `bdev_vdo_dump`, `bdev_vdo_get_histograms`, and `bdev_vdo_rebuild`
 //! - [`volume`]: what the parameters mean to the engine, and what the engine's answers are called
 //! - [`cpumask`]: core masks as SPDK writes them
 //! - [`config_file`]: configuration files as text

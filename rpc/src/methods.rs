@@ -52,4 +52,8 @@ methods! {
     BDEV_VDO_INJECT_INDEX_ANSWERS = "bdev_vdo_inject_index_answers" ("name", "answers") ["delay_ms"];
     /// Shows what is under way in the hash zones: [`crate::params::Name`], [`crate::results::Dump`].
     BDEV_VDO_DUMP = "bdev_vdo_dump" ("name") [];
+    /// Keeps times of the stages of requests, or stops that: [`crate::params::EnableHistograms`].
+    BDEV_VDO_ENABLE_HISTOGRAMS = "bdev_vdo_enable_histograms" ("name", "enable") [];
+    /// How long requests stayed at each stage: [`crate::params::Name`], [`crate::results::Histograms`].
+    BDEV_VDO_GET_HISTOGRAMS = "bdev_vdo_get_histograms" ("name") [];
 }

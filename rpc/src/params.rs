@@ -332,6 +332,22 @@ pub enum Answers {
     Fail,
 }
 
+/// Parameters of `bdev_vdo_enable_histograms`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnableHistograms {
+    /// The volume's bdev name.
+    pub name: String,
+    /// Whether times are kept, from now on and anew.
+    pub enable: bool,
+}
+
+impl Parameters for EnableHistograms {
+    fn check(&self) -> Result<(), RpcError> {
+        bdev_name("name", &self.name)
+    }
+}
+
 /// Parameters of `bdev_vdo_inject_index_answers`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -534,6 +550,7 @@ mod tests {
                 crate::methods::BDEV_VDO_REBUILD => known::<Rebuild>,
                 crate::methods::BDEV_VDO_GET_STATS => known::<GetStats>,
                 crate::methods::BDEV_VDO_SET_OPTIONS => known::<SetOptions>,
+                crate::methods::BDEV_VDO_ENABLE_HISTOGRAMS => known::<EnableHistograms>,
                 crate::methods::BDEV_VDO_INJECT_INDEX_ANSWERS => known::<InjectAnswers>,
                 _ => known::<Name>,
             };

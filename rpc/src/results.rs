@@ -178,6 +178,34 @@ pub struct SweepDump {
     pub running_us: u64,
 }
 
+/// The answer of `bdev_vdo_get_histograms`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histograms {
+    /// The volume's bdev name.
+    pub name: String,
+    /// Each stage at which a request has been since times are kept, in the order of a write's way.
+    pub stages: Vec<StageHistogram>,
+}
+
+/// How long requests stayed at one stage, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageHistogram {
+    /// Which it is, in the words of [`RequestDump::waits_for`], and some more.
+    pub stage: String,
+    /// How many requests left it.
+    pub count: u64,
+    /// The average.
+    pub mean_us: f64,
+    /// At most this long half of the time ...
+    pub p50_us: f64,
+    /// ... 99 times in a hundred ...
+    pub p99_us: f64,
+    /// ... 999 times in a thousand.
+    pub p999_us: f64,
+    /// The longest.
+    pub max_us: f64,
+}
+
 /// One hash lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HashLockDump {

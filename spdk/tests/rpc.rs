@@ -425,3 +425,87 @@ fn two_volumes_work_side_by_side_and_are_asked_one_by_one() {
     assert!(target.stop().success());
     rigs.iter().for_each(|rig| rig.audit(test));
 }
+
+#[test]
+fn requests_leave_traces_at_each_stage_while_their_tracepoints_are_on() {
+    let test = "requests_leave_traces_at_each_stage_while_their_tracepoints_are_on";
+    let _turn = spdk::turn();
+    let reader = spdk::in_tree("build/bin/spdk_trace");
+    if spdk::lacking(test, std::slice::from_ref(&reader)) {
+        return;
+    }
+    let served = Served::new(ROOMY);
+    let target = served.start(&Setup::default());
+    let mut client = served.connect();
+    let traced = || {
+        let info = spdk::call(&target, "trace_get_info", json!({}));
+        let file = info["tpoint_shm_path"].as_str().unwrap().to_owned();
+        let output = std::process::Command::new(&reader)
+            .args(["-f", &file])
+            .output();
+        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+    };
+    let group = json!({"name": "bdev_vdo"});
+    fill(&mut client, 0..100, |lbn| lbn);
+    assert!(!traced().contains("VDO_"), "off at first");
+    spdk::call(&target, "trace_enable_tpoint_group", group.clone());
+    fill(&mut client, 100..300, |lbn| lbn - 100);
+    let text = traced();
+    for stage in [
+        "LINE",
+        "HASH_ZONE",
+        "INDEX",
+        "DATA_VERIFY",
+        "DATA_WRITE",
+        "JOURNAL",
+        "SLAB_JOURNAL",
+    ] {
+        let name = format!("VDO_{stage} ");
+        let lines = text.lines().filter(|line| line.contains(&name));
+        assert!(lines.clone().count() >= 90, "{stage}:\n{text}");
+        assert!(
+            lines.clone().all(|line| line.contains("took_ns:")),
+            "{stage}:\n{text}"
+        );
+    }
+    spdk::call(&target, "trace_disable_tpoint_group", group);
+    assert!(target.stop().success());
+}
+
+#[test]
+fn times_of_stages_are_told_once_they_are_kept() {
+    let _turn = spdk::turn();
+    let served = Served::new(ROOMY);
+    let target = served.start(&Setup::on("0x3"));
+    let name = json!({"name": "vdo0"});
+    let get = || target.rpc("bdev_vdo_get_histograms", name.clone());
+    let refused = get().unwrap_err();
+    assert_eq!(refused.code.0, -22, "{refused:?}");
+    let enable = |on: bool| {
+        let params = json!({"name": "vdo0", "enable": on});
+        spdk::call(&target, "bdev_vdo_enable_histograms", params)
+    };
+    assert_eq!(enable(true), true);
+    fill(&mut served.connect(), 0..500, |lbn| lbn);
+    let times = get().unwrap();
+    let stages = times["stages"].as_array().unwrap();
+    for wanted in [
+        "line",
+        "hash_zone",
+        "index",
+        "data_write",
+        "journal",
+        "slab_journal",
+    ] {
+        let stage = stages.iter().find(|stage| stage["stage"] == wanted);
+        let stage = stage.unwrap_or_else(|| panic!("{wanted} is missing: {times}"));
+        assert_eq!(stage["count"], 500, "{stage}");
+        assert!(
+            stage["p50_us"].as_f64() <= stage["max_us"].as_f64(),
+            "{stage}"
+        );
+    }
+    assert_eq!(enable(false), true);
+    assert!(get().is_err());
+    assert!(target.stop().success());
+}

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use vdo::VdoError;
 use vdo::seam::{BaseIo, BaseOp, Nanos, RequestHeader, RequestKind};
 use vdo::types::Pbn;
-use vdo::volume::{AnswerMode, IndexCommand, IndexWord, Phase};
+use vdo::volume::{AnswerMode, IndexCommand, IndexWord, Phase, Stretch};
 use vdo_tests::sim::audit::{audit, audit_recovered, volume_on};
 use vdo_tests::sim::salvage::Salvage;
 use vdo_tests::sim::small::*;
@@ -775,4 +775,63 @@ fn a_write_that_finds_no_room_while_slabs_are_scrubbed_waits_for_one() {
     );
     world.shut_down().0.unwrap();
     audit_recovered(&disk.blocks(), disk.size).unwrap();
+}
+
+#[test]
+fn times_of_stages_are_kept_when_asked_for_and_of_all_zone_threads_together() {
+    for zones in [1, 4] {
+        let disk = disk(4);
+        let mut world = open(&disk, zones);
+        let times = |world: &mut World| {
+            let volume = Arc::clone(&world.volume);
+            world.wait_for(|done| volume.stage_times(done))
+        };
+        assert_eq!(times(&mut world), None);
+        world.write(1, &data(1)).unwrap();
+        world.settle();
+        world.volume.keep_stage_times(true);
+        assert_eq!(
+            times(&mut world),
+            Some(Vec::new()),
+            "what was before is not known"
+        );
+        for round in 0..2 {
+            let writes: Vec<_> = (0..40)
+                .map(|n| submit_write(&mut world, n * 400 + round, data(n + 2), true))
+                .collect();
+            world.run_until(|| all_done(&writes));
+            world.settle();
+        }
+        let kept = times(&mut world).expect("they are kept");
+        let of = |stretch| kept.iter().find(|time| time.stretch == stretch);
+        let counts = [
+            (Stretch::Line, 80),
+            (Stretch::HashZone, 80),
+            (Stretch::Index, 80),
+            (Stretch::DataWrite, 40),
+            (Stretch::DataVerify, 40),
+        ];
+        for (stretch, count) in counts {
+            assert_eq!(
+                of(stretch).map(|time| time.count),
+                Some(count),
+                "{stretch:?}: {kept:?}"
+            );
+        }
+        // Pages of the block map are journaled by tasks, not by requests.
+        for stretch in [Stretch::Journal, Stretch::SlabJournal] {
+            assert_eq!(
+                of(stretch).map(|time| time.count),
+                Some(80),
+                "{stretch:?}: {kept:?}"
+            );
+        }
+        for stretch in [Stretch::DataWrite, Stretch::DataVerify, Stretch::Journal] {
+            let time = of(stretch).expect("counted");
+            assert!(time.mean.0 > 0 && time.p50 <= time.p99, "{time:?}");
+        }
+        world.volume.keep_stage_times(false);
+        assert_eq!(times(&mut world), None);
+        world.shut_down().0.unwrap();
+    }
 }

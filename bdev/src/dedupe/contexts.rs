@@ -190,6 +190,13 @@ impl Contexts {
         };
     }
 
+    /// When the question of a context was asked last.
+    pub fn submitted(&self, id: ContextId) -> Option<Nanos> {
+        self.contexts
+            .get(id.0 as usize)
+            .map(|context| context.submitted)
+    }
+
     /// Takes a context for a request about to ask the index. `None` if all are in use: the request must do
     /// without, and is counted.
     pub fn acquire(&mut self, now: Nanos, request: RequestId) -> Option<ContextId> {

@@ -9,8 +9,9 @@ use crate::dedupe::RequestId;
 use crate::error::VdoError;
 use crate::request::Requests;
 use crate::runtime::base::IoOwner;
+use crate::runtime::stopwatch::{Stretch, Tracer};
 use crate::runtime::task::Executor;
-use crate::seam::{BaseChannel, Host, IoCompletion, Nanos};
+use crate::seam::{BaseChannel, BaseOp, Host, IoCompletion, Nanos};
 use crate::types::ZoneIndex;
 use crate::zone::logical_locks::SlotIndex;
 use crate::zone::owner::Zone;
@@ -119,7 +120,15 @@ impl<H: Host> ZoneThread<H> {
             .poll(&mut |done: IoCompletion| match zone.base.complete(done) {
                 None => {}
                 Some((IoOwner::Request(slot), end)) => requests.io_ended(SlotIndex(slot), end),
-                Some((IoOwner::Member(id), end)) => zone.hash.io_ended(zone, RequestId(id), end),
+                Some((IoOwner::Member(id), end)) => {
+                    let (op, began) = end.began();
+                    let stretch = match op {
+                        BaseOp::Write => Stretch::DataWrite,
+                        _ => Stretch::DataVerify,
+                    };
+                    zone.lap(stretch, id, began);
+                    zone.hash.io_ended(zone, RequestId(id), end);
+                }
             });
         if let Some(token) = zone.base.take_stray() {
             let error = VdoError::Inconsistent(format!(
@@ -176,6 +185,11 @@ impl<H: Host> ZoneThread<H> {
             return false;
         }
         true
+    }
+
+    /// Hands every stretch of a request's way that ends here to `tracer` from now on, or to nobody.
+    pub fn trace(&self, tracer: Option<Tracer>) {
+        self.zone.stopwatch.trace(tracer);
     }
 
     /// Which zone thread this is.

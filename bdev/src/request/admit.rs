@@ -19,6 +19,7 @@ use super::record::Stage;
 use super::sweep::Sweep;
 use super::{Requests, Waiting};
 use crate::error::VdoError;
+use crate::runtime::stopwatch::Stretch;
 use crate::seam::{HostRequest, RequestKind};
 use crate::types::Lbn;
 use crate::zone::logical_locks::SlotIndex;
@@ -27,15 +28,15 @@ impl<R: HostRequest> Requests<R> {
     /// A request has come for this zone. One that has overtaken the end of the volume is refused.
     pub(crate) fn arrive(&mut self, cursor: Cursor<R>) {
         let shared = &self.zone.shared;
+        let now = self.zone.scheduler.now();
         let waiting = match cursor.header().kind {
             RequestKind::Unmap | RequestKind::WriteZeroes => {
                 let (request, header) = cursor.into_parts();
                 let zone = (self.zone.index, shared.zones);
-                let now = self.zone.scheduler.now();
                 let sweep = Sweep::new(request, header, shared.tree, zone, now);
                 Waiting::Sweep(Box::new(sweep))
             }
-            _ => Waiting::Pieces(cursor),
+            _ => Waiting::Pieces(cursor, now),
         };
         if self.zone.is_late() {
             return self.refuse(waiting);
@@ -49,7 +50,7 @@ impl<R: HostRequest> Requests<R> {
         let error = VdoError::ShuttingDown;
         match waiting {
             Waiting::Sweep(sweep) => sweep.refuse(&error),
-            Waiting::Pieces(mut cursor) => {
+            Waiting::Pieces(mut cursor, _) => {
                 let shared = &self.zone.shared;
                 while let Some(piece) = cursor.next(&shared.tree, self.zone.index, shared.zones) {
                     piece.request.complete(piece.length as u64, error.errno());
@@ -82,15 +83,16 @@ impl<R: HostRequest> Requests<R> {
             };
             any = true;
             match waiting {
-                Waiting::Pieces(mut cursor) => {
+                Waiting::Pieces(mut cursor, came) => {
                     let shared = &self.zone.shared;
                     let piece = cursor.next(&shared.tree, self.zone.index, shared.zones);
                     if piece.is_some() && !cursor.is_finished() {
-                        self.waiting.push_back(Waiting::Pieces(cursor));
+                        self.waiting.push_back(Waiting::Pieces(cursor, came));
                     }
                     if let Some(piece) = piece {
                         *room -= 1;
                         self.idle.pop();
+                        self.zone.lap(Stretch::Line, slot.0, came);
                         self.admit(slot, piece);
                     }
                 }

@@ -82,8 +82,8 @@ pub(crate) struct Requests<R> {
 
 /// A caller's request in the line.
 enum Waiting<R> {
-    /// Each of its blocks is served.
-    Pieces(Cursor<R>),
+    /// Each of its blocks is served. When it came.
+    Pieces(Cursor<R>, Nanos),
     /// Only those of its blocks that are mapped.
     Sweep(Box<Sweep<R>>),
 }
@@ -128,7 +128,7 @@ impl<R: HostRequest> InFlight for Requests<R> {
     fn sweeps(&self) -> Vec<SweepReport> {
         let in_line = self.waiting.iter().filter_map(|waiting| match waiting {
             Waiting::Sweep(sweep) => Some(sweep),
-            Waiting::Pieces(_) => None,
+            Waiting::Pieces(..) => None,
         });
         let sweeps = in_line.chain(self.parked.values());
         sweeps.map(|sweep| sweep.report()).collect()
@@ -207,8 +207,13 @@ impl<R: HostRequest> Requests<R> {
     fn wait(&mut self, slot: SlotIndex, stage: Stage) {
         let now = self.zone.scheduler.now();
         let vio = self.vio(slot);
-        vio.stage = stage;
-        vio.since = now;
+        let left = std::mem::replace(&mut vio.stage, stage);
+        let since = std::mem::replace(&mut vio.since, now);
+        if self.zone.stopwatch.is_running()
+            && let Some(stretch) = left.stretch()
+        {
+            self.zone.lap(stretch, slot.0, since);
+        }
     }
 
     /// Takes an event to its record.
@@ -225,7 +230,8 @@ impl<R: HostRequest> Requests<R> {
             (Stage::Sweep, Event::Found(result)) => self.brought(slot, result.map(drop)),
             (Stage::Sweep, Event::LookedUp(result)) => self.brought(slot, result.map(drop)),
             (Stage::Share, Event::Verdict(verdict)) => self.judged(slot, verdict),
-            (Stage::Journal, Event::Counted(result)) => self.counted(slot, result),
+            (Stage::Journal, Event::Durable) => self.wait(slot, Stage::Count),
+            (Stage::Journal | Stage::Count, Event::Counted(result)) => self.counted(slot, result),
             (Stage::Map, Event::Mapped(result)) => self.mapped(slot, result),
             (Stage::Leave, Event::Verdict(Verdict::Release)) => self.free(slot),
             (stage, event) => self.astray(slot, stage, &format_args!("{event:?}")),

@@ -11,6 +11,7 @@ use super::pieces::Piece;
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::runtime::services::BlockMapSlot;
+use crate::runtime::stopwatch::Stretch;
 use crate::seam::{HostRequest, Nanos, RequestKind};
 use crate::types::{BLOCK_SIZE, JournalPoint, Lbn, Mapping, ZoneIndex};
 use crate::zone::events::Placed;
@@ -49,8 +50,10 @@ pub enum Stage {
     Name,
     /// For its hash zone to say where the data is to be.
     Share,
-    /// For the journal, and for the reference counts after it.
+    /// For the journal, and, unless somebody keeps time, for the reference counts after it.
     Journal,
+    /// For the reference counts.
+    Count,
     /// For the block-map page to be changed.
     Map,
     /// For its hash zone to forget its number. The caller has its answer.
@@ -58,22 +61,28 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The stage in a word, and for what where that makes a difference.
+    /// Which stretch of a request's way it is; `None` if the record has no request.
+    pub fn stretch(self) -> Option<Stretch> {
+        Some(match self {
+            Stage::Idle => return None,
+            Stage::Sweep => Stretch::BlockMapSweep,
+            Stage::Lock => Stretch::LogicalLock,
+            Stage::Find => Stretch::BlockMapTree,
+            Stage::LookUp(_) => Stretch::BlockMapPage,
+            Stage::Buffer(_) => Stretch::Buffer,
+            Stage::Read(_) => Stretch::BaseRead,
+            Stage::Name => Stretch::Name,
+            Stage::Share => Stretch::HashZone,
+            Stage::Journal => Stretch::Journal,
+            Stage::Count => Stretch::SlabJournal,
+            Stage::Map => Stretch::BlockMapUpdate,
+            Stage::Leave => Stretch::HashZoneExit,
+        })
+    }
+
+    /// The stage in a word.
     pub fn name(self) -> &'static str {
-        match self {
-            Stage::Idle => "idle",
-            Stage::Sweep => "block_map_sweep",
-            Stage::Lock => "logical_lock",
-            Stage::Find => "block_map_tree",
-            Stage::LookUp(_) => "block_map_page",
-            Stage::Buffer(_) => "buffer",
-            Stage::Read(_) => "base_read",
-            Stage::Name => "name",
-            Stage::Share => "hash_zone",
-            Stage::Journal => "journal",
-            Stage::Map => "block_map_update",
-            Stage::Leave => "hash_zone_exit",
-        }
+        self.stretch().map_or("idle", Stretch::name)
     }
 }
 

@@ -16,7 +16,7 @@ use super::table::{Key, Table};
 use super::task::{Scheduler, TaskId};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
-use crate::seam::{BaseIo, BaseOp, IoCompletion};
+use crate::seam::{BaseIo, BaseOp, IoCompletion, Nanos};
 use crate::types::Pbn;
 
 /// What an I/O is for; statistics are kept by it.
@@ -78,6 +78,7 @@ pub enum IoOwner {
 #[derive(Debug)]
 pub struct IoEnd {
     op: BaseOp,
+    began: Nanos,
     pbn: Pbn,
     errno: i32,
     memory: Memory,
@@ -87,6 +88,11 @@ impl IoEnd {
     /// How it went.
     pub fn result(&self) -> Result<(), VdoError> {
         outcome(self.op, self.pbn, self.errno)
+    }
+
+    /// What it was, and when it was begun.
+    pub fn began(&self) -> (BaseOp, Nanos) {
+        (self.op, self.began)
     }
 
     /// The buffer that was given to it, to be read into or written.
@@ -134,6 +140,7 @@ struct OwnedIo {
     owner: IoOwner,
     op: BaseOp,
     pbn: Pbn,
+    began: Nanos,
     memory: Memory,
 }
 
@@ -243,6 +250,7 @@ impl BaseDevice {
             owner,
             op,
             pbn,
+            began: self.scheduler.now(),
             memory,
         };
         let key = self.owned.borrow_mut().insert(io);
@@ -355,6 +363,7 @@ impl BaseDevice {
         count(&self.completed, io.op, IoClass::Data);
         let end = IoEnd {
             op: io.op,
+            began: io.began,
             pbn: io.pbn,
             errno: done.errno,
             memory: io.memory,

@@ -51,6 +51,8 @@ use crate::recovery::map_replay::Overlay;
 pub use crate::recovery::rebuild::Losses;
 use crate::request::pieces::{Cursor, zones_of};
 pub use crate::request::{RequestReport, Stage, SweepReport};
+use crate::runtime::stopwatch::StageTimes;
+pub use crate::runtime::stopwatch::{Lap, StageTime, Stretch, Tracer};
 use crate::seam::{Host, HostRequest, RequestHeader, RequestKind};
 use crate::stats::VolumeStatistics;
 use crate::types::{BLOCK_SIZE, ZoneIndex};
@@ -528,6 +530,33 @@ impl<H: Host> Volume<H> {
             |zone, errand| self.errand(zone, errand),
             reports::zone_statistics,
             Box::new(move |parts| done(reports::statistics(figures, parts, &most))),
+        );
+    }
+
+    /// Keeps times of the stages of requests from now on, anew, or forgets them.
+    pub fn keep_stage_times(&self, on: bool) {
+        for zone in 0..self.shared.zones {
+            let errand: Errand = Box::new(move |zone, _| zone.stopwatch.keep_times(on));
+            self.errand(zone, errand);
+        }
+    }
+
+    /// How long requests stayed at each stage, on all zone threads together; `None` if times are not kept.
+    pub fn stage_times(&self, done: Done<Option<Vec<StageTime>>>) {
+        reports::gather(
+            self.shared.zones,
+            |zone, errand| self.errand(zone, errand),
+            |zone, _| zone.stopwatch.times(),
+            Box::new(move |zones| {
+                let all = zones
+                    .into_iter()
+                    .flatten()
+                    .reduce(|mut all: StageTimes, zone| {
+                        all.merge(&zone);
+                        all
+                    });
+                done(all.map(|all| all.report()));
+            }),
         );
     }
 

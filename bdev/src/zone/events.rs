@@ -58,6 +58,8 @@ pub enum Event {
     LookedUp(Result<Mapping, Box<VdoError>>),
     /// What its hash zone says.
     Verdict(Verdict),
+    /// Its journal entry is durable. Said only if somebody keeps time.
+    Durable,
     /// Its journal entry is durable, and its changes of reference counts are made.
     Counted(Result<JournalPoint, Box<VdoError>>),
     /// Its block-map entry is changed.

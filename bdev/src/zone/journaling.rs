@@ -269,6 +269,11 @@ impl Zone {
         if tag.zone() != self.index {
             return;
         }
+        if self.stopwatch.is_running()
+            && let Journaler::Request(slot) = tag.who()
+        {
+            self.events.put(slot, Event::Durable);
+        }
         let mine = counters & !(1 << self.index.get()) == 0;
         let mut awaiting = journaling.awaiting.borrow_mut();
         if mine && awaiting.is_empty() && journaling.late.borrow().is_empty() {

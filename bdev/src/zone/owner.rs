@@ -25,6 +25,7 @@ use crate::block_map::BlockMapZone;
 use crate::depot::PhysicalZone;
 use crate::journal::RecoveryJournal;
 use crate::runtime::base::BaseDevice;
+use crate::runtime::stopwatch::{Stopwatch, Stretch};
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::seam::Nanos;
 use crate::types::{SequenceNumber, ZoneIndex};
@@ -65,6 +66,8 @@ pub struct Zone {
     pub events: Events,
     /// What is counted.
     pub counters: Counters,
+    /// How long what takes.
+    pub stopwatch: Stopwatch,
     /// How many requests are here.
     pub gauge: Gauge,
     /// Woken when no request is under way.
@@ -148,6 +151,7 @@ impl Zone {
             events: Events::new(slots),
             generations: Generations::new(&scheduler),
             counters: Counters::default(),
+            stopwatch: Stopwatch::default(),
             gauge: Gauge::default(),
             quiet: WaitList::new(&scheduler),
             life_changed: WaitList::new(&scheduler),
@@ -169,6 +173,15 @@ impl Zone {
     pub(crate) fn appoint(&self, admin: Admin) {
         let first = self.admin.set(admin).is_ok();
         assert!(first, "a volume's super block has one keeper");
+    }
+
+    /// A stretch of a request's way that began at `since` ends; kept if somebody wants to know.
+    #[inline]
+    pub(crate) fn lap(&self, stretch: Stretch, request: u32, since: Nanos) {
+        if self.stopwatch.is_running() {
+            let now = self.scheduler.now();
+            self.stopwatch.lap(stretch, request, since, now);
+        }
     }
 
     /// Lets every thread know how much room is in use here.
@@ -194,7 +207,8 @@ impl Zone {
         let journal = self.journal.as_ref();
         let journal = journal.map_or(0, |journal| journal.memory_held());
         let parts = self.block_map.memory_held() + self.physical.memory_held();
-        parts + self.hash.memory_held() + journal + (calls + queues) as u64
+        let stopwatch = self.stopwatch.memory_held();
+        parts + self.hash.memory_held() + journal + (calls + queues + stopwatch) as u64
     }
 
     /// Whether the volume is read-only.

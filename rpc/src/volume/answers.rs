@@ -4,14 +4,15 @@
 use vdo::VdoError;
 use vdo::seam::{Host, Nanos, RequestKind};
 use vdo::volume::{
-    AnswerMode, IndexCommand, IndexWord, LockReport, RequestReport, SweepReport, Volume, VolumeDump,
+    AnswerMode, IndexCommand, IndexWord, LockReport, RequestReport, StageTime, SweepReport, Volume,
+    VolumeDump,
 };
 
 use crate::methods;
 use crate::params::{Answers, InjectAnswers, SetOptions};
 use crate::results::{
-    ContextsDump, Dump, HashLockDump, HashZoneDump, RequestDump, SweepDump, VdoInfo,
-    saving_percent, used_percent,
+    ContextsDump, Dump, HashLockDump, HashZoneDump, Histograms, RequestDump, StageHistogram,
+    SweepDump, VdoInfo, saving_percent, used_percent,
 };
 use crate::{ErrorCode, RpcError};
 
@@ -123,6 +124,32 @@ pub fn dump(dump: VolumeDump) -> Dump {
         hash_zones: hash_zones.collect(),
         name: dump.name,
     }
+}
+
+/// The answer of `bdev_vdo_get_histograms`.
+///
+/// # Errors
+/// If no times are kept.
+pub fn histograms(name: &str, times: Option<Vec<StageTime>>) -> Result<Histograms, RpcError> {
+    let Some(times) = times else {
+        let what =
+            format!("name: volume \"{name}\" keeps no times: bdev_vdo_enable_histograms makes it");
+        return Err(RpcError::new(ErrorCode::EINVAL, what));
+    };
+    let microseconds = |time: Nanos| time.0 as f64 / 1000.0;
+    let stage = |time: StageTime| StageHistogram {
+        stage: time.stretch.name().to_owned(),
+        count: time.count,
+        mean_us: microseconds(time.mean),
+        p50_us: microseconds(time.p50),
+        p99_us: microseconds(time.p99),
+        p999_us: microseconds(time.p999),
+        max_us: microseconds(time.max),
+    };
+    Ok(Histograms {
+        name: name.to_owned(),
+        stages: times.into_iter().map(stage).collect(),
+    })
 }
 
 fn kind_name(kind: RequestKind) -> String {

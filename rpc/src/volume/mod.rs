@@ -31,7 +31,8 @@ use vdo::volume::{
 };
 
 pub use self::answers::{
-    INDEX_VERBS, answer_mode, apply_options, dump, engine_error, index_answer, info, no_answer,
+    INDEX_VERBS, answer_mode, apply_options, dump, engine_error, histograms, index_answer, info,
+    no_answer,
 };
 pub use self::config::config;
 pub use self::openings::{Shown, openings, show};

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vdo::volume::{IndexCommand, Volume};
-use vdo_rpc::params::{Create, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions};
+use vdo_rpc::params::{
+    Create, EnableHistograms, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions,
+};
 use vdo_rpc::{Parameters, RpcError, methods, params, stats, volume};
 
 use super::bdev::{self, VdoBdev};
@@ -28,6 +30,8 @@ pub(super) fn register() {
     rpc::register::<Options>();
     rpc::register::<Inject>();
     rpc::register::<DumpMethod>();
+    rpc::register::<EnableHistogramsMethod>();
+    rpc::register::<GetHistograms>();
     rpc::register::<SetExamine>();
 }
 
@@ -170,6 +174,30 @@ impl Method for DumpMethod {
         let dump = life::ask(|done| volume.dump(done)).await;
         let dump = dump.ok_or_else(|| volume::no_answer(&params.name))?;
         Ok(json!(volume::dump(dump)))
+    }
+}
+
+struct EnableHistogramsMethod;
+impl Method for EnableHistogramsMethod {
+    const NAME: &'static str = methods::BDEV_VDO_ENABLE_HISTOGRAMS;
+    type Parameters = EnableHistograms;
+
+    async fn call(params: EnableHistograms) -> Result<Value, RpcError> {
+        volume_called(&params.name)?.keep_stage_times(params.enable);
+        Ok(json!(true))
+    }
+}
+
+struct GetHistograms;
+impl Method for GetHistograms {
+    const NAME: &'static str = methods::BDEV_VDO_GET_HISTOGRAMS;
+    type Parameters = Name;
+
+    async fn call(params: Name) -> Result<Value, RpcError> {
+        let volume = volume_called(&params.name)?;
+        let times = life::ask(|done| volume.stage_times(done)).await;
+        let times = times.ok_or_else(|| volume::no_answer(&params.name))?;
+        volume::histograms(&params.name, times).map(|histograms| json!(histograms))
     }
 }
 

@@ -25,6 +25,7 @@ pub mod request;
 pub mod reset;
 pub mod spoken_for;
 mod stack;
+mod trace;
 pub mod zone;
 
 use std::cell::{Cell, RefCell, UnsafeCell};
@@ -83,6 +84,7 @@ extern "C" fn enter() {
     unsafe { sys::spdk_bdev_module_list_add(module()) }
     logging::register_flag();
     methods::register();
+    trace::register();
 }
 
 /// Runs before `main`, as the constructors of SPDK's own modules do.

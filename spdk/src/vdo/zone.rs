@@ -21,6 +21,7 @@ use vdo::volume::{VolumeError, ZoneSeed, ZoneThread};
 use super::SpdkHost;
 use super::base::SpdkChannel;
 use super::call::Call;
+use super::trace;
 use crate::desc::Desc;
 use crate::poller::{Activity, Poller};
 use crate::task;
@@ -31,6 +32,9 @@ const SHORTEST_TIMER: Duration = Duration::from_millis(1);
 
 /// How often a zone thread that ends looks for I/Os in flight.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(1);
+
+/// A zone thread looks at every so many polls whether requests are traced.
+const POLLS_BETWEEN_LOOKS: u32 = 256;
 
 /// SPDK's clock.
 pub fn now() -> Nanos {
@@ -130,6 +134,8 @@ struct Runner {
     armed: Cell<Option<Nanos>>,
     /// When the timer went off last: the engine's time never goes back.
     time: Cell<Nanos>,
+    /// Polls until the next look whether requests are traced.
+    look_in: Cell<u32>,
     /// I/Os the base bdev has.
     in_flight: Rc<Cell<usize>>,
     itself: Weak<Runner>,
@@ -146,6 +152,13 @@ impl Runner {
         };
         let now = clock.max(self.time.get());
         let mut zone = self.zone.borrow_mut();
+        match self.look_in.get() {
+            0 => {
+                zone.trace(trace::tracer());
+                self.look_in.set(POLLS_BETWEEN_LOOKS);
+            }
+            polls => self.look_in.set(polls - 1),
+        }
         let busy = zone.poll(now);
         if let Some(deadline) = zone.next_deadline()
             && self.armed.get().is_none_or(|armed| deadline < armed)
@@ -247,6 +260,7 @@ fn grow(seed: ZoneSeed<SpdkHost>, waker: SpdkWaker, base: Desc) -> Result<Rc<Run
         timer: RefCell::new(None),
         armed: Cell::new(None),
         time: Cell::new(now()),
+        look_in: Cell::new(0),
         in_flight,
         itself: itself.clone(),
     });

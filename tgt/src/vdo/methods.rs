@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use vdo::volume::IndexCommand;
-use vdo_rpc::params::{Create, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions};
-use vdo_rpc::results::Dump;
+use vdo_rpc::params::{
+    Create, EnableHistograms, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions,
+};
+use vdo_rpc::results::{Dump, Histograms};
 use vdo_rpc::volume::no_answer;
 use vdo_rpc::{RpcError, methods, stats, volume};
 
@@ -85,6 +87,22 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
         Allowed::Runtime,
         move |params: Name| dump(&shared, &params.name),
     );
+    let shared = with(target);
+    dispatcher.method(
+        methods::BDEV_VDO_ENABLE_HISTOGRAMS,
+        Allowed::Runtime,
+        move |params: EnableHistograms| {
+            let bdev = find(&shared, &params.name)?;
+            bdev.volume().keep_stage_times(params.enable);
+            Ok(true)
+        },
+    );
+    let shared = with(target);
+    dispatcher.method(
+        methods::BDEV_VDO_GET_HISTOGRAMS,
+        Allowed::Runtime,
+        move |params: Name| histograms(&shared, &params.name),
+    );
 }
 
 fn find(target: &Target, name: &str) -> Result<Arc<VdoBdev>, RpcError> {
@@ -122,4 +140,10 @@ fn dump(target: &Target, name: &str) -> Result<Dump, RpcError> {
     let bdev = find(target, name)?;
     let dump = life::ask(|done| bdev.volume().dump(done)).ok_or_else(|| no_answer(name))?;
     Ok(volume::dump(dump))
+}
+
+fn histograms(target: &Target, name: &str) -> Result<Histograms, RpcError> {
+    let bdev = find(target, name)?;
+    let times = life::ask(|done| bdev.volume().stage_times(done));
+    volume::histograms(name, times.ok_or_else(|| no_answer(name))?)
 }

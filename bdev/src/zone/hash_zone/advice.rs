@@ -8,6 +8,7 @@ use super::HashZone;
 use crate::dedupe::contexts::{ContextId, Reply};
 use crate::dedupe::{Answer, LockState, RequestId};
 use crate::index::{DedupeIndex, IndexError, IndexEvent, IndexOp, IndexRequest};
+use crate::runtime::stopwatch::Stretch;
 use crate::seam::Nanos;
 use crate::types::{Mapping, RecordName};
 
@@ -71,10 +72,11 @@ impl HashZone {
             new,
             token: 0,
         };
+        let now = zone.scheduler.now();
         if let Some(advice) = state.index.answer_now(&request) {
+            zone.lap(Stretch::Index, id.0, now);
             return Asked::Answered(advice);
         }
-        let now = zone.scheduler.now();
         let Some(context) = state.contexts.acquire(now, id) else {
             return Asked::Busy;
         };
@@ -94,7 +96,11 @@ impl HashZone {
             state.index.poll(now, &mut |event| match event {
                 IndexEvent::Done(_, result) => verb = Some(result),
                 IndexEvent::Answer(answer) => {
-                    if let Reply::Deliver(request) = contexts.answer(ContextId(answer.token)) {
+                    let context = ContextId(answer.token);
+                    if let Reply::Deliver(request) = contexts.answer(context) {
+                        if let Some(submitted) = contexts.submitted(context) {
+                            zone.lap(Stretch::Index, request.0, submitted);
+                        }
                         let reply = match updating[answer.token as usize] {
                             true => Answer::Updated,
                             false => self.advice(zone, answer.advice),

@@ -15,6 +15,7 @@ use super::{HashState, HashZone};
 use crate::dedupe::{Action, Answer, LockId, LockReport, LockState, ReadLock, RequestId};
 use crate::index::{DedupeIndex, IndexRequest};
 use crate::runtime::chains::Chains;
+use crate::runtime::stopwatch::Stretch;
 use crate::types::{Mapping, Pbn, RecordName};
 
 /// How far a lone write has come, in answers the machine would have been given.
@@ -167,7 +168,10 @@ impl HashZone {
                 match asked.then(|| state.index.answer_now(&IndexRequest::post(name, post))) {
                     None => None,
                     Some(None) => return false,
-                    Some(Some(advice)) => self.advised(zone, advice),
+                    Some(Some(advice)) => {
+                        zone.lap(Stretch::Index, id.0, zone.scheduler.now());
+                        self.advised(zone, advice)
+                    }
                 };
             let Some(member) = &mut state.members[id.0 as usize] else {
                 return false;
