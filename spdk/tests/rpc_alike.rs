@@ -121,6 +121,7 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
             let mut params = match method.name {
                 "bdev_vdo_set_options" => json!({"compression": false}),
                 "bdev_vdo_inject_index_answers" => json!({"answers": "prompt"}),
+                "bdev_vdo_enable_histograms" => json!({"enable": true}),
                 _ => json!({}),
             };
             params["name"] = name;
@@ -196,6 +197,14 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
             Shape,
         ),
         verb("bdev_vdo_dump", Shape),
+        verb("bdev_vdo_get_histograms", Error(-22, "keeps no times")),
+        (
+            "bdev_vdo_enable_histograms",
+            named(json!({"enable": true})),
+            Answer(json!(true)),
+        ),
+        ("bdev_vdo_enable_histograms", v(), Error(-32602, "enable")),
+        verb("bdev_vdo_get_histograms", Shape),
         verb("bdev_vdo_index_online", Answer(json!(true))),
         verb("bdev_vdo_index_create", Error(-22, "online")),
         verb("bdev_vdo_index_offline", Answer(json!(true))),

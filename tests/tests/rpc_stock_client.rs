@@ -268,6 +268,10 @@ fn the_plugin_sends_what_the_contract_says() {
         request(&["bdev_vdo_rebuild", "v"])["params"],
         json!({"name": "v"})
     );
+    for (option, enable) in [("--enable", true), ("-d", false)] {
+        let histograms = request(&["bdev_vdo_enable_histograms", "v", option]);
+        assert_eq!(histograms["params"], json!({"name": "v", "enable": enable}));
+    }
     let progress = request(&["bdev_vdo_get_progress"]);
     assert_eq!(progress["method"], "bdev_vdo_get_progress");
     for method in vdo_rpc::methods::ALL

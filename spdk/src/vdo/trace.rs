@@ -46,7 +46,7 @@ unsafe extern "C" fn describe() {
         let mut options: sys::spdk_trace_tpoint_opts = unsafe { std::mem::zeroed() };
         options.name = name.as_ptr();
         options.tpoint_id = tracepoint(stretch);
-        options.args[0].name = c"took_ns".as_ptr();
+        options.args[0].name = c"ns".as_ptr();
         options.args[0].type_ = sys::SPDK_TRACE_ARG_TYPE_INT as u8;
         options.args[0].size = size_of::<u64>() as u8;
         // SAFETY: SPDK copies what it is told.
