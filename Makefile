@@ -1,7 +1,7 @@
 # What a person types. Every command works on a machine with Rust and nothing else, but for those of
 # SPDK at the end.
 SHELL := /bin/bash
-.PHONY: all demo test bench bench-instructions lint sim loom miri fuzz spdk test-spdk bench-spdk lint-spdk
+.PHONY: all demo test bench bench-instructions bench-scaling lint sim loom miri fuzz spdk test-spdk bench-spdk lint-spdk
 
 all:
 	cargo build --release
@@ -38,6 +38,10 @@ bench:
 ROW ?= overwrites
 bench-instructions:
 	cargo bench -p vdo-tgt --bench volume -- --instructions "$(ROW)"
+
+# What 1 to 16 zone threads cost and the busiest of them, in instructions: how far a volume scales on a machine with more cores than this.
+bench-scaling:
+	cargo bench -p vdo-tgt --bench volume -- --scaling
 
 # Random volumes under random requests and faults: make sim SEEDS=1000, and FROM= to begin at another seed. With LOSSES=20,
 # each volume loses power that many times.

@@ -209,9 +209,15 @@ impl<R: HostRequest> Requests<R> {
         let vio = self.vio(slot);
         let left = std::mem::replace(&mut vio.stage, stage);
         let since = std::mem::replace(&mut vio.since, now);
-        if self.zone.stopwatch.is_running()
-            && let Some(stretch) = left.stretch()
-        {
+        if self.zone.stopwatch.is_running() {
+            self.tell_time(slot, left, since);
+        }
+    }
+
+    /// Somebody wants to know how long a record was at the stage that it has left.
+    #[cold]
+    fn tell_time(&self, slot: SlotIndex, left: Stage, since: Nanos) {
+        if let Some(stretch) = left.stretch() {
             self.zone.lap(stretch, slot.0, since);
         }
     }

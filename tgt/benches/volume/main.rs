@@ -10,6 +10,7 @@
 mod history;
 mod memory;
 mod plot;
+mod scaling;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::Command;
@@ -297,6 +298,7 @@ impl Caller {
         }
     }
 
+    #[inline(always)]
     fn submit(&mut self, work: Work, lbn: u64) {
         let place = self.free.pop().expect("the caller checked");
         let kind = match work.data {
@@ -765,14 +767,19 @@ fn count_instructions(wanted: &str) {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
+    let number = |place: usize| {
+        let given = arguments.get(place).and_then(|one| one.parse().ok());
+        given.unwrap_or(0_u64)
+    };
     if let Some(at) = arguments.iter().position(|one| one == "--requests") {
-        let number = |place: usize| {
-            arguments
-                .get(place)
-                .and_then(|one| one.parse().ok())
-                .unwrap_or(0_u64)
-        };
         return requests(Work::ALL[number(at + 1) as usize], number(at + 2));
+    }
+    if let Some(at) = arguments.iter().position(|one| one == "--scaled-requests") {
+        let (work, zones) = (Work::ALL[number(at + 1) as usize], number(at + 3) as u8);
+        return scaling::requests(work, number(at + 2), zones);
+    }
+    if arguments.iter().any(|one| one == "--scaling") {
+        return scaling::print();
     }
     if let Some(at) = arguments.iter().position(|one| one == "--memory") {
         let zones = arguments.get(at + 1).and_then(|one| one.parse().ok());
