@@ -17,3 +17,4 @@ pub mod spdk;
 pub mod stock_client;
 pub mod target;
 pub mod tools;
+pub mod work;

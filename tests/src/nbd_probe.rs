@@ -1,9 +1,10 @@
 //! An NBD client that asks one thing at a time and passes on every answer: errors as the server's numbers.
 //!
 //! Unlike the tools, and unlike [`nbd_client`](crate::nbd_client), which moves bulk data, it can say which of many requests failed, and with
-//! what. Writes can be sent many at a time; they are answered in any order.
+//! what. Writes can be sent many at a time; they are answered in any order. A connection that ends makes every request
+//! end with [`errno::LOST`], now and from then on.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub mod errno {
     pub const EINVAL: u32 = 22;
     /// The device is full.
     pub const ENOSPC: u32 = 28;
+    /// There is no connection any more; no server says so.
+    pub const LOST: u32 = 0xffff;
 }
 
 /// A connection to an export.
@@ -46,6 +49,7 @@ pub struct NbdProbe {
     stream: UnixStream,
     cookie: u64,
     size: u64,
+    lost: bool,
 }
 
 impl NbdProbe {
@@ -61,6 +65,7 @@ impl NbdProbe {
             stream,
             cookie: 0,
             size: 0,
+            lost: false,
         };
         let mut greeting = [0; 18];
         client.stream.read_exact(&mut greeting)?;
@@ -104,14 +109,8 @@ impl NbdProbe {
     /// The server's error number.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) -> Answer {
         let cookie = self.send(READ, 0, offset, data.len() as u32, &[]);
-        let (of, answer) = self.reply();
-        assert_eq!(of, cookie, "an answer to another request");
-        if answer.is_ok() {
-            self.stream
-                .read_exact(data)
-                .expect("the data follows its header");
-        }
-        answer
+        self.answer_to(cookie)?;
+        self.receive(data)
     }
 
     /// Writes at a byte offset.
@@ -144,9 +143,25 @@ impl NbdProbe {
                 self.send(WRITE, 0, offset, data.len() as u32, data);
                 answers.push(Ok(()));
             }
-            for _ in begun..answers.len() {
-                let (cookie, answer) = self.reply();
-                answers[begun + (cookie - first) as usize] = answer;
+            let mut open: Vec<bool> = vec![true; answers.len() - begun];
+            while open.contains(&true) {
+                match self.reply() {
+                    Ok((cookie, answer)) => {
+                        let place = (cookie - first) as usize;
+                        answers[begun + place] = answer;
+                        open[place] = false;
+                    }
+                    Err(lost) => {
+                        for (answer, _) in answers[begun..]
+                            .iter_mut()
+                            .zip(&open)
+                            .filter(|(_, open)| **open)
+                        {
+                            *answer = Err(lost);
+                        }
+                        break;
+                    }
+                }
             }
         }
         answers
@@ -178,9 +193,7 @@ impl NbdProbe {
 
     fn ask(&mut self, command: u16, flags: u16, offset: u64, length: u32, data: &[u8]) -> Answer {
         let cookie = self.send(command, flags, offset, length, data);
-        let (of, answer) = self.reply();
-        assert_eq!(of, cookie, "an answer to another request");
-        answer
+        self.answer_to(cookie)
     }
 
     fn send(&mut self, command: u16, flags: u16, offset: u64, length: u32, data: &[u8]) -> u64 {
@@ -192,22 +205,42 @@ impl NbdProbe {
         bytes.extend(offset.to_be_bytes());
         bytes.extend(length.to_be_bytes());
         bytes.extend(data);
-        self.stream
-            .write_all(&bytes)
-            .expect("the server takes requests");
+        self.lost |= self.stream.write_all(&bytes).is_err();
         self.cookie
     }
 
-    fn reply(&mut self) -> (u64, Answer) {
+    /// The answer to the only request under way.
+    fn answer_to(&mut self, cookie: u64) -> Answer {
+        let (of, answer) = self.reply()?;
+        assert_eq!(of, cookie, "an answer to another request");
+        answer
+    }
+
+    /// The next answer and the request it is to.
+    fn reply(&mut self) -> Result<(u64, Answer), u32> {
         let mut header = [0; 16];
-        self.stream
-            .read_exact(&mut header)
-            .expect("the server answers in time");
+        self.receive(&mut header)?;
         assert_eq!(number(&header[..4]), 0x6744_6698, "a simple reply");
         let cookie = u64::from(number(&header[8..12])) << 32 | u64::from(number(&header[12..16]));
         match number(&header[4..8]) {
-            0 => (cookie, Ok(())),
-            error => (cookie, Err(error)),
+            0 => Ok((cookie, Ok(()))),
+            error => Ok((cookie, Err(error))),
+        }
+    }
+
+    /// The next bytes from the server. One that takes too long is a defect, one that is gone is not.
+    fn receive(&mut self, bytes: &mut [u8]) -> Answer {
+        if let Err(error) = self.stream.read_exact(bytes) {
+            assert_ne!(
+                error.kind(),
+                ErrorKind::WouldBlock,
+                "the server answers in time"
+            );
+            self.lost = true;
+        }
+        match self.lost {
+            true => Err(errno::LOST),
+            false => Ok(()),
         }
     }
 }
@@ -230,6 +263,14 @@ impl Probe for NbdProbe {
         writes: impl IntoIterator<Item = (u64, D)>,
     ) -> Vec<Answer> {
         NbdProbe::write_all(self, writes)
+    }
+
+    fn trim(&mut self, offset: u64, length: u64) -> Answer {
+        NbdProbe::trim(self, offset, length as u32)
+    }
+
+    fn zero(&mut self, offset: u64, length: u64) -> Answer {
+        NbdProbe::zero(self, offset, length as u32)
     }
 
     fn flush(&mut self) -> Answer {

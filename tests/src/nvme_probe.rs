@@ -481,6 +481,14 @@ impl Probe for NvmeProbe {
         answers
     }
 
+    fn trim(&mut self, offset: u64, length: u64) -> Answer {
+        NvmeProbe::trim(self, offset, length)
+    }
+
+    fn zero(&mut self, offset: u64, length: u64) -> Answer {
+        NvmeProbe::zero(self, offset, length)
+    }
+
     fn flush(&mut self) -> Answer {
         self.io
             .call(Sqe::new(opcode::FLUSH, 1), Data::None)

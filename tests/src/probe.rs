@@ -30,6 +30,18 @@ pub trait Probe {
         writes: impl IntoIterator<Item = (u64, D)>,
     ) -> Vec<Answer>;
 
+    /// Lets go of a range of bytes.
+    ///
+    /// # Errors
+    /// The server's number of the error.
+    fn trim(&mut self, offset: u64, length: u64) -> Answer;
+
+    /// Zeroes a range of bytes.
+    ///
+    /// # Errors
+    /// The server's number of the error.
+    fn zero(&mut self, offset: u64, length: u64) -> Answer;
+
     /// Waits until all that was answered is durable.
     ///
     /// # Errors

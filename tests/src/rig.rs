@@ -12,6 +12,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use vdo::format::components::VolumeState;
+use vdo::format::open::{Volume, read_geometry, read_volume};
 
 use crate::dm_vdo::{lacking, text};
 use crate::nbd_probe::NbdProbe;
@@ -207,6 +209,44 @@ impl Rig {
             "the base device was changed:\n{said}"
         );
         said
+    }
+
+    /// The volume in the file.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn volume(&self) -> Volume {
+        let file = File::open(self.file()).expect("the file is there");
+        let blocks = file.metadata().expect("it can be asked").len() / BLOCK;
+        let mut block = [0; BLOCK as usize];
+        file.read_exact_at(&mut block, 0).expect("it is that long");
+        let geometry = read_geometry(&block, blocks).expect("a volume is there");
+        let at = geometry.super_block().get() * BLOCK;
+        file.read_exact_at(&mut block, at).expect("it is that long");
+        read_volume(geometry, &block, blocks).expect("a volume is there")
+    }
+
+    /// What the super block says of the volume.
+    ///
+    /// # Panics
+    /// When there is no volume.
+    pub fn state(&self) -> VolumeState {
+        self.volume().super_block.volume.state
+    }
+
+    /// Has the super block say that the volume is in this state.
+    ///
+    /// # Panics
+    /// When there is no volume.
+    pub fn set_state(&self, state: VolumeState) {
+        let mut volume = self.volume();
+        volume.super_block.volume.state = state;
+        let mut block = [0; BLOCK as usize];
+        volume.super_block.encode(&mut block);
+        let file = File::options().write(true).open(self.file());
+        let at = volume.geometry.super_block().get() * BLOCK;
+        let written = file.and_then(|file| file.write_all_at(&block, at));
+        written.expect("the file can be written");
     }
 
     /// A connection to the volume.

@@ -12,6 +12,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::probe::{Answer, Probe};
 use crate::rig::{BLOCK, block};
 
 /// Lanes that work at once.
@@ -106,6 +107,24 @@ impl Script {
         }
         ledger.take(safe, |allowed, name| allowed.push(name));
         ledger
+    }
+}
+
+impl Act {
+    /// Carries it out on a served volume.
+    ///
+    /// # Errors
+    /// The server's number of the error.
+    pub fn carry_out(&self, script: &Script, probe: &mut impl Probe) -> Answer {
+        let at = self.lbn * BLOCK;
+        match &self.change {
+            Change::Write(names) => {
+                let data: Vec<u8> = names.iter().flat_map(|name| script.data(*name)).collect();
+                probe.write(at, &data)
+            }
+            Change::Zero(blocks) => probe.zero(at, blocks * BLOCK),
+            Change::Discard(blocks) => probe.trim(at, blocks * BLOCK),
+        }
     }
 }
 

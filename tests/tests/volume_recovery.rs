@@ -7,73 +7,33 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vdo::format::components::VolumeState;
-use vdo::format::open::{Volume, read_geometry, read_volume};
+use vdo_tests::nbd_probe::NbdProbe;
 use vdo_tests::rig::{
-    BLOCK, MIB, ROOMY, Rig, Setup, block, check, check_with, compressible, fill, fill_with, info,
-    stats,
+    BLOCK, ROOMY, Rig, Setup, block, check, check_with, compressible, fill, fill_with, info, stats,
 };
+use vdo_tests::script::Script;
 use vdo_tests::target::Target;
-
-/// Blocks that are flushed in each round.
-const FLUSHED: u64 = 400;
-
-/// The volume in the file.
-fn volume(rig: &Rig) -> Volume {
-    let file = OpenOptions::new().read(true).open(rig.file()).unwrap();
-    let blocks = ROOMY * MIB / BLOCK;
-    let mut block = [0; BLOCK as usize];
-    file.read_exact_at(&mut block, 0).unwrap();
-    let geometry = read_geometry(&block, blocks).unwrap();
-    let at = geometry.super_block().get() * BLOCK;
-    file.read_exact_at(&mut block, at).unwrap();
-    read_volume(geometry, &block, blocks).unwrap()
-}
-
-/// Has the super block say that the volume is in this state.
-fn set_state(rig: &Rig, state: VolumeState) {
-    let mut volume = volume(rig);
-    volume.super_block.volume.state = state;
-    let mut block = [0; BLOCK as usize];
-    volume.super_block.encode(&mut block);
-    let file = OpenOptions::new().write(true).open(rig.file()).unwrap();
-    let at = volume.geometry.super_block().get() * BLOCK;
-    file.write_all_at(&block, at).unwrap();
-}
+use vdo_tests::work::{check_ledger, kill_again_and_again, rounds};
 
 #[test]
 fn a_target_that_is_killed_again_and_again_loses_nothing_that_was_flushed() {
     let test = "a_target_that_is_killed_again_and_again_loses_nothing_that_was_flushed";
     let rig = Rig::new(ROOMY);
-    let rounds = 6;
-    for round in 0..rounds {
-        let cpumask = ["0x1", "0x3"][round as usize % 2];
-        let target = rig.start(&Setup::on(cpumask));
-        let mut client = rig.connect();
+    let setup = |round| Setup::on(["0x1", "0x3"][round as usize % 2]).with("slab_size_mib", 2);
+    let rounds = rounds(8);
+    let start = |round| {
+        let target = rig.start(&setup(round));
         assert_eq!(stats(&target)["complete_recoveries"], round);
-        for before in 0..round {
-            let start = before * FLUSHED;
-            check(&mut client, start..start + FLUSHED, |lbn| {
-                lbn % 300 + before
-            });
-        }
-        let start = round * FLUSHED;
-        fill(&mut client, start..start + FLUSHED, |lbn| lbn % 300 + round);
-        // Then some that are not flushed, over a part of the old, and far away.
-        let more = (0..2000).map(|number| {
-            let lbn = 100_000 + (number * 7919 + round) % 50_000;
-            (lbn * BLOCK, block(number))
-        });
-        assert!(client.write_all(more).iter().all(Result::is_ok));
-        std::thread::sleep(Duration::from_millis(round * 15));
-        target.kill();
-    }
-    let target = rig.start(&Setup::default());
-    for round in 0..rounds {
-        let start = round * FLUSHED;
-        check(&mut rig.connect(), start..start + FLUSHED, |lbn| {
-            lbn % 300 + round
-        });
-    }
+        target
+    };
+    let connect = || NbdProbe::connect(&rig.socket());
+    let script = Script {
+        seed: 21,
+        compressible: false,
+    };
+    let ledger = kill_again_and_again(script, rounds, start, connect);
+    let target = start(rounds);
+    check_ledger(&ledger, connect);
     becomes_normal(&target);
     assert!(target.stop().success());
     rig.audit(test);
@@ -144,7 +104,7 @@ fn a_volume_that_asks_to_be_rebuilt_is_and_counts_it() {
     fill(&mut rig.connect(), 0..3000, |lbn| lbn % 1000);
     let used = stats(&target)["data_blocks_used"].clone();
     assert!(target.stop().success());
-    set_state(&rig, VolumeState::ForceRebuild);
+    rig.set_state(VolumeState::ForceRebuild);
     let target = rig.start(&Setup::on("0x3"));
     let now = stats(&target);
     assert_eq!(now["data_blocks_used"], used);
@@ -168,7 +128,7 @@ fn a_journal_that_contradicts_itself_makes_the_volume_read_only_and_the_message_
     let target = rig.start(&Setup::default());
     fill(&mut rig.connect(), 0..500, |lbn| lbn);
     target.kill();
-    let journal = volume(&rig).layout.recovery_journal.start.get();
+    let journal = rig.volume().layout.recovery_journal.start.get();
     let file = OpenOptions::new().write(true).open(rig.file()).unwrap();
     // Entry 100 of the journal's block 1, the eighth of its fourth sector, is about a slot that no page has. (The first are
     // about pages of the block map, without which all would be lost.)
@@ -183,7 +143,7 @@ fn a_journal_that_contradicts_itself_makes_the_volume_read_only_and_the_message_
         let reason = reason.as_str().unwrap();
         assert!(reason.contains(word), "nothing of {word:?} in: {reason}");
     }
-    assert_eq!(volume(&rig).super_block.volume.state, VolumeState::ReadOnly);
+    assert_eq!(rig.state(), VolumeState::ReadOnly);
     // The entry was about one block; every other is seen, although only the journal knows of it.
     let lost = || {
         let mut client = rig.connect();
@@ -231,7 +191,7 @@ fn a_volume_that_is_not_up_is_rebuilt_by_its_base_bdev_if_it_is_read_only() {
         "{}",
         refused.message
     );
-    set_state(&rig, VolumeState::ReadOnly);
+    rig.set_state(VolumeState::ReadOnly);
     let rebuilt = rebuild(&target).unwrap();
     assert_eq!(rebuilt["base_bdev_name"], "base");
     assert_eq!(rebuilt.get("name"), None, "it is not brought up");

@@ -95,16 +95,7 @@ impl Volume {
             (Volume::Device(file), Change::Discard(blocks)) => {
                 change_range::<DISCARD>(file, at, blocks * BLOCK)
             }
-            (Volume::Nbd(probe), Change::Write(names)) => {
-                let data: Vec<u8> = names.iter().flat_map(|name| script.data(*name)).collect();
-                told(probe.write(at, &data))
-            }
-            (Volume::Nbd(probe), Change::Zero(blocks)) => {
-                told(probe.zero(at, (blocks * BLOCK) as u32))
-            }
-            (Volume::Nbd(probe), Change::Discard(blocks)) => {
-                told(probe.trim(at, (blocks * BLOCK) as u32))
-            }
+            (Volume::Nbd(probe), _) => told(act.carry_out(script, probe)),
         }
     }
 
