@@ -1,14 +1,15 @@
-//! Volumes that crash on one side and come back on the other: here, and in the kernel's own dm-vdo in a guest.
+//! Volumes that crash or turn read-only on one side and come back on the other: here, and in the kernel's own dm-vdo in a
+//! guest.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use serde_json::json;
 use vdo::format::components::VolumeState;
-use vdo::format::open::{read_geometry, read_volume};
+use vdo_tests::dm_vdo::lacking;
 use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
-use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, block, check, fill, stats};
-use vdo_tests::tools::skipped;
+use vdo_tests::rig::{BLOCK, Between, MIB, ROOMY, Rig, Setup, block, check, fill, info, stats};
+use vdo_tests::rpc_client::RpcClient;
+use vdo_tests::tools::{run, skipped};
 
 /// Logical blocks of the volume.
 const LOGICAL: u64 = 1024 * MIB / BLOCK;
@@ -40,10 +41,15 @@ fn boot(kit: &Kit, rig: &Rig) -> Guest {
 
 /// What makes the volume `vdo0` in a guest.
 fn create() -> String {
+    create_on("/dev/vda")
+}
+
+/// What makes the volume `vdo0` on a device of a guest.
+fn create_on(device: &str) -> String {
     let (sectors, blocks) = (LOGICAL * 8, ROOMY * MIB / BLOCK);
     format!(
         "export DM_DISABLE_UDEV=1
-         dmsetup create vdo0 --table '0 {sectors} vdo V4 /dev/vda {blocks} 4096 32768 16380'"
+         dmsetup create vdo0 --table '0 {sectors} vdo V4 {device} {blocks} 4096 32768 16380'"
     )
 }
 
@@ -78,17 +84,6 @@ fn unflushed(client: &mut impl vdo_tests::probe::Probe, round: u64) {
     assert!(client.write_all(more).iter().all(Result::is_ok));
 }
 
-fn state(rig: &Rig) -> VolumeState {
-    let file = OpenOptions::new().read(true).open(rig.file()).unwrap();
-    let mut block = [0; BLOCK as usize];
-    file.read_exact_at(&mut block, 0).unwrap();
-    let geometry = read_geometry(&block, ROOMY * MIB / BLOCK).unwrap();
-    let at = geometry.super_block().get() * BLOCK;
-    file.read_exact_at(&mut block, at).unwrap();
-    let volume = read_volume(geometry, &block, ROOMY * MIB / BLOCK).unwrap();
-    volume.super_block.volume.state
-}
-
 #[test]
 fn a_volume_whose_target_was_killed_recovers_in_the_kernel_even_if_it_had_begun_to_here() {
     let test =
@@ -107,7 +102,7 @@ fn a_volume_whose_target_was_killed_recovers_in_the_kernel_even_if_it_had_begun_
                 rig.kill_early(&setup("0x1"), Duration::from_millis(pause));
             }
         }
-        assert_eq!(state(&rig), VolumeState::Dirty);
+        assert_eq!(rig.state(), VolumeState::Dirty);
         let mut guest = boot(&kit, &rig);
         guest.tell(&create());
         finish(&mut guest);
@@ -143,7 +138,7 @@ fn a_volume_whose_kernel_was_reset_recovers_here_even_if_it_had_begun_to_there()
          sleep 2"
     ));
     drop(guest);
-    assert_eq!(state(&rig), VolumeState::Dirty);
+    assert_eq!(rig.state(), VolumeState::Dirty);
 
     // It begins to recover, and is reset again.
     let mut guest = boot(&kit, &rig);
@@ -185,11 +180,120 @@ fn what_a_kernel_syncs_after_a_suspend_while_it_recovers_is_there_here() {
     ));
     drop(guest);
     // "recovering", which the kernel itself does not replay; "dirty" if it was done before the suspend.
-    println!("the kernel left the volume {}", state(&rig).name());
+    println!("the kernel left the volume {}", rig.state().name());
     let target = rig.start(&setup("0x1"));
     let mut client = rig.connect();
     check(&mut client, 0..SAFE, tag);
     check(&mut client, second..second + 500, |lbn| tag(lbn - second));
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+#[test]
+fn a_volume_that_was_to_be_rebuilt_here_is_rebuilt_by_the_kernel() {
+    let test = "a_volume_that_was_to_be_rebuilt_here_is_rebuilt_by_the_kernel";
+    let Some(kit) = kit(test) else { return };
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&setup("0x3"));
+    fill(&mut rig.connect(), 0..SAFE, tag);
+    let used = stats(&target)["data_blocks_used"].clone();
+    assert!(target.stop().success());
+    rig.set_state(VolumeState::ReadOnly);
+
+    // A rebuild is asked for, and its target killed in the midst of it.
+    let slow = Setup::over(Between::Delay(20_000, 20_000));
+    let target = rig.start(&slow);
+    let mut client = RpcClient::connect(&target.socket()).unwrap();
+    let asked = std::thread::spawn(move || {
+        client.call("bdev_vdo_rebuild", &json!({"base_bdev_name": "slow"}))
+    });
+    while rig.state() != VolumeState::ForceRebuild {
+        assert!(!asked.is_finished(), "{:?}", asked.join());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    target.kill();
+    assert!(asked.join().unwrap().is_err(), "it was not done");
+    assert_eq!(rig.state(), VolumeState::ForceRebuild);
+
+    let mut guest = boot(&kit, &rig);
+    let said = guest.tell(&format!("{}; dmsetup message vdo0 0 stats", create()));
+    assert!(said.contains("readOnlyRecoveries : 1,"), "{said}");
+    finish(&mut guest);
+    guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    rig.audit(test);
+    let target = rig.start(&setup("0x1"));
+    assert_eq!(stats(&target)["data_blocks_used"], used);
+    check(&mut rig.connect(), 0..SAFE, tag);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+#[test]
+fn a_volume_that_turned_read_only_in_the_kernel_is_read_here_and_rebuilt_once_vdoforcerebuild_marked_it()
+ {
+    let test = "a_volume_that_turned_read_only_in_the_kernel_is_read_here_and_rebuilt_once_vdoforcerebuild_marked_it";
+    let Some(kit) = kit(test) else { return };
+    if lacking(test, &["vdoforcerebuild"], false) {
+        return;
+    }
+    let rig = Rig::new(ROOMY);
+    let target = rig.start(&setup("0x1"));
+    fill(&mut rig.connect(), 0..SAFE, tag);
+    assert!(target.stop().success());
+
+    // The device stops taking writes to the recovery journal.
+    let journal = rig.volume().layout.recovery_journal;
+    let [start, end, all] = [
+        journal.start.get(),
+        journal.end().get(),
+        ROOMY * MIB / BLOCK,
+    ]
+    .map(|block| block * 8);
+    let (failing, rest) = (end - start, all - end);
+    let mut guest = boot(&kit, &rig);
+    let said = guest.tell(&format!(
+        "export DM_DISABLE_UDEV=1
+         dmsetup create base --table '0 {all} linear /dev/vda 0'
+         {}
+         dd if=/dev/mapper/vdo0 of=/tmp/all bs=4096 count={SAFE}
+         dd if=/tmp/all of=/dev/mapper/vdo0 bs=4096 seek={} conv=fsync
+         dmsetup suspend base
+         printf '0 {start} linear /dev/vda 0\n{start} {failing} error\n{end} {rest} linear /dev/vda {end}\n' |
+             dmsetup load base
+         dmsetup resume base
+         ! dd if=/tmp/all of=/dev/mapper/vdo0 bs=4096 seek={} conv=fsync
+         dmsetup status vdo0
+         dmsetup remove vdo0; dmsetup remove base",
+        create_on("/dev/mapper/base"),
+        LOGICAL / 4,
+        LOGICAL / 2,
+    ));
+    assert!(said.contains(" read-only "), "{said}");
+    guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(rig.state(), VolumeState::ReadOnly);
+
+    let expect_all = || {
+        let mut client = rig.connect();
+        check(&mut client, 0..SAFE, tag);
+        let second = LOGICAL / 4;
+        check(&mut client, second..second + SAFE, |lbn| tag(lbn - second));
+    };
+    let target = rig.start(&setup("0x3"));
+    let shown = info(&target);
+    assert_eq!(shown["mode"], "read-only");
+    let reason = shown["read_only_reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("its super block says"), "{reason}");
+    expect_all();
+    assert!(rig.connect().write(0, &block(0)).is_err());
+    assert!(target.stop().success());
+
+    run("vdoforcerebuild", [rig.file()]);
+    assert_eq!(rig.state(), VolumeState::ForceRebuild);
+    let target = rig.start(&setup("0x3"));
+    assert_eq!(stats(&target)["read_only_recoveries"], 1);
+    assert_eq!(info(&target)["mode"], "normal");
+    expect_all();
+    fill(&mut rig.connect(), SAFE..2 * SAFE, |lbn| lbn);
     assert!(target.stop().success());
     rig.audit(test);
 }
