@@ -22,6 +22,7 @@ use vdo_tests::rig::{BLOCK, MIB, Rig};
 use vdo_tests::script::{Change, LOGICAL_BLOCKS, Ledger, Script};
 use vdo_tests::sim::audit::{Blocks, audit_recovered};
 use vdo_tests::sim::disk::{Fuse, PowerLost};
+use vdo_tests::sim::salvage::Salvage;
 use vdo_tests::sim::{SimDisk, World, complaints};
 use vdo_tests::target::program;
 use vdo_tests::tools::skipped;
@@ -175,7 +176,7 @@ fn vdo_tgt_config() -> Value {
         ),
         call(
             "bdev_vdo_create",
-            json!({"name": "vdo0", "base_bdev_name": "base"}),
+            json!({"name": "vdo0", "base_bdev_name": "base", "compression": true}),
         ),
     ];
     let exports = [call(
@@ -377,17 +378,21 @@ fn a_volume_of_vdo_tgt_comes_back_in_the_kernel_whenever_the_power_goes() {
     };
     let script = Script {
         seed: 12,
-        compressible: false,
+        compressible: true,
     };
     let run = format!(
         "echo '{}' >/tmp/config.json
          vdo_tgt -r /tmp/rpc.sock -m 0x1 -c /tmp/config.json >/tmp/said 2>&1 &
          {}
-         carry_out --seed 12 --nbd --volume /tmp/vdo0.sock write 0 10 log",
+         carry_out --seed 12 --compressible --nbd --volume /tmp/vdo0.sock write 0 10 log",
         vdo_tgt_config(),
         wait_for("test -S /tmp/vdo0.sock")
     );
     let (recording, _) = files.record(new_volume(), 10, &run);
+    let end = Salvage::new(recording.after(), recording.size).expect("a volume was recorded");
+    let lbns = Script::runs().flat_map(|(first, blocks)| first..first + blocks);
+    let compressed = lbns.filter(|lbn| end.mapping(*lbn).state.is_compressed());
+    assert!(compressed.count() > 100, "much of it is compressed");
     cut_and_bring_back(test, &files, &recording, &script, 0, count(50));
     cut_and_bring_back_in_the_kernel(test, &files, &recording, &script, count(10).min(25));
 }
@@ -425,7 +430,7 @@ fn cut_and_bring_back_in_the_kernel(
             "echo '{cut:?}, {safe} epochs safe'
              export DM_DISABLE_UDEV=1
              {}
-             carry_out --seed {seed} --volume /dev/mapper/vdo0 check {safe}
+             carry_out --seed {seed} --compressible --volume /dev/mapper/vdo0 check {safe}
              {}
              dmsetup remove vdo0",
             dm_vdo(&format!("/dev/vd{letter}"), &more),
