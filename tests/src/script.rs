@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::probe::{Answer, Probe};
-use crate::rig::{BLOCK, block};
+use crate::rig::{BLOCK, block, compressible};
 
 /// Lanes that work at once.
 pub const LANES: u64 = 8;
@@ -44,7 +44,7 @@ const POOL: u64 = 150;
 pub struct Script {
     /// What everything follows from.
     pub seed: u64,
-    /// Whether what is written becomes much smaller when it is compressed.
+    /// Whether what is written becomes smaller when it is compressed.
     pub compressible: bool,
 }
 
@@ -82,10 +82,10 @@ impl Script {
         if name == 0 {
             return vec![0; BLOCK as usize];
         }
-        let mut data = block(name);
-        if self.compressible {
-            data[400..].fill(0x55);
-        }
+        let mut data = match self.compressible {
+            true => compressible(name),
+            false => block(name),
+        };
         data[..8].copy_from_slice(&name.to_le_bytes());
         data
     }

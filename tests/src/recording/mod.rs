@@ -4,7 +4,7 @@
 //!    ([`log_writes`] reads it), with a mark wherever somebody knew that all he had written was safe.
 //! 2. A [`Recording`] is the device as it was before the run, and the events of the log. A [`Cut`] is a loss
 //!    of power at one event, and what became of the writes that were not durable then ([`cuts`]).
-//! 3. [`Recording::cut`] makes the device that is left.
+//! 3. [`Playback::cut`] makes the device that is left.
 //!
 //! In the log a write that was not durable by itself stands right before the first flush that surely covered it: so
 //! between two flushes there come first the durable writes, in the order in which they ended, and then all
