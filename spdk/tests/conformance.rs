@@ -158,6 +158,15 @@ fn what_is_written_reads_back_on_two_cores_each_with_a_zone_thread() {
 }
 
 #[test]
+fn what_is_compressed_reads_back() {
+    let _turn = turn();
+    let rig = Rig::new(4096);
+    let calls = rig.bdev_calls(&Setup::default().with("compression", true));
+    let arguments = ["-m", "0x3", "-q", "64", "-o", "4096", "-w", "verify", "-U"];
+    bdevperf("verify with compression", &rig, calls, &arguments);
+}
+
+#[test]
 fn large_ios_read_back() {
     let _turn = turn();
     let rig = Rig::new(4096);
