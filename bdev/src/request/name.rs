@@ -54,17 +54,19 @@ impl<R: HostRequest> Requests<R> {
         }
     }
 
-    /// The generation of a write that may lie in a packer: its caller does not wait for it, nor does anyone else yet.
+    /// Until which generation is closed a write may lie in a packer: its own, if its caller does not wait for it, nor anyone
+    /// else yet.
     #[inline]
-    fn may_pack(&mut self, slot: SlotIndex) -> Option<Generation> {
+    fn may_pack(&mut self, slot: SlotIndex) -> Generation {
         if !self.zone.shared.compression() {
-            return None;
+            return Generation::BEFORE_ALL;
         }
         let vio = &self.records[slot.0 as usize];
         let waited_for =
             vio.fua || vio.kind != RequestKind::Write || self.zone.locks.is_awaited(slot);
         vio.generation
             .filter(|generation| !waited_for && !self.zone.generations.is_closed(*generation))
+            .unwrap_or(Generation::BEFORE_ALL)
     }
 
     /// There will be a place for the data, whatever comes.

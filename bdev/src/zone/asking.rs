@@ -97,14 +97,13 @@ impl Zone {
     }
 
     /// Takes the write in `slot` to the hash zone of its data's name, and says which that is, and whether it is known
-    /// already that there will be a place for the data. With `packs`, it may lie in the packer there until that generation
-    /// is closed.
+    /// already that there will be a place for the data. It may lie in the packer there until `packs` is closed.
     pub fn enter_hash_zone(
         &self,
         slot: SlotIndex,
         name: RecordName,
         data: Arc<Buffer>,
-        packs: Option<Generation>,
+        packs: Generation,
     ) -> (ZoneIndex, bool) {
         let from = RequestAddress {
             zone: self.index,
@@ -117,7 +116,7 @@ impl Zone {
             packs,
         };
         let to = name.zone(self.shared.zones);
-        if packs.is_some() {
+        if packs > Generation::BEFORE_ALL {
             self.packing.set(self.packing.get() | 1 << to.get());
         }
         let promised = match to == self.index {

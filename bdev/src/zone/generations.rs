@@ -16,7 +16,7 @@ use crate::runtime::task::{Scheduler, WaitList};
 pub struct Generation(u64);
 
 impl Generation {
-    /// Older than any that a write enters.
+    /// Older than any that a write enters: closed from the beginning.
     pub const BEFORE_ALL: Generation = Generation(0);
 }
 

@@ -75,8 +75,8 @@ pub struct Entrant {
     pub name: RecordName,
     /// The data. The hash zone writes it and compares it with others', and lets go of it before its last word.
     pub data: Arc<Buffer>,
-    /// What a flush waits for, if the write may lie in the packer until then.
-    pub packs: Option<Generation>,
+    /// What a flush waits for: until that is closed the write may lie in the packer.
+    pub packs: Generation,
 }
 
 /// What a hash zone asks the owner of a block on behalf of one of its writes.

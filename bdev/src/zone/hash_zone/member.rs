@@ -54,8 +54,8 @@ pub(super) enum Place {
     Alone,
     /// In a copy that was there before.
     Shared,
-    /// In this fragment, whose block its hash lock shares by this lock.
-    Fragment(Mapping, ReadLock),
+    /// In its [`Member::fragment`].
+    Fragment,
 }
 
 /// One write.
@@ -64,8 +64,8 @@ pub(super) struct Member {
     /// The name of its data.
     pub(super) name: RecordName,
     pub(super) waits: Waits,
-    /// What a flush waits for, as long as it may lie in the packer until then.
-    pub(super) packs: Option<Generation>,
+    /// Until this is closed it may lie in the packer.
+    pub(super) packs: Generation,
     /// How far it has come, as long as it needs no hash lock.
     pub(super) lone: Option<Lone>,
     /// How many slabs had been scrubbed when it first asked for a block.
@@ -76,6 +76,8 @@ pub(super) struct Member {
     pub(super) allocation: Option<Pbn>,
     /// That lock by number, once it is a read lock.
     pub(super) own_lock: Option<ReadLock>,
+    /// Where its data was packed, and the lock by which its hash lock shares that block.
+    pub(super) fragment: Option<(Mapping, ReadLock)>,
     /// Whether its request was told where the data is.
     pub(super) placed: bool,
     /// Its first error, for its request.
@@ -100,6 +102,7 @@ impl Member {
             data,
             allocation: None,
             own_lock: None,
+            fragment: None,
             placed: false,
             failure: None,
         }

@@ -31,9 +31,7 @@ use super::message::{Entrant, MemberCall, MemberReply, RequestAddress};
 use super::owner::Zone;
 use crate::buffer::Buffer;
 use crate::dedupe::contexts::{ContextTally, Contexts};
-use crate::dedupe::{
-    Action, Answer, HashZoneMachine, LockReport, RequestId, TransitionCounts, WrittenAt,
-};
+use crate::dedupe::{Action, Answer, HashZoneMachine, LockReport, RequestId, TransitionCounts};
 use crate::depot::{IncrementBudget, WriteKind};
 use crate::error::VdoError;
 use crate::index::{AnswerMode, DedupeIndex, IndexError, IndexVerb, MemoryIndex};
@@ -233,14 +231,7 @@ impl HashZone {
             (_, Place::Alone) => self.dismiss(zone, id),
             (true, Place::Own) => self.downgrade(zone, id),
             (true, Place::Shared) => self.answer(zone, id, Answer::Deduplicated),
-            (true, Place::Fragment(at, lock)) => {
-                let written = WrittenAt::Compressed(at, lock);
-                self.answer(zone, id, Answer::Written(written));
-            }
-            (false, Place::Fragment(at, lock)) => {
-                let shared = Some((at, lock));
-                self.answer(zone, id, Answer::Failed { shared });
-            }
+            (_, Place::Fragment) => self.fragment_mapped(zone, id, succeeded),
             (false, Place::Own | Place::Shared) => {
                 self.answer(zone, id, Answer::Failed { shared: None });
             }

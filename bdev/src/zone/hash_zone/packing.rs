@@ -20,7 +20,7 @@ use super::super::owner::Zone;
 use super::action::hold;
 use super::member::{Place, Waits, number_of};
 use super::{HashState, HashZone};
-use crate::dedupe::RequestId;
+use crate::dedupe::{Answer, RequestId, WrittenAt};
 use crate::depot::IncrementBudget;
 use crate::error::VdoError;
 use crate::format::compressed_block::state_of_slot;
@@ -93,7 +93,7 @@ impl HashState {
             return Put::Alone;
         };
         let closed = packing.closed[member.from.zone.index()];
-        if packing.shut || member.packs.is_none_or(|generation| generation <= closed) {
+        if packing.shut || member.packs <= closed {
             return Put::Alone;
         }
         let block = member.data.first_block();
@@ -245,8 +245,19 @@ impl HashZone {
                 pbn,
                 state: fragment,
             };
-            self.place(zone, id, Placed::Fragment(at), Place::Fragment(at, lock));
+            self.with(id, |member| member.fragment = Some((at, lock)));
+            self.place(zone, id, Placed::Fragment(at), Place::Fragment);
         }
+    }
+
+    /// A request has mapped its block to its fragment, or failed to.
+    pub(super) fn fragment_mapped(&self, zone: &Zone, id: RequestId, succeeded: bool) {
+        let shared = self.with(id, |member| member.fragment.take()).flatten();
+        let answer = match shared {
+            Some((at, lock)) if succeeded => Answer::Written(WrittenAt::Compressed(at, lock)),
+            shared => Answer::Failed { shared },
+        };
+        self.answer(zone, id, answer);
     }
 
     /// Takes a write that somebody waits for out of the packer, if it lies there.
@@ -260,7 +271,10 @@ impl HashZone {
     /// Somebody waits for the write of a request: it is not to lie in the packer.
     pub fn hurry(&self, zone: &Zone, from: RequestAddress) {
         let id = number_of(from, zone.shared.slots_per_zone);
-        if self.with(id, |member| member.packs = None).is_some() {
+        if self
+            .with(id, |member| member.packs = Generation::BEFORE_ALL)
+            .is_some()
+        {
             self.take_out(zone, id);
         }
     }
