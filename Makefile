@@ -32,6 +32,7 @@ test:
 bench:
 	cargo bench -p vdo-tgt --bench volume
 	cargo run --release -p vdo-tests --bin hash_bench
+	cargo run --release -p vdo-tests --bin lz4_bench
 	cargo run --release -p vdo-tests --bin index_bench
 
 # Instructions per 4 KiB of the rows of make bench whose names contain ROW: make bench-instructions ROW=overwrites

@@ -73,6 +73,8 @@ const RUN: u64 = 16;
 const RANGE: u64 = 1 << 18;
 /// Different contents of duplicate writes.
 const CONTENTS: u64 = 8192;
+/// Bytes that compressible data compresses to, about: two of them fit in a block.
+const FRAGMENT: usize = 1960;
 /// While instructions are counted, one block of so many is mapped.
 const SPARSE: u64 = RANGE / CONTENTS;
 /// Blocks of the base device: 5 GiB, about half of them for the index.
@@ -160,6 +162,8 @@ impl HostRequest for BenchRequest {
 enum Data {
     /// Written, and never seen before.
     Unique,
+    /// So too, and it compresses to just under half a block.
+    Halves,
     /// Written, and there already.
     Duplicate,
     /// Written, one or the other.
@@ -187,14 +191,26 @@ struct Work {
     name: &'static str,
     data: Data,
     at: At,
+    compressed: bool,
 }
 
 impl Work {
     const fn new(name: &'static str, data: Data, at: At) -> Work {
-        Work { name, data, at }
+        Work {
+            name,
+            data,
+            at,
+            compressed: false,
+        }
     }
 
-    const ALL: [Work; 10] = [
+    /// With compression.
+    const fn compressed(mut self) -> Work {
+        self.compressed = true;
+        self
+    }
+
+    const ALL: [Work; 12] = [
         Work::new("unique overwrites", Data::Unique, At::Mapped),
         Work::new("duplicate overwrites", Data::Duplicate, At::Mapped),
         Work::new("random reads of mapped blocks", Data::Read, At::Mapped),
@@ -205,7 +221,14 @@ impl Work {
         Work::new("duplicate writes", Data::Duplicate, At::Anywhere),
         Work::new("half unique, half duplicate", Data::Mixed, At::Anywhere),
         Work::new("random reads", Data::Read, At::Anywhere),
+        Self::HALVES,
+        Self::HALVES_COMPRESSED,
     ];
+
+    /// The two that show what compression costs and brings.
+    const HALVES: Work = Work::new("half compressible overwrites", Data::Halves, At::Mapped);
+    const HALVES_COMPRESSED: Work =
+        Work::new("half compressible, compressed", Data::Halves, At::Mapped).compressed();
 
     const FILL_UNIQUE: Work = Work::new("", Data::Unique, At::Anywhere);
     const FILL_DUPLICATE: Work = Work::new("", Data::Duplicate, At::Anywhere);
@@ -258,6 +281,8 @@ struct Caller {
     ended: Arc<ArrayQueue<u32>>,
     numbers: Numbers,
     stamp: u64,
+    /// Whether the buffers hold data that compresses to half.
+    halves: bool,
     /// One block of so many was written before.
     spacing: u64,
     position: u64,
@@ -272,9 +297,7 @@ impl Caller {
             .map(|_| Buffer::new(&memory, RUN as usize).expect("memory"))
             .collect();
         for buffer in &mut buffers {
-            for word in buffer.chunks_mut(8) {
-                word.copy_from_slice(&0x0123_4567_89ab_cdef_u64.to_le_bytes());
-            }
+            buffer.fill(0x5a);
         }
         let places = buffers.iter().zip(0..).map(|(buffer, number)| {
             Arc::new(Place {
@@ -292,9 +315,28 @@ impl Caller {
             buffers,
             ended,
             stamp: numbers.next() << 20,
+            halves: false,
             spacing: 1,
             position: number * RANGE / 16,
             numbers,
+        }
+    }
+
+    /// Fills the buffers with what is the same in all requests: with data that compresses to nearly nothing, or to just
+    /// under half. All requests must have ended.
+    fn make_ready(&mut self, halves: bool) {
+        assert_eq!(self.free.len(), DEPTH, "requests are in flight");
+        self.halves = halves;
+        for block in self
+            .buffers
+            .iter_mut()
+            .flat_map(|one| one.chunks_mut(BLOCK_SIZE))
+        {
+            block.fill(0x5a);
+            let random = if halves { FRAGMENT } else { 0 };
+            for word in block[..random].chunks_mut(8) {
+                word.copy_from_slice(&self.numbers.next().to_le_bytes());
+            }
         }
     }
 
@@ -308,7 +350,7 @@ impl Caller {
         if work.data != Data::Read {
             for block in 0..work.blocks() as usize {
                 let unique = match work.data {
-                    Data::Unique => true,
+                    Data::Unique | Data::Halves => true,
                     Data::Mixed => self.numbers.next() & 1 == 0,
                     _ => false,
                 };
@@ -373,6 +415,10 @@ impl Caller {
         count: u64,
         fill: Option<(u64, u64)>,
     ) {
+        self.volume.set_compression(work.compressed);
+        if self.halves != (work.data == Data::Halves) {
+            self.make_ready(work.data == Data::Halves);
+        }
         let (mut submitted, mut ended) = (0, 0);
         let spare = DEPTH - work.depth();
         while ended < count {
@@ -527,6 +573,29 @@ impl Bench {
             bench.threads[0].poll(begin_turn());
         }
         bench
+    }
+
+    /// Blocks written to the base device so far.
+    fn blocks_out(&mut self) -> u64 {
+        let answer = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&answer);
+        self.volume.statistics(Box::new(move |statistics| {
+            let total = statistics.total();
+            let groups = [
+                total.bios_out,
+                total.bios_meta,
+                total.bios_journal,
+                total.bios_page_cache,
+            ];
+            told.store(
+                groups.iter().map(|group| group.write).sum(),
+                Ordering::Relaxed,
+            );
+        }));
+        while answer.load(Ordering::Relaxed) == 0 {
+            self.threads[0].poll(begin_turn());
+        }
+        answer.load(Ordering::Relaxed)
     }
 
     /// Every block is written once, and every content of duplicate writes is there.
@@ -765,6 +834,32 @@ fn count_instructions(wanted: &str) {
     println!("what they are spent on: callgrind_annotate target/callgrind/row-N-24000.out");
 }
 
+/// Blocks written to the base device for each block taken in, whatever for, by one zone.
+fn written(work: Work) -> f64 {
+    let mut bench = Bench::one_zone(false);
+    let mut caller = Caller::new(&bench.volume, 0);
+    caller.spacing = SPARSE;
+    caller.run(
+        &mut bench.threads[0],
+        Work::FILL_UNIQUE,
+        CONTENTS,
+        Some((0, SPARSE)),
+    );
+    let before = bench.blocks_out();
+    let taken_in = 20 * CONTENTS;
+    caller.run(&mut bench.threads[0], work, taken_in, None);
+    (bench.blocks_out() - before) as f64 / taken_in as f64
+}
+
+fn report_written() {
+    let [plain, compressed] = [Work::HALVES, Work::HALVES_COMPRESSED].map(written);
+    println!(
+        "half compressible data: {plain:.2} blocks are written to the base bdev for each taken in, {compressed:.2} with \
+         compression ({:.0} %)",
+        100.0 * compressed / plain
+    );
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let number = |place: usize| {
@@ -780,6 +875,9 @@ fn main() {
     }
     if arguments.iter().any(|one| one == "--scaling") {
         return scaling::print();
+    }
+    if arguments.iter().any(|one| one == "--written") {
+        return report_written();
     }
     if let Some(at) = arguments.iter().position(|one| one == "--memory") {
         let zones = arguments.get(at + 1).and_then(|one| one.parse().ok());
@@ -837,6 +935,7 @@ fn main() {
         );
     }
     println!("(in brackets: computed, not counted)");
+    report_written();
     for zones in [1, 16] {
         if let Some(memory) = memory::of(zones) {
             println!(
