@@ -55,6 +55,26 @@ fn data_and_figures_survive_deletion_and_restarts_on_other_cores() {
 }
 
 #[test]
+fn memory_the_machine_cannot_have_is_refused_by_name_and_the_volume_beside_goes_on() {
+    let test = "memory_the_machine_cannot_have_is_refused_by_name_and_the_volume_beside_goes_on";
+    let _turn = spdk::turn();
+    let served = Served::new(ROOMY);
+    let target = served.start(&Setup::default());
+    fill(&mut served.connect(), 0..100, tag);
+    let null = json!({"name": "large", "num_blocks": 1_u64 << 31, "block_size": BLOCK});
+    spdk::call(&target, "bdev_null_create", null);
+    let create =
+        json!({"name": "vdo1", "base_bdev_name": "large", "block_map_cache_mib": 4_000_000});
+    let error = target.rpc("bdev_vdo_create", create).unwrap_err();
+    assert_eq!(error.code.0, -12, "{error:?}");
+    let said = "block_map_cache_mib: bdev \"large\"";
+    assert!(error.message.contains(said), "{error:?}");
+    check(&mut served.connect(), 0..100, tag);
+    assert!(target.stop().success());
+    served.rig.audit(test);
+}
+
+#[test]
 fn a_volume_moves_from_vdo_tgt_to_spdk_and_back() {
     let test = "a_volume_moves_from_vdo_tgt_to_spdk_and_back";
     let _turn = spdk::turn();

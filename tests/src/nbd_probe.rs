@@ -43,6 +43,30 @@ pub mod errno {
     pub const LOST: u32 = 0xffff;
 }
 
+/// What [`NbdProbe::keep_busy`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Long {
+    /// Reads.
+    Read,
+    /// Writes.
+    Write,
+    /// Writes of zeroes.
+    Zero,
+    /// Trims.
+    Trim,
+}
+
+impl Long {
+    fn command(self) -> u16 {
+        match self {
+            Long::Read => READ,
+            Long::Write => WRITE,
+            Long::Zero => WRITE_ZEROES,
+            Long::Trim => TRIM,
+        }
+    }
+}
+
 /// A connection to an export.
 #[derive(Debug)]
 pub struct NbdProbe {
@@ -183,6 +207,46 @@ impl NbdProbe {
         self.ask(WRITE_ZEROES, 0, offset, length, &[])
     }
 
+    /// Asks for something without data to send, and does not wait for the answer.
+    pub fn ask_only(&mut self, what: Long, offset: u64, length: u32) {
+        self.send(what.command(), 0, offset, length, &[]);
+    }
+
+    /// Keeps `depth` requests of `length` bytes under way on the first `bytes` bytes, until `over` says so of how many were sent,
+    /// and waits for the last ones. Each write has new data. Says how many there were.
+    ///
+    /// # Panics
+    /// When one fails.
+    pub fn keep_busy(
+        &mut self,
+        what: Long,
+        (length, depth): (u32, u64),
+        bytes: u64,
+        over: impl Fn(u64) -> bool,
+    ) -> u64 {
+        let bytes_if = |is: bool| vec![0; if is { length as usize } else { 0 }];
+        let mut data = bytes_if(what == Long::Write);
+        let mut room = bytes_if(what == Long::Read);
+        let (mut sent, mut answered) = (0, 0);
+        loop {
+            while sent < answered + depth && !over(sent) {
+                for (number, block) in (0_u64..).zip(data.chunks_mut(4096)) {
+                    block[..8].copy_from_slice(&(sent << 32 | number).to_le_bytes());
+                    block[8..16].copy_from_slice(&self.size.to_le_bytes());
+                }
+                let offset = sent * u64::from(length) % (bytes - u64::from(length) + 1);
+                self.send(what.command(), 0, offset / 4096 * 4096, length, &data);
+                sent += 1;
+            }
+            if answered == sent {
+                return answered;
+            }
+            let answer = self.reply().and_then(|(_, answer)| answer);
+            assert_eq!(answer.and_then(|()| self.receive(&mut room)), Ok(()));
+            answered += 1;
+        }
+    }
+
     /// Waits until all that was answered is durable.
     ///
     /// # Errors
@@ -204,8 +268,9 @@ impl NbdProbe {
         bytes.extend(self.cookie.to_be_bytes());
         bytes.extend(offset.to_be_bytes());
         bytes.extend(length.to_be_bytes());
-        bytes.extend(data);
-        self.lost |= self.stream.write_all(&bytes).is_err();
+        for part in [&bytes[..], data] {
+            self.lost |= self.stream.write_all(part).is_err();
+        }
         self.cookie
     }
 

@@ -181,6 +181,31 @@ fn a_shutdown_serves_long_requests_for_a_second_and_refuses_the_rest_of_them() {
 }
 
 #[test]
+fn long_requests_give_way_when_a_volume_is_about_to_be_shut_down_and_not_if_it_is_kept() {
+    let disk = disk(4);
+    let mut world = open(&disk, 2);
+    for lbn in 0..1000 {
+        world.write(lbn * BLOCK, &data(1 + lbn % 50)).unwrap();
+    }
+    world.settle();
+    world.pace = 2_000_000;
+    let long = |world: &mut World| -> Vec<_> {
+        let read = |_| submit(world, RequestKind::Read, 0, 4000 * BLOCK, false);
+        (0..120).map(read).collect()
+    };
+    let cut = long(&mut world);
+    world.volume.give_way(true);
+    world.run_until(|| all_done(&cut));
+    assert!(cut.iter().any(|one| one.result() == Some(ENODEV)));
+    world.volume.give_way(false);
+    world.settle();
+    let whole = long(&mut world);
+    world.run_until(|| all_done(&whole));
+    assert!(whole.iter().all(|one| one.result() == Some(0)));
+    world.shut_down().0.unwrap();
+}
+
+#[test]
 fn a_dump_says_how_far_an_unmap_is() {
     let disk = disk(4);
     let mut world = open(&disk, 1);

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
 use vdo::format::open::read_geometry;
+use vdo::format::super_block::SuperBlock;
 use vdo_rpc::ErrorCode;
 use vdo_tests::dm_vdo::{Loop, lacking};
 use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, TIGHT, block, check, fill, info};
@@ -107,6 +108,61 @@ fn a_volume_with_a_wrong_checksum_is_refused() {
 }
 
 #[test]
+fn sizes_on_disk_that_cannot_be_are_refused_and_the_volume_beside_goes_on() {
+    let test = "sizes_on_disk_that_cannot_be_are_refused_and_the_volume_beside_goes_on";
+    let (damaged, healthy) = (made(), Rig::new(ROOMY));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(damaged.file());
+    let file = file.unwrap();
+    let block_at = |pbn: u64| {
+        let mut block = [0; BLOCK as usize];
+        file.read_exact_at(&mut block, pbn * BLOCK).unwrap();
+        block
+    };
+    let geometry = read_geometry(&block_at(0), ROOMY * MIB / BLOCK).unwrap();
+    let at = geometry.super_block().get();
+    let whole = block_at(at);
+    let target = healthy.start(&Setup::default());
+    let params = json!({"name": "damaged", "filename": damaged.file(), "block_size": BLOCK});
+    target.rpc("bdev_uring_create", params).unwrap();
+    let create = || {
+        let params = json!({"name": "vdo1", "base_bdev_name": "damaged", "format": "never"});
+        target.rpc("bdev_vdo_create", params)
+    };
+    let sizes: [fn(&mut SuperBlock) -> &mut u64; 10] = [
+        |found| &mut found.volume.config.logical_blocks,
+        |found| &mut found.volume.config.physical_blocks,
+        |found| &mut found.volume.config.slab_blocks,
+        |found| &mut found.volume.config.recovery_journal_blocks,
+        |found| &mut found.volume.config.slab_journal_blocks,
+        |found| &mut found.slab_depot.slab.slab_blocks,
+        |found| &mut found.slab_depot.slab.data_blocks,
+        |found| &mut found.slab_depot.slab.reference_count_blocks,
+        |found| &mut found.slab_depot.slab.slab_journal_blocks,
+        |found| &mut found.block_map.root_count,
+    ];
+    for (number, size) in sizes.into_iter().enumerate() {
+        for absurd in [1 << 50, u64::MAX] {
+            let mut found = SuperBlock::decode(&whole, &geometry).unwrap();
+            *size(&mut found) = absurd;
+            let mut block = [0; BLOCK as usize];
+            found.encode(&mut block);
+            file.write_all_at(&block, at * BLOCK).unwrap();
+            let error = create().expect_err("it cannot be opened");
+            assert!(!error.message.is_empty(), "{number}: {error:?}");
+        }
+    }
+    file.write_all_at(&whole, at * BLOCK).unwrap();
+    create().unwrap();
+    fill(&mut healthy.connect(), 0..100, |lbn| lbn);
+    assert!(target.stop().success());
+    healthy.audit(test);
+    damaged.audit(test);
+}
+
+#[test]
 fn a_device_that_lost_its_end_is_refused() {
     let rig = made();
     let file = OpenOptions::new().write(true).open(rig.file()).unwrap();
@@ -154,6 +210,14 @@ fn memory_the_machine_cannot_have_is_refused_by_name_and_touches_nothing() {
         .and_then(|rest| rest.split_whitespace().next())
         .unwrap();
     let gib = total.parse::<u64>().unwrap() >> 20;
+    let wanted = (gib + 1) << 18;
+    let params = json!({"name": "memory", "num_blocks": wanted, "block_size": BLOCK});
+    let error = target.rpc("bdev_malloc_create", params).unwrap_err();
+    assert_eq!(error.code, ErrorCode::ENOMEM, "{error:?}");
+    says(
+        &error.message,
+        &["num_blocks: bdev \"memory\"", "can be had here"],
+    );
     for (base, mut params, parameter) in cases {
         if base == "largest" && gib > 60 {
             continue;

@@ -18,6 +18,8 @@ use crate::reactor::{CpuMask, ReactorError, Reactors};
 pub enum Stage {
     /// RPC and other listeners: nothing new comes in.
     Listeners,
+    /// Virtual bdevs with state of their own hear that their users will let go: long requests give way.
+    Notice,
     /// Exports: clients are let go.
     Exports,
     /// Virtual bdevs with state of their own (vdo volumes), shut down cleanly.
@@ -135,7 +137,12 @@ impl Target {
     /// Not to be called on a reactor. Does nothing the second time.
     pub fn shutdown(&self) {
         self.set_phase(Phase::Stopping);
-        for stage in [Stage::Listeners, Stage::Exports, Stage::Volumes] {
+        for stage in [
+            Stage::Listeners,
+            Stage::Notice,
+            Stage::Exports,
+            Stage::Volumes,
+        ] {
             // One at a time: a hook may register another.
             while let Some(hook) = self.take_hook(stage) {
                 hook(self);

@@ -22,8 +22,12 @@ const TASKS_PER_ROUND: usize = 4096;
 /// Rounds of running and hashing in one poll.
 const ROUNDS_PER_POLL: usize = 4;
 
-/// Requests taken from the mailbox, and pieces of requests admitted, in one poll.
+/// Requests taken from the mailbox in one poll.
 const REQUESTS_PER_POLL: usize = 512;
+
+/// Pieces of requests that are admitted in one poll: what bounds how long it takes, some hundred microseconds. What lies
+/// behind it in the same thread (a client's socket, another volume) waits no longer.
+const PIECES_PER_POLL: usize = 128;
 
 /// Somebody wants to know how long an I/O of a member of the hash zone took.
 #[cold]
@@ -100,8 +104,9 @@ impl<H: Host> ZoneThread<H> {
             self.zone.read_only_entered();
         }
         busy |= self.zone.tell_counted();
+        let mut room = PIECES_PER_POLL;
         for _ in 0..ROUNDS_PER_POLL {
-            let mut ran = self.requests.run(REQUESTS_PER_POLL);
+            let mut ran = self.requests.run(&mut room);
             ran |= self.serve_readers();
             ran |= self.executor.run(TASKS_PER_ROUND);
             busy |= ran;

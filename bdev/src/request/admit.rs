@@ -1,7 +1,7 @@
 //! Step 1: a piece of a caller's request gets a record, and the lock of its logical block.
 //!
-//! Callers' requests wait in one line, and each gets a record for its next piece in turn: a large request never
-//! keeps a small one waiting for longer than one piece of each takes.
+//! Callers' requests wait in a [`line`](super::line), and each gets a record for its next piece in turn: a large request
+//! never keeps a small one waiting for longer than one piece of each takes.
 //!
 //! An unmap or a write of zeroes has its turn in the same line, and passes what is not mapped ([`super::sweep`]).
 //!
@@ -14,10 +14,11 @@
 //! a place, is answered from that memory at once: it sees what the caller of the write was told is
 //! written.
 
+use super::Requests;
+use super::line::Waiting;
 use super::pieces::{Cursor, Piece};
 use super::record::Stage;
 use super::sweep::Sweep;
-use super::{Requests, Waiting};
 use crate::error::VdoError;
 use crate::runtime::stopwatch::Stretch;
 use crate::seam::{HostRequest, RequestKind};
@@ -41,7 +42,7 @@ impl<R: HostRequest> Requests<R> {
         if self.zone.is_late() {
             return self.refuse(waiting);
         }
-        self.waiting.push_back(waiting);
+        self.line.join(waiting);
         self.count_waiting();
     }
 
@@ -60,34 +61,32 @@ impl<R: HostRequest> Requests<R> {
     }
 
     pub(super) fn count_waiting(&self) {
-        let waiting = self.waiting.len() + self.parked.len();
+        let waiting = self.line.len() + self.parked.len();
         self.zone.gauge.waiting.set(waiting as u32);
     }
 
     /// Gives records to waiting pieces, as many as there are of both and `room` allows; says whether there were any.
     pub(super) fn admit_waiting(&mut self, room: &mut usize) -> bool {
-        if self.waiting.is_empty() {
+        if self.line.len() == 0 {
             return false;
         }
         if self.zone.is_late() {
-            while let Some(waiting) = self.waiting.pop_front() {
+            while let Some(waiting) = self.line.send_away() {
                 self.refuse(waiting);
             }
         }
         let mut any = false;
         while *room > 0
             && let Some(&slot) = self.idle.last()
+            && let Some(waiting) = self.line.next(self.idle.len())
         {
-            let Some(waiting) = self.waiting.pop_front() else {
-                break;
-            };
             any = true;
             match waiting {
                 Waiting::Pieces(mut cursor, came) => {
                     let shared = &self.zone.shared;
                     let piece = cursor.next(&shared.tree, self.zone.index, shared.zones);
                     if piece.is_some() && !cursor.is_finished() {
-                        self.waiting.push_back(Waiting::Pieces(cursor, came));
+                        self.line.join(Waiting::Pieces(cursor, came));
                     }
                     if let Some(piece) = piece {
                         *room -= 1;

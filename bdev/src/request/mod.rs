@@ -30,6 +30,7 @@ mod assist;
 mod fill;
 mod find;
 mod finish;
+mod line;
 mod name;
 pub(crate) mod pieces;
 mod read;
@@ -37,13 +38,12 @@ pub(crate) mod record;
 mod remap;
 pub(crate) mod sweep;
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
 
 use self::assist::Assistants;
-use self::pieces::Cursor;
+use self::line::Line;
 use self::record::DataVio;
 pub use self::record::Stage;
 use self::sweep::Sweep;
@@ -67,8 +67,8 @@ pub(crate) struct Requests<R> {
     records: Vec<DataVio<R>>,
     /// Free records; the one that became free last is taken first, since its memory is warmest.
     idle: Vec<SlotIndex>,
-    /// Callers' requests with pieces that have no record yet. Each gets one in turn.
-    waiting: VecDeque<Waiting<R>>,
+    /// Callers' requests with pieces that have no record yet.
+    line: Line<R>,
     /// Unmaps and writes of zeroes for which a page is brought, by the record whose assistant does that.
     parked: HashMap<SlotIndex, Box<Sweep<R>>>,
     /// How many records are at [`Stage::Find`].
@@ -78,14 +78,6 @@ pub(crate) struct Requests<R> {
     assistants: Assistants,
     /// Whether callers waited for a record when nothing moved last.
     starves: bool,
-}
-
-/// A caller's request in the line.
-enum Waiting<R> {
-    /// Each of its blocks is served. When it came.
-    Pieces(Cursor<R>, Nanos),
-    /// Only those of its blocks that are mapped.
-    Sweep(Box<Sweep<R>>),
 }
 
 /// A request in flight, as a dump shows it.
@@ -126,17 +118,13 @@ impl<R: HostRequest> InFlight for Requests<R> {
     }
 
     fn sweeps(&self) -> Vec<SweepReport> {
-        let in_line = self.waiting.iter().filter_map(|waiting| match waiting {
-            Waiting::Sweep(sweep) => Some(sweep),
-            Waiting::Pieces(..) => None,
-        });
-        let sweeps = in_line.chain(self.parked.values());
-        sweeps.map(|sweep| sweep.report()).collect()
+        let parked = self.parked.values().map(|sweep| sweep.report());
+        self.line.sweeps().chain(parked).collect()
     }
 
     fn memory_held(&self) -> u64 {
         let records = self.records.len() * size_of::<DataVio<R>>();
-        (records + self.waiting.capacity() * size_of::<Waiting<R>>()) as u64
+        (records + self.line.memory_held()) as u64
     }
 }
 
@@ -148,7 +136,7 @@ impl<R: HostRequest> Requests<R> {
             zone: Rc::clone(zone),
             records: buffers.into_iter().map(DataVio::new).collect(),
             idle: (0..slots as u32).rev().map(SlotIndex).collect(),
-            waiting: VecDeque::with_capacity(slots),
+            line: Line::new(slots),
             parked: HashMap::new(),
             finding: 0,
             unnamed: Vec::with_capacity(slots),
@@ -157,12 +145,12 @@ impl<R: HostRequest> Requests<R> {
         }
     }
 
-    /// Moves on every request for which something has happened, and admits as many pieces as `room` says;
-    /// says whether there was anything to do.
-    pub(crate) fn run(&mut self, mut room: usize) -> bool {
+    /// Moves on every request for which something has happened, and admits pieces, of which `room` counts down how
+    /// many may be; says whether there was anything to do.
+    pub(crate) fn run(&mut self, room: &mut usize) -> bool {
         let mut ran = false;
         loop {
-            let admitted = self.admit_waiting(&mut room);
+            let admitted = self.admit_waiting(room);
             let mut moved = false;
             while let Some((slot, event)) = self.zone.events.next() {
                 moved = true;
@@ -179,13 +167,14 @@ impl<R: HostRequest> Requests<R> {
         ran
     }
 
-    /// Callers wait, no record is free, and nothing moves: if all may lie in packers, they are not to.
+    /// Callers wait, no record is free that they may have, and nothing moves: if all may lie in packers, they are not to.
     fn starve(&mut self, ran: bool) {
-        let starves = !ran && self.idle.is_empty() && !self.waiting.is_empty();
+        let waits = self.line.len() > 0 && !self.line.may_proceed(self.idle.len());
+        let starves = !ran && waits;
         if starves && !self.starves && self.zone.shared.compression() {
             let at_rest = self.zone.base.in_flight() == 0;
             let mut records = self.records.iter();
-            if at_rest && records.all(|vio| vio.stage == Stage::Share) {
+            if at_rest && records.all(|vio| matches!(vio.stage, Stage::Share | Stage::Idle)) {
                 self.zone.empty_packers(Generation::BEFORE_ALL);
             }
         }
@@ -194,7 +183,7 @@ impl<R: HostRequest> Requests<R> {
 
     /// Whether pieces could be admitted at once.
     pub(crate) fn has_work(&self) -> bool {
-        !self.waiting.is_empty() && !self.idle.is_empty()
+        self.line.may_proceed(self.idle.len())
     }
 
     #[inline]

@@ -16,9 +16,10 @@
 //! a request is about to make that. A write that came after the sweep may be passed or not: both were under way at once.
 
 use super::assist::Job;
+use super::line::Waiting;
 use super::pieces::Piece;
 use super::record::Stage;
-use super::{Outcome, Requests, Waiting};
+use super::{Outcome, Requests};
 use crate::block_map::NextLeaf;
 use crate::error::VdoError;
 use crate::format::tree::{ENTRIES_PER_PAGE, TreeGeometry};
@@ -67,6 +68,13 @@ enum Turn<R> {
     Passed,
     /// It needs a page, which this brings.
     Needs(Job),
+}
+
+impl<R> Sweep<R> {
+    /// What was asked.
+    pub(super) fn header(&self) -> &RequestHeader {
+        &self.way.header
+    }
 }
 
 impl<R: HostRequest> Sweep<R> {
@@ -183,7 +191,7 @@ impl<R: HostRequest> Requests<R> {
             return;
         }
         sweep.say(&self.zone.shared.name, self.zone.scheduler.now());
-        self.waiting.push_back(Waiting::Sweep(sweep));
+        self.line.join(Waiting::Sweep(sweep));
     }
 
     /// Keeps a sweep in a record until the page it needs is there.

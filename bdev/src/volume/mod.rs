@@ -444,6 +444,14 @@ impl<H: Host> Volume<H> {
         });
     }
 
+    /// The volume's users are about to let go of it, so that it can be shut down: requests are begun for one second more,
+    /// and refused then, so that nobody has to wait for long ones. To be taken back if they do not let go after all.
+    pub fn give_way(&self, give_way: bool) {
+        for zone in 0..self.shared.zones {
+            self.errand(zone, Box::new(move |zone, _| zone.give_way(give_way)));
+        }
+    }
+
     /// Does something to the index, and says what state it is in then. Refused unless the volume is online.
     pub fn index(self: &Arc<Self>, command: IndexCommand, done: Done<Result<IndexWord, VdoError>>) {
         let volume = Arc::clone(self);

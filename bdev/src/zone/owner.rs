@@ -76,7 +76,7 @@ pub struct Zone {
     pub life_changed: WaitList,
     /// Whether all requests have been served and no more are taken.
     pub closed: Cell<bool>,
-    /// Since when the volume shuts down.
+    /// Since when the volume shuts down, or is about to.
     pub shuts_since: Cell<Option<Nanos>>,
     /// Woken when the volume turns read-only.
     pub read_only: WaitList,
@@ -215,6 +215,12 @@ impl Zone {
     #[inline]
     pub fn is_read_only(&self) -> bool {
         self.shared.is_read_only()
+    }
+
+    /// The volume will be shut down soon, or not after all.
+    pub(crate) fn give_way(&self, give_way: bool) {
+        let since = self.shuts_since.get().unwrap_or(self.scheduler.now());
+        self.shuts_since.set(give_way.then_some(since));
     }
 
     /// Whether it is too late for requests to be begun: the volume is down, or has been shutting down for long enough.

@@ -127,7 +127,7 @@ impl Zone {
                 Ok(())
             }
             AdminStep::DrainRequests => {
-                self.shuts_since.set(Some(self.scheduler.now()));
+                self.give_way(true);
                 self.hash.close_packer(self);
                 self.quiet.wait_until(|| self.gauge.is_quiet()).await;
                 // From here on nobody is served who comes after all.

@@ -1,4 +1,4 @@
-//! The memory a new volume can have on this machine, and what was promised to others.
+//! The memory a new volume, or a disk of memory, can have on this machine, and what was promised to others.
 //!
 //! Volumes take addresses at start and memory as they work. So what the machine has free now is not what a new volume can
 //! have: others will still come for theirs. Each volume's demand is kept here as long as it lives, and a new one gets what
@@ -17,7 +17,7 @@ fn promised() -> MutexGuard<'static, u64> {
     PROMISED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Memory that is kept for a volume, in bytes.
+/// Memory that is kept, in bytes.
 struct Promise(u64);
 
 impl Drop for Promise {
@@ -40,6 +40,20 @@ pub(super) fn promise(demand: &Demand) -> Result<Arc<dyn Any + Send + Sync>, Vol
     let mut promised = promised();
     demand.check(left(*promised))?;
     let bytes = demand.total();
+    *promised = promised.saturating_add(bytes);
+    Ok(Arc::new(Promise(bytes)))
+}
+
+/// As [`promise`], for something else that is so large.
+///
+/// # Errors
+/// When there is not so much; what can be had, in bytes.
+pub fn keep(bytes: u64) -> Result<Arc<dyn Any + Send + Sync>, u64> {
+    let mut promised = promised();
+    let left = left(*promised);
+    if bytes > left {
+        return Err(left);
+    }
     *promised = promised.saturating_add(bytes);
     Ok(Arc::new(Promise(bytes)))
 }

@@ -14,7 +14,7 @@
 
 pub mod answers;
 mod config;
-mod memory;
+pub mod memory;
 mod openings;
 
 use std::sync::atomic::{AtomicU64, Ordering};

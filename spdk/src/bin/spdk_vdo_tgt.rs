@@ -65,6 +65,13 @@ unsafe fn read_ahead(file: *const c_char) {
     }
 }
 
+/// The program is to end. Exports and the bdev layer wait for requests under way, so the volumes hear of it first.
+unsafe extern "C" fn stop() {
+    spdk::vdo::give_way();
+    // SAFETY: SPDK calls this on the app thread, while the program runs.
+    unsafe { sys::spdk_app_stop(0) };
+}
+
 fn main() -> ExitCode {
     spdk::vdo::linked();
     let arguments: Vec<CString> = std::env::args_os()
@@ -81,6 +88,7 @@ fn main() -> ExitCode {
     let result = unsafe {
         sys::spdk_app_opts_init(&mut options, size_of::<sys::spdk_app_opts>());
         options.name = c"spdk_vdo_tgt".as_ptr();
+        options.shutdown_cb = Some(stop);
         let parsed = sys::spdk_app_parse_args(
             count,
             pointers.as_mut_ptr(),

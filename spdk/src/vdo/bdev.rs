@@ -234,6 +234,7 @@ impl VdoBdev {
         let (name, outcome) = unsafe {
             let bdev = this.as_ref();
             let (name, outcome) = (bdev.name(), Rc::clone(&bdev.outcome));
+            bdev.volume().give_way(true);
             sys::spdk_bdev_unregister(bdev.raw(), Some(gone), context);
             (name, outcome)
         };
@@ -254,6 +255,7 @@ impl VdoBdev {
 
     /// Has the bdev layer let go of it, without waiting: its base bdev is going away.
     pub fn unregister_soon(&self) {
+        self.volume().give_way(true);
         // SAFETY: the bdev is registered; if it is going already, this does nothing.
         unsafe { sys::spdk_bdev_unregister(self.raw(), None, std::ptr::null_mut()) }
     }

@@ -106,6 +106,14 @@ unsafe extern "C" fn context_bytes() -> c_int {
     request::VdoRequest::STATE_BYTES as c_int
 }
 
+/// All users of bdevs are about to let go of them: long requests to volumes give way. On the app thread.
+pub fn give_way() {
+    for bdev in bdev::all() {
+        // SAFETY: it is in the list; not kept.
+        unsafe { bdev.as_ref() }.volume().give_way(true);
+    }
+}
+
 unsafe extern "C" fn fini_start() {
     state().is_ending.set(true);
 }

@@ -70,6 +70,11 @@ impl Ticket {
         over.then(|| self.errno.load(Ordering::Relaxed))
     }
 
+    /// How many pieces of it have ended.
+    pub fn pieces(&self) -> u64 {
+        self.completions.load(Ordering::Relaxed)
+    }
+
     /// The data: what was to be written, or what was read.
     pub fn data(&self) -> Vec<u8> {
         let length = self.memory.0.len();

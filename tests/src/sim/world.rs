@@ -146,6 +146,16 @@ impl World {
         }
     }
 
+    /// Polls every zone thread once, and then lets every I/O happen.
+    pub fn turn(&mut self) {
+        for thread in &mut self.threads {
+            poll(thread, self.now, self.timers);
+        }
+        while self.disk.under_way() > 0 {
+            self.disk.complete(0);
+        }
+    }
+
     /// Steps until no thread has anything to do and no I/O is under way.
     pub fn settle(&mut self) {
         while self.step() {}

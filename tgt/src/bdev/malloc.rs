@@ -112,6 +112,8 @@ impl Drop for Memory {
 pub struct MallocBdev {
     info: BdevInfo,
     memory: Arc<Memory>,
+    /// Keeps others from being promised the memory it will come to use.
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl MallocBdev {
@@ -146,7 +148,24 @@ impl MallocBdev {
         Ok(MallocBdev {
             info,
             memory: Arc::new(memory),
+            kept: None,
         })
+    }
+
+    /// Has as much memory kept as it will come to use.
+    ///
+    /// # Errors
+    /// When there is not so much.
+    pub fn keep_memory(&mut self) -> Result<(), BdevError> {
+        let BdevInfo { name, .. } = &self.info;
+        let wanted = self.info.bytes();
+        let kept = vdo_rpc::volume::memory::keep(wanted);
+        self.kept = Some(kept.map_err(|had| BdevError::NoMemory {
+            name: name.clone(),
+            wanted: wanted.div_ceil(1 << 20),
+            had: had >> 20,
+        })?);
+        Ok(())
     }
 }
 

@@ -146,6 +146,18 @@ pub enum BdevError {
         /// What the method is for.
         wanted: &'static str,
     },
+    /// There is not so much memory.
+    #[error(
+        "num_blocks: bdev {name:?} wants {wanted} MiB of memory, and {had} MiB can be had here; make it smaller"
+    )]
+    NoMemory {
+        /// The bdev.
+        name: String,
+        /// What it will come to use, in MiB.
+        wanted: u64,
+        /// What there is, in MiB.
+        had: u64,
+    },
     /// A parameter makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -168,6 +180,7 @@ impl BdevError {
             BdevError::Claimed { .. } => libc::EPERM,
             BdevError::Busy { .. } | BdevError::FileInUse { .. } => libc::EBUSY,
             BdevError::WrongKind { .. } | BdevError::Invalid(_) => libc::EINVAL,
+            BdevError::NoMemory { .. } => libc::ENOMEM,
             BdevError::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }

@@ -103,10 +103,9 @@ fn enter(bdevs: &Registry, bdev: impl Bdev) -> Answer {
 
 fn malloc_create(bdevs: &Registry, params: MallocCreate) -> Answer {
     let name = params.name.unwrap_or_else(|| bdevs.free_name("Malloc"));
-    enter(
-        bdevs,
-        MallocBdev::new(name, params.num_blocks, params.block_size, params.uuid)?,
-    )
+    let mut bdev = MallocBdev::new(name, params.num_blocks, params.block_size, params.uuid)?;
+    bdev.keep_memory()?;
+    enter(bdevs, bdev)
 }
 
 fn null_create(bdevs: &Registry, params: NullCreate) -> Answer {

@@ -9,10 +9,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use vdo::buffer::HeapMemory;
 use vdo::seam::Nanos;
 
 use super::export::{Member, Shared};
+use super::memory::RequestMemory;
 use super::negotiation::{Negotiation, Progress};
 use super::places::Place;
 use super::pool::Pool;
@@ -170,7 +170,7 @@ impl Connection {
     ) -> Option<Transmission> {
         let info = self.shared.info();
         let channel = self.shared.open_channel(reactor)?;
-        let Some(pool) = Pool::new(Arc::new(HeapMemory)) else {
+        let Some(pool) = Pool::new(Arc::new(RequestMemory)) else {
             log::error!("nbd: no memory is left for another client of {}", info.name);
             return None;
         };

@@ -3,7 +3,8 @@
 //! Bytes are read in large pieces. A request gets a slot and, if it carries data, a buffer of the
 //! connection's pool; when either has run out, reading stops until a reply has been sent. The data of a
 //! write is copied from the piece it came in, or read straight into its buffer when it is longer. Replies
-//! are gathered and written together, in the order the I/O ended. One slot lives through:
+//! are gathered and written together, in the order the I/O ended. Of long requests only a part is moved at a time, when it is
+//! this client's [turn](super::turns). One slot lives through:
 //!
 //! 1. *taken* when a request's header is read;
 //! 2. *receiving* the data of a write;
@@ -25,14 +26,19 @@ use super::pool::{Pool, Taken};
 use super::protocol::{
     Command, REQUEST_SIZE, ReplyHeader, RequestHeader, error, flag, transmission,
 };
+use super::turns::TurnTaker;
 use crate::bdev::{BufferChannel, BufferIo, IoKind};
 use crate::reactor::Watched;
 
 /// Requests of one connection that may be under way or owed a reply.
 const SLOTS: usize = 256;
 
-/// How much is read at once, besides what goes straight into a buffer.
-const INPUT: usize = 128 * 1024;
+/// How much is read in one turn, and written in one turn.
+const AT_ONCE: usize = 128 * 1024;
+
+/// How much of the data of a long request is moved in one turn, and more than this is long. Memory that is touched for the first
+/// time takes ten times as long as other.
+const PART: usize = 64 * 1024;
 
 /// Replies that are written together.
 const BATCH: usize = 64;
@@ -93,6 +99,8 @@ pub(super) struct Transmission {
     owed: VecDeque<u16>,
     /// Bytes of the first reply that are sent.
     sent: usize,
+    /// When it may move the data of long requests.
+    turn: TurnTaker,
     /// No more requests are taken.
     ended: bool,
     /// No more replies are sent.
@@ -108,7 +116,7 @@ impl Transmission {
         structured: bool,
         early: &[u8],
     ) -> Transmission {
-        let mut input = vec![0; INPUT.max(early.len())];
+        let mut input = vec![0; AT_ONCE.max(early.len())];
         input[..early.len()].copy_from_slice(early);
         Transmission {
             channel,
@@ -123,6 +131,7 @@ impl Transmission {
             flushes: Vec::with_capacity(SLOTS),
             owed: VecDeque::with_capacity(SLOTS),
             sent: 0,
+            turn: TurnTaker::new(),
             ended: false,
             gone: false,
         }
@@ -156,7 +165,11 @@ impl Transmission {
         }
         if !self.owed.is_empty() && !self.gone && socket.is_writable() {
             busy = true;
-            self.write(socket);
+            if !self.has_much_to_write() {
+                self.write(socket, AT_ONCE);
+            } else if self.turn.may_move() {
+                self.write(socket, PART);
+            }
         }
         busy
     }
@@ -202,6 +215,9 @@ impl Transmission {
         {
             return false;
         }
+        if self.has_much_to_read() && !self.turn.may_move() {
+            return true;
+        }
         if self.unread.start > 0 {
             self.input.copy_within(self.unread.clone(), 0);
             self.unread = 0..self.unread.len();
@@ -215,14 +231,15 @@ impl Transmission {
                     .buffer
                     .as_mut()
                     .expect("a slot that receives data has its buffer");
-                let rest = &mut buffer[filled..length];
-                let direct = rest.len();
-                (
-                    socket
-                        .io_mut()
-                        .read_vectored(&mut [IoSliceMut::new(rest), IoSliceMut::new(room)]),
-                    direct,
-                )
+                let direct = (length - filled).min(PART);
+                let rest = &mut buffer[filled..filled + direct];
+                // Behind the data of the request, if that is all, the next one may follow.
+                let room = match filled + direct == length {
+                    true => room,
+                    false => &mut [],
+                };
+                let mut places = [IoSliceMut::new(rest), IoSliceMut::new(room)];
+                (socket.io_mut().read_vectored(&mut places), direct)
             }
             _ => (socket.io_mut().read(room), 0),
         };
@@ -246,6 +263,20 @@ impl Transmission {
             },
         }
         true
+    }
+
+    fn has_much_to_read(&self) -> bool {
+        match self.receiving {
+            Receiving::Data { slot, filled } => {
+                self.slots[usize::from(slot)].request.length as usize - filled > PART
+            }
+            Receiving::Header | Receiving::Refused { .. } => false,
+        }
+    }
+
+    fn has_much_to_write(&self) -> bool {
+        let first = self.owed.front();
+        first.is_some_and(|number| self.slots[usize::from(*number)].data > self.sent + PART)
     }
 
     fn hang_up(&mut self, error: &io::Error) {
@@ -499,12 +530,13 @@ impl Transmission {
         self.owed.push_back(number);
     }
 
-    /// Writes replies until there are none or the socket takes no more.
-    fn write(&mut self, socket: &mut Watched<UnixStream>) {
-        while !self.owed.is_empty() {
+    /// Writes replies until there are none, the socket takes no more, or none of the `left` bytes are left.
+    fn write(&mut self, socket: &mut Watched<UnixStream>, mut left: usize) {
+        while !self.owed.is_empty() && left > 0 {
             let mut pieces = [IoSlice::new(&[]); 2 * BATCH];
             let mut count = 0;
             let mut skip = self.sent;
+            let mut room = left;
             for number in self.owed.iter().take(BATCH) {
                 let slot = &self.slots[usize::from(*number)];
                 let data = slot
@@ -514,14 +546,19 @@ impl Transmission {
                 for piece in [slot.reply.bytes(), data] {
                     let skipped = skip.min(piece.len());
                     skip -= skipped;
-                    if skipped < piece.len() {
-                        pieces[count] = IoSlice::new(&piece[skipped..]);
+                    let piece = &piece[skipped..piece.len().min(skipped + room)];
+                    if !piece.is_empty() {
+                        room -= piece.len();
+                        pieces[count] = IoSlice::new(piece);
                         count += 1;
                     }
                 }
             }
             match socket.io_mut().write_vectored(&pieces[..count]) {
-                Ok(written) => self.written(written),
+                Ok(written) => {
+                    left -= written;
+                    self.written(written);
+                }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => {
                         socket.clear_writable();

@@ -133,7 +133,7 @@ impl VdoBdev {
                 volume::check_rebuild(&bdev.volume)?;
                 let create = bdev.params.clone();
                 let request = volume::rebuild_request(&create)?;
-                VdoBdev::let_go(target, &create.name)?;
+                bdev.let_go(target)?;
                 if let Err(error) = bdev.stop() {
                     log::info!("vdo {:?} goes down to be rebuilt: {error}", create.name);
                 }
@@ -209,6 +209,12 @@ impl VdoBdev {
             });
         }
         let last = Arc::downgrade(&bdev);
+        target.on_shutdown(Stage::Notice, move |_| {
+            if let Some(bdev) = last.upgrade() {
+                bdev.volume.give_way(true);
+            }
+        });
+        let last = Arc::downgrade(&bdev);
         target.on_shutdown(Stage::Volumes, move |target| {
             if let Some(bdev) = last.upgrade()
                 && let Err(error) = VdoBdev::take_down(target, &bdev.params.name)
@@ -225,9 +231,14 @@ impl VdoBdev {
         found.map_err(|error| no_volume(name, error))
     }
 
-    fn let_go(target: &Target, name: &str) -> Result<(), VdoError> {
-        let gone = target.bdevs.remove(name, MODULE);
-        gone.map(drop).map_err(|error| no_volume(name, error))
+    /// Has its users let go of it, and their long requests give way to that.
+    fn let_go(&self, target: &Target) -> Result<(), VdoError> {
+        let name = &self.params.name;
+        self.volume.give_way(true);
+        target.bdevs.remove(name, MODULE).map_err(|error| {
+            self.volume.give_way(false);
+            no_volume(name, error)
+        })
     }
 
     /// Unmakes a vdo bdev: its users let go, the volume is shut down, its base bdev is let go of. The data
@@ -237,7 +248,7 @@ impl VdoBdev {
     /// When there is none of that name, a user does not let go, or the volume cannot be shut down cleanly.
     pub fn take_down(target: &Target, name: &str) -> Result<(), VdoError> {
         let bdev = VdoBdev::called(target, name)?;
-        VdoBdev::let_go(target, name)?;
+        bdev.let_go(target)?;
         bdev.stop()
     }
 
