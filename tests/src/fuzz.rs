@@ -91,6 +91,7 @@ pub fn ring(data: &[u8]) {
         nonce: NONCE,
         recovery_count: bytes.byte() % 2,
         journal_start: SequenceNumber(bytes.number() % 40),
+        super_block: Pbn(1),
         rules: rules(),
     };
     let mut blocks = vec![[0; BLOCK_SIZE]; 8];
@@ -207,9 +208,11 @@ pub fn slab_journal(data: &[u8]) {
         }
     }
     let _ = replay.summary(entry);
-    let mut scrub = Scrub::new(&config, NONCE);
-    scrub.begin(slab, entry, end);
-    scrub.take_counters(0, &blocks[..config.reference_count_blocks as usize]);
+    let mut scrub = Scrub::new(&config, NONCE, bytes.byte() % 2 == 1);
+    let counters = &blocks[..config.reference_count_blocks as usize];
+    if scrub.begin(slab, entry, end).is_err() || scrub.take_counters(0, counters).is_err() {
+        return;
+    }
     while let Some(number) = scrub.wants() {
         let place = (number.get() % config.slab_journal_blocks) as usize;
         if scrub.take_journal_block(&blocks[place]).is_err() {

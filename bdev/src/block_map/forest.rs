@@ -75,6 +75,12 @@ impl Forest {
         self.geometry.root_pbn(root)
     }
 
+    /// Whether a block is the place of a root.
+    pub(super) fn is_root(&self, pbn: Pbn) -> bool {
+        let first = self.geometry.root_origin.get();
+        (first..first + u64::from(self.geometry.roots)).contains(&pbn.get())
+    }
+
     #[inline]
     fn at(&self, page: TreePage) -> usize {
         let begin = self.trees[page.root as usize] as usize;

@@ -16,7 +16,7 @@
 use std::rc::Rc;
 
 use super::core::MapCore;
-use super::state::PageCopy;
+use super::state::{PageCopy, PageRead};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::block_map_page::BlockMapPageMut;
@@ -34,13 +34,25 @@ fn class(is_leaf: bool) -> IoClass {
 pub(super) async fn read_pages(zone: Rc<MapCore>, mut buffer: Buffer) {
     loop {
         let next = zone.state.borrow_mut().next_read();
-        let Some((id, pbn, is_leaf)) = next else {
+        let Some(PageRead {
+            id,
+            pbn,
+            is_leaf,
+            made,
+        }) = next
+        else {
             zone.read_work.wait().await;
             continue;
         };
-        let result;
-        (buffer, result) = zone.base.read(class(is_leaf), pbn, buffer, 1).await;
-        let result = result.and_then(|()| zone.state.borrow().check(buffer.first_block(), pbn));
+        let mut result = Ok(());
+        if made {
+            let nonce = zone.state.borrow().nonce();
+            BlockMapPageMut::format(buffer.first_block_mut(), nonce, pbn, false);
+        } else {
+            (buffer, result) = zone.base.read(class(is_leaf), pbn, buffer, 1).await;
+            let check = || zone.state.borrow().check(buffer.first_block(), pbn);
+            result = result.and_then(|()| check());
+        }
         match result {
             Ok(()) => {
                 let mut state = zone.state.borrow_mut();

@@ -4,6 +4,9 @@
 //! others the last block of the journal is read, to go on after it, and the counters. If the summary says that a slab is clean,
 //! the counters say everything. If not, because there was a crash, or dm-vdo wrote its journal last, its counters are
 //! not read yet: it is scrubbed ([`super::scrubbing`]), in most cases while the zone is at work.
+//!
+//! Nothing of this has a checksum. But summary, journal and counters of a slab say some things twice, so most of what can
+//! befall a block of them is found when a slab is loaded: then the volume turns read-only.
 
 use super::slab::{Slab, SlabRecovery};
 use super::state::{Core, DepotPhase, DepotState};
@@ -12,18 +15,16 @@ use super::zone::{DepotGeometry, PhysicalZone};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::slab_journal::SlabJournalHeader;
-use crate::format::slab_summary::SlabSummaryEntry;
-use crate::recovery::slab_replay::journal_end;
+use crate::format::slab_summary::{ENTRIES_PER_BLOCK, SlabSummaryEntry};
+use crate::recovery::slab_replay::{
+    JournalEnd, journal_end, last_block, require_unused, require_unused_hint,
+};
 use crate::runtime::base::IoClass;
 use crate::runtime::task::join;
-use crate::types::{BLOCK_SIZE, Pbn, SequenceNumber};
+use crate::types::{BLOCK_SIZE, JournalPoint, Pbn, SequenceNumber};
 
 /// Blocks read at once, by each of two readers.
 const READ_BLOCKS: usize = 64;
-
-fn inconsistent(slab: &Slab, what: std::fmt::Arguments<'_>) -> VdoError {
-    VdoError::Inconsistent(format!("slab {}: {what}", slab.number))
-}
 
 impl PhysicalZone {
     /// Reads what is needed of every slab and gets the zone to work. The volume was shut down cleanly,
@@ -44,6 +45,7 @@ impl PhysicalZone {
             state.core.summary = summary;
             state.slabs.len() as u32
         });
+        self.look_at_unused().await?;
         let odd = join(self.load_slabs(0..count, 0), self.load_slabs(0..count, 1)).await;
         odd.0.and(odd.1)?;
         self.with(|state| {
@@ -69,15 +71,16 @@ impl PhysicalZone {
     }
 
     async fn load_slabs(&self, slabs: std::ops::Range<u32>, lane: u32) -> Result<(), VdoError> {
-        let Some(mut buffer) = Buffer::new(&self.memory, READ_BLOCKS) else {
-            return Err(VdoError::Invalid(
-                "the host has no memory to read slabs with".into(),
-            ));
-        };
+        let mut buffer = self.memory_for(READ_BLOCKS)?;
         for local in slabs.filter(|local| local % 2 == lane) {
             buffer = self.load_slab(local, buffer).await?;
         }
         Ok(())
+    }
+
+    fn memory_for(&self, blocks: usize) -> Result<Buffer, VdoError> {
+        let none = || VdoError::Invalid("the host has no memory to read slabs with".into());
+        Buffer::new(&self.memory, blocks).ok_or_else(none)
     }
 
     pub(super) async fn read(
@@ -94,75 +97,128 @@ impl PhysicalZone {
     }
 
     async fn load_slab(&self, local: u32, buffer: Buffer) -> Result<Buffer, VdoError> {
-        let entry = self.with(|state| state.core.summary.entry(state.slabs[local as usize].number));
-        let mut buffer = buffer;
-        if entry.tail_block_offset > 0 || entry.load_counts {
-            buffer = self.load_journal_tail(local, entry, buffer).await?;
-        }
+        let entry = self.summary_entry(local);
+        let slabs = self.geometry.slabs;
+        let (number, nonce) = (self.slab_number(local), self.geometry.nonce);
+        let Some(place) = last_block(number, entry, &slabs.config)? else {
+            require_unused_hint(number, entry, &slabs.config, slabs.slab_shift())?;
+            return Ok(buffer);
+        };
+        let last = self.journal_block(local, SequenceNumber(place));
+        let mut buffer = self.read(last, buffer, 1).await?;
+        let block = buffer.first_block();
+        let end = journal_end(number, entry, &slabs.config, nonce, block)?;
+        let header = SlabJournalHeader::decode(block);
+        let last_entry = match header {
+            Ok(header) if end != JournalEnd::BLANK => JournalPoint {
+                sequence: header.sequence,
+                entry: header.entry_count.saturating_sub(1),
+            },
+            _ => JournalPoint::default(),
+        };
+        self.with(|state| state.slabs[local as usize].journal.take_up(end));
         if entry.is_dirty {
             self.with(|state| state.slabs[local as usize].recovery = SlabRecovery::Unrecovered);
-        } else if entry.load_counts {
-            buffer = self.load_counts(local, buffer).await?;
+        } else {
+            buffer = self.load_counts(local, last_entry, buffer).await?;
         }
         Ok(buffer)
     }
 
-    async fn load_journal_tail(
+    fn summary_entry(&self, local: u32) -> SlabSummaryEntry {
+        self.with(|state| state.core.summary.entry(state.slabs[local as usize].number))
+    }
+
+    fn inconsistent(&self, local: u32, what: impl std::fmt::Display) -> VdoError {
+        VdoError::Inconsistent(format!("slab {}: {what}", self.slab_number(local)))
+    }
+
+    /// Looks whether slabs that are as new, as the summary says, are: at the first of each block of the summary, for that is
+    /// used next.
+    async fn look_at_unused(&self) -> Result<(), VdoError> {
+        let first = self.with(|state| {
+            let unused = state.slabs.iter();
+            let mut unused: Vec<_> = unused
+                .filter(|slab| state.core.summary.entry(slab.number).is_unused())
+                .map(|slab| (slab.number.index() / ENTRIES_PER_BLOCK, slab.local))
+                .collect();
+            unused.dedup_by_key(|(block, _)| *block);
+            unused
+        });
+        let config = &self.geometry.slabs.config;
+        let mut buffer = self.memory_for(1)?;
+        for (_, local) in first {
+            let pbn = self.journal_block(local, SequenceNumber(1));
+            buffer = self.read(pbn, buffer, 1).await?;
+            let (slab, block) = (self.slab_number(local), buffer.first_block());
+            let nonce = self.geometry.nonce;
+            require_unused(slab, config, nonce, block, SequenceNumber(u64::MAX))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the counters of a slab that was shut down, and sees whether they agree with what else is known of it: the last
+    /// entry of its journal changed one of them, and the block it is in was written after that.
+    async fn load_counts(
         &self,
         local: u32,
-        entry: SlabSummaryEntry,
-        buffer: Buffer,
+        last_entry: JournalPoint,
+        mut buffer: Buffer,
     ) -> Result<Buffer, VdoError> {
-        let blocks = self.geometry.slabs.config.slab_journal_blocks;
-        let offset = u64::from(entry.tail_block_offset);
-        if offset >= blocks {
-            let error = |slab: &Slab| {
-                let what = format_args!(
-                    "the slab summary says its journal ends at block {offset}, and it has {blocks}"
-                );
-                inconsistent(slab, what)
-            };
-            return Err(self.with(|state| error(&state.slabs[local as usize])));
+        let entry = self.summary_entry(local);
+        if !entry.load_counts {
+            let what =
+                "the slab summary says its journal was used, and its counters were never written";
+            return Err(self.inconsistent(local, what));
         }
-        let last = SequenceNumber(offset + blocks - 1);
-        let mut buffer = self
-            .read(self.journal_block(local, last), buffer, 1)
-            .await?;
-        if entry.is_dirty {
-            let (nonce, block) = (self.geometry.nonce, buffer.first_block());
-            let number = self.slab_number(local);
-            let config = &self.geometry.slabs.config;
-            let end = journal_end(number, entry, config, nonce, block);
-            let end = end?;
-            self.with(|state| state.slabs[local as usize].journal.load_dirty(end));
-            return Ok(buffer);
-        }
-        // A slab that was opened but got no entry has counters on disk, and no journal yet.
-        if let Ok(header) = SlabJournalHeader::decode(buffer.first_block_mut())
-            && header.nonce == self.geometry.nonce
-        {
-            self.with(|state| {
-                state.slabs[local as usize].journal.load(&header);
-            });
-        }
-        Ok(buffer)
-    }
-
-    /// Reads the counters.
-    async fn load_counts(&self, local: u32, mut buffer: Buffer) -> Result<Buffer, VdoError> {
         let count = self.with(|state| state.slabs[local as usize].counts.block_count());
+        let mut newest = JournalPoint::default();
+        let mut blank = None;
         for first in (0..count).step_by(READ_BLOCKS) {
             let blocks = READ_BLOCKS.min((count - first) as usize);
             buffer = self
                 .read(self.reference_block(local, first), buffer, blocks)
                 .await?;
-            self.with(|state| {
-                let counts = &mut state.slabs[local as usize].counts;
-                let (packed, _) = buffer.as_chunks::<BLOCK_SIZE>();
-                for (index, block) in (first..).zip(&packed[..blocks]) {
-                    counts.load(index, block);
+            let (packed, _) = buffer.as_chunks::<BLOCK_SIZE>();
+            for (index, block) in (first..).zip(&packed[..blocks]) {
+                let load =
+                    |state: &mut DepotState| state.slabs[local as usize].counts.load(index, block);
+                let points = self.with(load);
+                if points.contains(&JournalPoint::default()) {
+                    blank = Some(index);
                 }
-            });
+                newest = points.into_iter().fold(newest, JournalPoint::max);
+            }
+        }
+        if newest != last_entry {
+            let last = self.journal_block(local, last_entry.sequence);
+            let (known, written) = (newest, last_entry);
+            let what = format_args!(
+                "its counters know of entry {} of number {} of its journal as the last, and its journal ends with entry {} of \
+                 number {} (block {last}): a block of one of them is an old one, or damaged",
+                known.entry, known.sequence, written.entry, written.sequence
+            );
+            return Err(self.inconsistent(local, what));
+        }
+        if let Some(index) = blank
+            && newest != JournalPoint::default()
+            && !self.geometry.rebuilt
+        {
+            // The first entry a journal ever gets has all counters written.
+            let pbn = self.reference_block(local, index);
+            let what = format_args!("block {pbn}, of its counters, was never written, or is lost");
+            return Err(self.inconsistent(local, what));
+        }
+        let free = self.with(|state| state.slabs[local as usize].counts.free());
+        let hint = self.with(|state| state.core.summary.hint(free));
+        if entry.fullness_hint.abs_diff(hint) > 1 {
+            let pbn = self.reference_block(local, 0);
+            let what = format_args!(
+                "its counters, block {pbn} and those after it, say that {free} blocks are free, and the slab summary \
+                 (hint {}, not {hint}) says otherwise",
+                entry.fullness_hint
+            );
+            return Err(self.inconsistent(local, what));
         }
         Ok(buffer)
     }

@@ -41,5 +41,5 @@ mod zone;
 pub use locks::{IncrementBudget, WriteKind};
 pub use reference_counts::ReferenceOperation;
 pub use slab::ReferenceChange;
-pub use summary::combine_summaries;
+pub use summary::{LastRun, combine_summaries};
 pub use zone::{DepotGeometry, DepotLimits, DuplicateLock, PhysicalZone};

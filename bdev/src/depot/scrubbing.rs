@@ -159,7 +159,10 @@ impl PhysicalZone {
                 "the host has no memory to scrub slabs with".into(),
             ));
         };
-        Ok((Scrub::new(config, self.geometry.nonce), buffer))
+        Ok((
+            Scrub::new(config, self.geometry.nonce, self.geometry.rebuilt),
+            buffer,
+        ))
     }
 
     /// Scrubs the next slab, and gives the memory back; `None` if there is none.
@@ -198,14 +201,14 @@ impl PhysicalZone {
             };
             (slab.number, state.core.summary.entry(slab.number), end)
         });
-        scrub.begin(number, entry, end);
+        scrub.begin(number, entry, end)?;
         let counters = self.geometry.slabs.reference_blocks(number).blocks as usize;
         if entry.load_counts {
             for first in (0..counters).step_by(STRIDE) {
                 let blocks = STRIDE.min(counters - first);
                 let pbn = self.reference_block(local, first as u32);
                 buffer = self.read(pbn, buffer, blocks).await?;
-                scrub.take_counters(first, &blocks_of(&buffer)[..blocks]);
+                scrub.take_counters(first, &blocks_of(&buffer)[..blocks])?;
             }
         }
         let journal = self.geometry.slabs.journal_blocks(number);

@@ -152,14 +152,6 @@ impl SlabJournal {
         self.header.has_block_map_increments = false;
     }
 
-    /// Takes up the journal of a clean slab after the last block on disk, which has this header: none of its blocks is
-    /// needed any more.
-    pub(super) fn load(&mut self, last: &SlabJournalHeader) {
-        let tail = last.sequence.get() + 1;
-        self.header.recovery_point = last.recovery_point;
-        self.restart(tail, tail);
-    }
-
     /// Forgets all blocks: the counters on disk have every change in them.
     pub(super) fn reopen(&mut self) {
         debug_assert_eq!(self.header.entry_count, 0, "the tail block was written");
@@ -181,8 +173,8 @@ impl SlabJournal {
         self.reopen();
     }
 
-    /// Takes up the journal of a slab that is not clean.
-    pub(super) fn load_dirty(&mut self, end: JournalEnd) {
+    /// Takes up the journal of a slab where it ends on disk. That of a clean slab has no block that is needed.
+    pub(super) fn take_up(&mut self, end: JournalEnd) {
         self.header.recovery_point = end.recovery_point;
         self.restart(end.head.get(), end.tail.get());
     }

@@ -179,24 +179,37 @@ impl Summary {
     }
 }
 
+/// How the copies of the summary were left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastRun {
+    /// There was none: they were never written.
+    None,
+    /// Durably. A slab that was used when all were written last is so in each, and in its zone's: so a copy that has lost its
+    /// entries is found.
+    Settled,
+    /// Perhaps while all were being written.
+    Crashed,
+}
+
 /// Puts the copies the zones of the last run wrote together and writes the result to all copies.
 /// `summary` is the first block of the summary; `zones` is the number of zones recorded with the volume
-/// (0 and 1 mean the same). For a volume that was never opened, `new` is true: what the device held is
-/// ignored and every slab is unused. To be called once, before any zone loads.
+/// (0 and 1 mean the same). What the device held of a volume that was never opened is
+/// ignored, and every slab is unused. To be called once, before any zone loads.
 ///
 /// # Errors
-/// When the base device fails or the host has no memory.
+/// When the base device fails or the host has no memory; when the copies contradict each other.
 pub async fn combine_summaries(
     slabs: &SlabGeometry,
     summary: Pbn,
     zones: u8,
-    new: bool,
+    last: LastRun,
     base: &BaseDevice,
     memory: &Arc<dyn DmaMemory>,
 ) -> Result<(), VdoError> {
     let blocks = SUMMARY_BLOCKS as usize;
     let buffer = Buffer::new(memory, blocks).ok_or_else(out_of_memory)?;
     let (mut buffer, result) = base.read(IoClass::Metadata, summary, buffer, blocks).await;
+    let new = last == LastRun::None;
     if !new {
         result?;
     }
@@ -209,6 +222,9 @@ pub async fn combine_summaries(
     let combined: Vec<[u8; ENTRY_SIZE]> = (0..per_copy)
         .map(|slab| if new { unused } else { owner_copy(slab) })
         .collect();
+    if last == LastRun::Settled {
+        require_agreement(slabs, summary, &combined, copies, per_copy)?;
+    }
     let combined = combined.as_flattened();
     if !new && buffer.chunks_exact(copy_bytes).all(|copy| copy == combined) {
         return Ok(());
@@ -219,4 +235,27 @@ pub async fn combine_summaries(
     base.write(IoClass::Metadata, summary, buffer, blocks, false)
         .await
         .1
+}
+
+/// No slab is unused that was used when the copies were written last.
+fn require_agreement(
+    slabs: &SlabGeometry,
+    summary: Pbn,
+    combined: &[[u8; ENTRY_SIZE]],
+    copies: &[[u8; ENTRY_SIZE]],
+    per_copy: usize,
+) -> Result<(), VdoError> {
+    let is_unused = |entry: &[u8; ENTRY_SIZE]| SlabSummaryEntry::decode(*entry).is_unused();
+    let numbers = (0..slabs.slab_count as usize).filter(|slab| is_unused(&combined[*slab]));
+    for slab in numbers {
+        let used =
+            (0..copies.len() / per_copy).find(|copy| !is_unused(&copies[copy * per_copy + slab]));
+        if let Some(copy) = used {
+            return Err(VdoError::Inconsistent(format!(
+                "the slab summary, in block {summary} and those after it, says that slab {slab} was never used, and its \
+                 copy {copy} that it was"
+            )));
+        }
+    }
+    Ok(())
 }

@@ -46,6 +46,8 @@ pub struct DepotGeometry {
     pub zone: ZoneIndex,
     /// How many zones there are.
     pub zones: u8,
+    /// Whether the volume was ever rebuilt: then there may be counters that no entry of a journal explains.
+    pub rebuilt: bool,
 }
 
 /// How much a zone takes at start.
@@ -112,6 +114,7 @@ impl PhysicalZone {
             nonce,
             zone,
             zones,
+            rebuilt: _,
         } = geometry;
         let first = u32::from(zone.get());
         if first >= u32::from(zones) || slabs.slab_count < u32::from(zones) {

@@ -14,6 +14,9 @@
 //! misdirected write shows. A page's first write to its place is done twice, without and then with the
 //! `initialized` flag, so that a torn first write is never taken for a page.
 //!
+//! There is no checksum. But everything in the header is known to whoever looks for the page, so a header with one bit
+//! wrong is told from that of a block that never was this page.
+//!
 //! The views here work in place on the buffer of a cached page and cost no more than the loads and
 //! stores.
 
@@ -70,6 +73,8 @@ pub enum PageValidity {
     Valid,
     /// It was never written as a page of this volume; to be taken as empty.
     Unwritten,
+    /// It is the page looked for, but one bit of its header is not as it was written.
+    Damaged,
     /// It is a page of this volume, but another one.
     Misplaced {
         /// Which.
@@ -118,13 +123,27 @@ impl<'a> BlockMapPage<'a> {
     /// Compares the header with what was looked for: a page of the volume with `nonce`, at `pbn`.
     pub fn validity(self, nonce: u64, pbn: Pbn) -> PageValidity {
         let version = Version::new(le32(self.0, 0), le32(self.0, 4));
-        if version != VERSION || !self.is_initialized() || self.nonce() != nonce {
-            PageValidity::Unwritten
-        } else if self.pbn() != pbn {
-            PageValidity::Misplaced { found: self.pbn() }
-        } else {
-            PageValidity::Valid
+        let is_ours = version == VERSION && self.is_initialized() && self.nonce() == nonce;
+        match is_ours {
+            true if self.pbn() == pbn => PageValidity::Valid,
+            true => PageValidity::Misplaced { found: self.pbn() },
+            false if self.wrong_bits(nonce, pbn) == 1 => PageValidity::Damaged,
+            false => PageValidity::Unwritten,
         }
+    }
+
+    /// Whether the first of the two writes of a new page was done, and the second was not.
+    pub fn is_begun(self, nonce: u64, pbn: Pbn) -> bool {
+        !self.is_initialized() && self.wrong_bits(nonce, pbn) == 0
+    }
+
+    /// How many bits of the header are not those of the page looked for, the mark that it was written aside.
+    fn wrong_bits(self, nonce: u64, pbn: Pbn) -> u32 {
+        let version = Version::new(le32(self.0, 0), le32(self.0, 4));
+        (version.major ^ VERSION.major).count_ones()
+            + (version.minor ^ VERSION.minor).count_ones()
+            + (self.nonce() ^ nonce).count_ones()
+            + (self.pbn().get() ^ pbn.get()).count_ones()
     }
 
     /// All entries in order of their slots.
@@ -155,12 +174,18 @@ impl<'a> BlockMapPageMut<'a> {
         initialized: bool,
     ) -> Self {
         block.fill(0);
-        put32(block, 0, VERSION.major);
-        put32(block, 4, VERSION.minor);
-        put64(block, NONCE, nonce);
-        put64(block, PBN, pbn.get());
-        block[INITIALIZED] = u8::from(initialized);
-        BlockMapPageMut(block)
+        let mut page = BlockMapPageMut(block);
+        page.put_header(nonce, pbn, initialized);
+        page
+    }
+
+    /// Writes the header, over entries that are there.
+    pub fn put_header(&mut self, nonce: u64, pbn: Pbn, initialized: bool) {
+        put32(self.0, 0, VERSION.major);
+        put32(self.0, 4, VERSION.minor);
+        put64(self.0, NONCE, nonce);
+        put64(self.0, PBN, pbn.get());
+        self.0[INITIALIZED] = u8::from(initialized);
     }
 
     /// Puts an entry in a slot (0 to 811).
@@ -246,11 +271,37 @@ mod tests {
         assert_eq!(page.as_page().validity(8, Pbn(3)), PageValidity::Unwritten);
         let misplaced = PageValidity::Misplaced { found: Pbn(3) };
         assert_eq!(page.as_page().validity(7, Pbn(4)), misplaced);
-        block[4] = 0;
+        block[0] = 3;
         assert_eq!(
             BlockMapPage::new(&block).validity(7, Pbn(3)),
             PageValidity::Unwritten
         );
+    }
+
+    #[test]
+    fn a_header_with_one_wrong_bit_is_told_from_that_of_a_block_that_never_was_this_page() {
+        let mut good = [0; BLOCK_SIZE];
+        BlockMapPageMut::format(&mut good, 7, Pbn(3), true);
+        let validity = |block: &[u8; BLOCK_SIZE]| BlockMapPage::new(block).validity(7, Pbn(3));
+        for bit in 0..INITIALIZED * 8 {
+            let mut block = good;
+            block[bit / 8] ^= 1 << (bit % 8);
+            match bit / 8 {
+                PBN..24 => assert!(matches!(validity(&block), PageValidity::Misplaced { .. })),
+                // Nothing is kept there.
+                24.. => assert_eq!(validity(&block), PageValidity::Valid),
+                _ => assert_eq!(validity(&block), PageValidity::Damaged),
+            }
+            BlockMapPageMut::new(&mut block).put_header(7, Pbn(3), true);
+            assert_eq!(validity(&block), PageValidity::Valid);
+            block[0] ^= 3;
+            assert_eq!(validity(&block), PageValidity::Unwritten);
+        }
+        let is_begun = |block: &[u8; BLOCK_SIZE]| BlockMapPage::new(block).is_begun(7, Pbn(3));
+        assert!(!is_begun(&good));
+        good[INITIALIZED] = 0;
+        assert!(is_begun(&good));
+        assert_eq!(validity(&good), PageValidity::Unwritten);
     }
 
     #[test]

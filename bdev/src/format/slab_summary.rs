@@ -57,6 +57,11 @@ impl SlabSummaryEntry {
         }
     }
 
+    /// Whether the slab was never used.
+    pub fn is_unused(&self) -> bool {
+        self.tail_block_offset == 0 && !self.load_counts && !self.is_dirty
+    }
+
     /// Packs an entry.
     #[inline]
     pub fn encode(&self) -> [u8; ENTRY_SIZE] {

@@ -133,11 +133,12 @@ impl PageChanges<'_> {
     /// Changes the page, which was read into `block`, of the volume with this nonce.
     ///
     /// # Errors
-    /// When it is another page of the volume.
+    /// When it is another page of the volume, or its header is damaged.
     pub fn apply(&self, block: &mut Block, nonce: u64) -> Result<ChangedPage, Refusal> {
         let pbn = self.pbn();
         match BlockMapPage::new(block).validity(nonce, pbn) {
             PageValidity::Misplaced { found } => Err(Refusal::MisplacedPage { pbn, found }),
+            PageValidity::Damaged => Err(Refusal::DamagedPage { pbn }),
             PageValidity::Valid => {
                 self.change(BlockMapPageMut::new(block));
                 Ok(ChangedPage::Known)
@@ -146,9 +147,12 @@ impl PageChanges<'_> {
         }
     }
 
-    /// As [`PageChanges::apply`], whatever was read: what is not this page is taken as one never written. Says too whether
-    /// that was another page.
+    /// As [`PageChanges::apply`], whatever was read: what is not this page is taken as one never written, and a header that is
+    /// damaged is mended. Says too whether it was another page.
     pub fn apply_anyway(&self, block: &mut Block, nonce: u64) -> (ChangedPage, bool) {
+        if let Err(Refusal::DamagedPage { pbn }) = self.apply(block, nonce) {
+            BlockMapPageMut::new(block).put_header(nonce, pbn, true);
+        }
         match self.apply(block, nonce) {
             Ok(changed) => (changed, false),
             Err(_) => (self.apply_to_empty(block, nonce), true),

@@ -12,7 +12,7 @@ use crate::error::VdoError;
 use crate::format::components::{RecoveryJournalState, VolumeState};
 use crate::format::recovery_journal::{ENTRIES_PER_BLOCK, block_number};
 use crate::format::super_block::SuperBlock;
-use crate::types::SequenceNumber;
+use crate::types::{JournalPoint, SequenceNumber};
 
 /// What is to be done with the journal of a volume that was in use.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct RecoveryPlan {
     pub block_map: BlockMapRange,
     /// The entries slab journals may lack.
     pub slab_journals: SlabJournalRange,
+    /// Where the journal ends: the entry after the last that can be used. Nothing on disk can know of a later one.
+    pub end: JournalPoint,
     /// What is left to do when both are done.
     pub ending: Ending,
 }
@@ -162,6 +164,14 @@ impl SlabJournalRange {
     /// The range, to read.
     pub fn range(&self) -> JournalRange {
         self.0
+    }
+
+    /// The oldest block that slab journals need, of a journal that ends with `end`.
+    pub fn kept_from(&self, end: JournalPoint) -> SequenceNumber {
+        match self.0.blocks() {
+            0 => end.sequence,
+            _ => SequenceNumber(self.0.first),
+        }
     }
 
     /// Says that everything in the range is in slab journals, which are durable, as is the summary that knows of them.
@@ -336,6 +346,67 @@ pub enum Refusal {
         /// What it holds.
         found: crate::types::Pbn,
     },
+    /// A block is the page of the block map it should be, but its header is not whole.
+    #[error("the header of block {pbn}, a page of the block map, is damaged")]
+    DamagedPage {
+        /// The block.
+        pbn: crate::types::Pbn,
+    },
+    /// Pages of the block map are gone, or too many.
+    #[error(
+        "the roots (block {roots} and those after it) and interior pages of the block map name {found} pages, and the \
+         super block (block {super_block}) counts {counted}: one of them is damaged, or an old one"
+    )]
+    PageCount {
+        /// The first root.
+        roots: crate::types::Pbn,
+        /// Pages that were named.
+        found: u64,
+        /// The super block.
+        super_block: crate::types::Pbn,
+        /// What it says.
+        counted: u64,
+    },
+    /// An entry of a root or interior page cannot be true.
+    #[error(
+        "slot {slot} of block {page}, a page of the block map, says that there is a page at block {pbn}, {why}"
+    )]
+    PageEntry {
+        /// The page with the entry.
+        page: crate::types::Pbn,
+        /// Which entry.
+        slot: u16,
+        /// What it says.
+        pbn: crate::types::Pbn,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A block is missing that the device had written before it took later ones.
+    #[error(
+        "block {place} of the recovery journal (number {sequence}) is missing or not whole, and the journal goes on to \
+         number {highest}: a loss of power does not leave that"
+    )]
+    Hole {
+        /// The block that is missing.
+        sequence: SequenceNumber,
+        /// Where on the ring it is.
+        place: u64,
+        /// The last block.
+        highest: SequenceNumber,
+    },
+    /// The journal was written after the super block says the last time was.
+    #[error(
+        "block {place} of the recovery journal (number {sequence}) is of a later time than the super block (block \
+         {super_block}), which is an old one, and not to be believed"
+    )]
+    OldSuperBlock {
+        /// The journal's block.
+        sequence: SequenceNumber,
+        /// Where on the ring it is.
+        place: u64,
+        /// The super block.
+        super_block: crate::types::Pbn,
+    },
     /// Something of a slab.
     #[error("slab {slab}: {what}")]
     Slab {
@@ -356,7 +427,10 @@ impl Refusal {
     /// Whether the metadata is damaged, so that only a rebuild can help. Otherwise the volume is as it was, and another
     /// program or another try may.
     pub fn is_damage(&self) -> bool {
-        !matches!(self, Refusal::OldForm { .. } | Refusal::Changed { .. })
+        !matches!(
+            self,
+            Refusal::OldForm { .. } | Refusal::Changed { .. } | Refusal::OldSuperBlock { .. }
+        )
     }
 }
 

@@ -35,10 +35,15 @@ use crate::format::recovery_journal::{
     RecoveryJournalBlock, RecoveryJournalEntry, block_number,
 };
 use crate::runtime::memory;
-use crate::types::SequenceNumber;
+use crate::types::{JournalPoint, Pbn, SequenceNumber};
 
 /// No journal reaches this number: 48 bits are kept of it in other places.
 pub const NUMBER_LIMIT: u64 = 1 << 48;
+
+/// So many blocks, one behind the other, may be on their way to the device at once, here and in dm-vdo; a block before them
+/// was durable when the last of them was begun. So there is no greater distance from one that a loss of power took to the
+/// last that it left.
+const MOST_AT_ONCE: u64 = 11;
 
 /// What tells a journal's own blocks from others.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +56,8 @@ pub struct Ring {
     pub recovery_count: u8,
     /// The super block's number: the journal's next when that was written, so a lower bound.
     pub journal_start: SequenceNumber,
+    /// The super block.
+    pub super_block: Pbn,
     /// What entries are judged by.
     pub rules: EntryRules,
 }
@@ -58,11 +65,25 @@ pub struct Ring {
 impl Ring {
     /// The header of a valid block at a place of the ring, and its form.
     fn header_at(&self, place: u64, block: &Block) -> Option<(JournalForm, RecoveryBlockHeader)> {
-        let (form, header) = RecoveryBlockHeader::decode_any(block)?;
-        let ours = header.nonce == self.nonce
-            && header.recovery_count == self.recovery_count
-            && block_number(header.sequence, self.blocks) == place;
-        ours.then_some((form, header))
+        self.any_header_at(place, block)
+            .filter(|(_, header)| header.recovery_count == self.recovery_count)
+    }
+
+    /// The header of a block at a place of the ring that would be valid, or was, with some recovery count.
+    fn any_header_at(
+        &self,
+        place: u64,
+        block: &Block,
+    ) -> Option<(JournalForm, RecoveryBlockHeader)> {
+        RecoveryBlockHeader::decode_any(block).filter(|(_, header)| {
+            header.nonce == self.nonce && block_number(header.sequence, self.blocks) == place
+        })
+    }
+
+    /// The number of the block at a place of the ring, if it is one of this volume's journal, of whatever recovery.
+    pub fn number_at(&self, place: u64, block: &Block) -> Option<SequenceNumber> {
+        let (_, header) = self.any_header_at(place, block)?;
+        Some(header.sequence)
     }
 
     /// The first `count` entries of the block with this number, which was found to have so many.
@@ -176,6 +197,8 @@ pub struct RingScan {
     highest: u64,
     /// Whether a valid block at or after `journal_start` was seen.
     any: bool,
+    /// The highest number of blocks of a later recovery.
+    later: u64,
     block_map_head: u64,
     slab_journal_head: u64,
 }
@@ -192,6 +215,7 @@ impl RingScan {
                 .into_boxed_slice(),
             highest: ring.journal_start.get(),
             any: false,
+            later: 0,
             block_map_head: 0,
             slab_journal_head: 0,
         })
@@ -205,10 +229,17 @@ impl RingScan {
     /// Looks at blocks of the ring, from place `first` on. Each block is to be given once.
     pub fn take(&mut self, first: u64, blocks: &[Block]) {
         for (place, block) in (first..self.ring.blocks).zip(blocks) {
-            let Some((form, header)) = self.ring.header_at(place, block) else {
+            let Some((form, header)) = self.ring.any_header_at(place, block) else {
                 continue;
             };
             let number = header.sequence.get();
+            let recoveries_ahead = header.recovery_count.wrapping_sub(self.ring.recovery_count);
+            if recoveries_ahead > 0 {
+                if recoveries_ahead.cast_signed() > 0 {
+                    self.later = self.later.max(number);
+                }
+                continue;
+            }
             if number >= self.highest {
                 self.any = true;
                 self.highest = number;
@@ -282,10 +313,19 @@ impl RingScan {
     /// When the journal contradicts itself: the volume cannot be recovered, and nothing must be applied.
     pub fn recovery(self) -> Result<RecoveryPlan, Refusal> {
         let next = self.next()?;
+        if self.later >= self.highest {
+            // A recovery goes on with higher numbers than all it saw, after it has written the super block.
+            return Err(Refusal::OldSuperBlock {
+                sequence: SequenceNumber(self.later),
+                place: self.place(self.later),
+                super_block: self.ring.super_block,
+            });
+        }
         if !self.any {
             // Nothing was journaled since the super block was written, so that has everything right.
             let usage = None;
-            return Ok(self.plan(JournalRange::EMPTY, JournalRange::EMPTY, next, usage, true));
+            let (nothing, end) = (JournalRange::EMPTY, (self.ring.journal_start.get(), 0));
+            return Ok(self.plan(nothing, nothing, end, (next, usage, true)));
         }
         let head = self.block_map_head.min(self.slab_journal_head);
         let walk = self.walk(head)?;
@@ -298,6 +338,20 @@ impl RingScan {
                 block_map_head: SequenceNumber(self.block_map_head),
                 slab_journal_head: SequenceNumber(self.slab_journal_head),
             });
+        }
+        if self.highest.saturating_sub(walk.visited) >= MOST_AT_ONCE {
+            return Err(Refusal::Hole {
+                sequence: SequenceNumber(walk.visited),
+                place: self.place(walk.visited),
+                highest: SequenceNumber(self.highest),
+            });
+        }
+        if self.highest > walk.visited {
+            let (visited, place, highest) = (walk.visited, self.place(walk.visited), self.highest);
+            log::warn!(
+                "block {place} of the recovery journal (number {visited}) is missing or not whole; what follows, to number \
+                 {highest}, is left out: a loss of power leaves that, but damage might, too"
+            );
         }
         let range = |from: u64| match walk.tail {
             Some((tail, entries)) if from <= tail => {
@@ -316,18 +370,22 @@ impl RingScan {
             }),
         };
         let (map, slabs) = (range(self.block_map_head), range(self.slab_journal_head));
-        Ok(self.plan(map, slabs, next, usage, false))
+        let end = walk.tail.unwrap_or((walk.visited, 0));
+        Ok(self.plan(map, slabs, end, (next, usage, false)))
     }
 
     fn plan(
         &self,
         block_map: JournalRange,
         slab_journals: JournalRange,
-        next: SequenceNumber,
-        usage: Option<Usage>,
-        as_saved: bool,
+        (sequence, entries): (u64, u16),
+        (next, usage, as_saved): (SequenceNumber, Option<Usage>, bool),
     ) -> RecoveryPlan {
         RecoveryPlan {
+            end: JournalPoint {
+                sequence: SequenceNumber(sequence),
+                entry: entries,
+            },
             block_map: BlockMapRange(block_map),
             slab_journals: SlabJournalRange(slab_journals),
             ending: Ending {

@@ -29,6 +29,7 @@ use crate::types::{JournalPoint, MAXIMUM_REFERENCE_COUNT, SequenceNumber, SlabNu
 pub struct Scrub {
     config: SlabConfig,
     nonce: u64,
+    rebuilt: bool,
     slab: SlabNumber,
     counters: Vec<u8>,
     /// Up to which entry of the journal the counters of each sector are right.
@@ -41,16 +42,19 @@ pub struct Scrub {
     last: JournalPoint,
     /// Reference blocks with sectors of different age.
     torn: u32,
+    /// Whether blocks of the journal were given up.
+    reaped: bool,
     applied: u64,
 }
 
 impl Scrub {
-    /// Memory for slabs cut like `config`, of the volume with this nonce.
-    pub fn new(config: &SlabConfig, nonce: u64) -> Scrub {
+    /// Memory for slabs cut like `config`, of the volume with this nonce, which was `rebuilt` once or never.
+    pub fn new(config: &SlabConfig, nonce: u64, rebuilt: bool) -> Scrub {
         let blocks = config.reference_count_blocks as usize;
         Scrub {
             config: *config,
             nonce,
+            rebuilt,
             slab: SlabNumber(0),
             counters: vec![EMPTY; blocks * COUNTS_PER_BLOCK],
             points: vec![[JournalPoint::default(); SECTORS_PER_BLOCK]; blocks],
@@ -59,13 +63,29 @@ impl Scrub {
             tail: 0,
             last: JournalPoint::default(),
             torn: 0,
+            reaped: false,
             applied: 0,
         }
     }
 
     /// Begins with a slab. If its counters were never written, they are zero, and all are to be written.
-    pub fn begin(&mut self, slab: SlabNumber, entry: SlabSummaryEntry, end: JournalEnd) {
+    ///
+    /// # Errors
+    /// When the summary says that they never were, and blocks of the journal were given up: that happens only when they are.
+    pub fn begin(
+        &mut self,
+        slab: SlabNumber,
+        entry: SlabSummaryEntry,
+        end: JournalEnd,
+    ) -> Result<(), Refusal> {
         self.slab = slab;
+        self.reaped = end.head.get() > 1;
+        if self.reaped && !entry.load_counts {
+            let head = end.head;
+            return Err(self.refuse(format!(
+                "the slab summary says its counters were never written, but its journal is needed from number {head} on only"
+            )));
+        }
         self.counters.fill(EMPTY);
         self.points.fill(Default::default());
         self.dirty.fill(!entry.load_counts);
@@ -74,6 +94,7 @@ impl Scrub {
         self.last = JournalPoint::default();
         self.torn = 0;
         self.applied = 0;
+        Ok(())
     }
 
     fn refuse(&self, what: String) -> Refusal {
@@ -84,17 +105,30 @@ impl Scrub {
     }
 
     /// Takes reference blocks as they are on disk, from number `first` on.
-    pub fn take_counters(&mut self, first: usize, blocks: &[Block]) {
+    ///
+    /// # Errors
+    /// When a block of the journal was given up, which happens only when all of them were written for some entry, and one was
+    /// not. If the volume was never rebuilt, that is.
+    pub fn take_counters(&mut self, first: usize, blocks: &[Block]) -> Result<(), Refusal> {
         let counters = self.counters.chunks_exact_mut(COUNTS_PER_BLOCK);
-        let all = counters.zip(&mut self.points).skip(first);
-        for ((counters, points), block) in all.zip(blocks) {
+        let all = counters.zip(&mut self.points).enumerate().skip(first);
+        for ((index, (counters, points)), block) in all.zip(blocks) {
             *points = reference_block::decode(block, counters);
+            let blank = points.contains(&JournalPoint::default());
+            // From now on it is of this journal.
+            self.dirty[index] |= blank;
+            if blank && self.reaped && !self.rebuilt {
+                let what = format!("block {index} of its counters was never written, or is lost");
+                let slab = self.slab;
+                return Err(Refusal::Slab { slab, what });
+            }
             self.torn += u32::from(points.iter().any(|point| *point != points[0]));
             // Nobody who was allocating a block then is doing so now.
             for counter in counters.iter_mut().filter(|count| **count == PROVISIONAL) {
                 *counter = EMPTY;
             }
         }
+        Ok(())
     }
 
     /// The number of the journal block that is to be given next; `None` when all have been.

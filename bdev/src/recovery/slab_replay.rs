@@ -128,6 +128,51 @@ pub fn journal_end(
     })
 }
 
+/// Whether a slab can be as new, as the summary says: `block` is that in place 1 of its journal. The first block that is
+/// ever written goes there. After a crash it may be there and the summary not know yet; then its entries are in the
+/// recovery journal still, whose blocks are kept for slab journals from number `kept_from` on.
+///
+/// # Errors
+/// When the slab was used, and the summary is an old one.
+pub fn require_unused(
+    slab: SlabNumber,
+    config: &SlabConfig,
+    nonce: u64,
+    block: &Block,
+    kept_from: SequenceNumber,
+) -> Result<(), Refusal> {
+    let header = SlabJournalHeader::decode(block).ok().filter(|header| {
+        header.nonce == nonce && header.sequence.get() % config.slab_journal_blocks == 1
+    });
+    match header {
+        Some(header) if header.sequence.get() > 1 || header.recovery_point.sequence < kept_from => {
+            let number = header.sequence;
+            let what = format!(
+                "the slab summary says it was never used, but block 1 of its journal is written (number {number})"
+            );
+            Err(Refusal::Slab { slab, what })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether what the summary says of a slab that was never used is what it says of one.
+///
+/// # Errors
+/// When it is not: the summary is damaged.
+pub fn require_unused_hint(
+    slab: SlabNumber,
+    entry: SlabSummaryEntry,
+    config: &SlabConfig,
+    slab_shift: u32,
+) -> Result<(), Refusal> {
+    if !entry.is_unused() || entry == SlabSummaryEntry::unused(config.data_blocks, slab_shift) {
+        return Ok(());
+    }
+    let what = "the slab summary says it was never used, and yet that it is not all free".into();
+    Err(Refusal::Slab { slab, what })
+}
+
 /// One slab's journal, being brought up to date.
 #[derive(Debug)]
 pub struct SlabReplay {

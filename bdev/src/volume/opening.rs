@@ -286,6 +286,10 @@ async fn load(device: &Device, request: &OpenRequest) -> Outcome {
         let told = &device.told;
         return recovering::bring_back(base, scheduler, memory, told, cache_blocks, volume).await;
     }
+    if state == VolumeState::Clean && request.recovery != RecoveryPolicy::Look {
+        let told = &device.told;
+        return recovering::look_over(base, scheduler, memory, told, volume).await;
+    }
     if state == VolumeState::ReadOnly && request.recovery != RecoveryPolicy::Look {
         let told = &device.told;
         let found =

@@ -94,6 +94,7 @@ impl<H: Host> ZoneSeed<H> {
                 nonce: layout.nonce,
                 zone: self.index,
                 zones,
+                rebuilt: self.found.super_block.volume.read_only_recoveries > 0,
             },
             DepotLimits {
                 locks: 2 * requests as usize,

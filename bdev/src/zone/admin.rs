@@ -18,7 +18,7 @@ use super::owner::Zone;
 use super::super_block::SuperBlockKeeper;
 use crate::buffer::DmaMemory;
 use crate::dedupe::{self, IndexStates, IndexWord, OpenResult};
-use crate::depot::combine_summaries;
+use crate::depot::{LastRun, combine_summaries};
 use crate::error::VdoError;
 use crate::format::components::VolumeState;
 use crate::index::IndexVerb;
@@ -89,22 +89,24 @@ pub(crate) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
     let layout = &volume.layout;
     let created = volume.super_block.volume.state == VolumeState::New;
     let (slabs, summary) = (&layout.slabs, layout.slab_summary.start);
-    combine_summaries(
-        slabs,
-        summary,
-        saved_zones,
-        created,
-        &zone.base,
-        &admin.memory,
-    )
-    .await?;
-    match zone.step_everywhere(AdminStep::Load).await {
+    let last_run = match created {
+        true => LastRun::None,
+        false => LastRun::Settled,
+    };
+    let (base, memory) = (&zone.base, &admin.memory);
+    let combined = combine_summaries(slabs, summary, saved_zones, last_run, base, memory).await;
+    let loaded = match combined {
+        Ok(()) => zone.step_everywhere(AdminStep::Load).await,
+        error => error,
+    };
+    match loaded {
         Ok(()) => {}
         Err(error @ VdoError::Inconsistent(_)) => {
             // What the block map says can still be read.
             zone.services
                 .enter_read_only_because(&error, format_args!("the slabs cannot be loaded"));
             save_read_only(zone).await?;
+            admin.marked.set(true);
             publish(zone, admin);
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What the engine complains of in its log while a seed runs: errors it survives, but which should never be.
+//! What the engine says in its log while a seed runs: errors it survives, but which should never be, and warnings.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -7,19 +7,20 @@ use std::sync::Once;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 thread_local! {
-    static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static LINES: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Listener;
 
 impl Log for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= Level::Error
+        metadata.level() <= Level::Warn
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            LINES.with_borrow_mut(|lines| lines.push(record.args().to_string()));
+            let line = (record.level(), record.args().to_string());
+            LINES.with_borrow_mut(|lines| lines.push(line));
         }
     }
 
@@ -31,7 +32,7 @@ pub fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if log::set_logger(&Listener).is_ok() {
-            log::set_max_level(LevelFilter::Error);
+            log::set_max_level(LevelFilter::Warn);
         }
     });
 }
@@ -49,5 +50,13 @@ pub fn of_panic(panic: &(dyn Any + Send)) -> String {
 
 /// The errors logged on this thread since the last call.
 pub fn take() -> Vec<String> {
-    LINES.with_borrow_mut(std::mem::take)
+    let lines = LINES.with_borrow_mut(std::mem::take).into_iter();
+    let errors = lines.filter(|(level, _)| *level == Level::Error);
+    errors.map(|(_, line)| line).collect()
+}
+
+/// The errors and warnings logged on this thread since the last call.
+pub fn take_all() -> Vec<String> {
+    let lines = LINES.with_borrow_mut(std::mem::take).into_iter();
+    lines.map(|(_, line)| line).collect()
 }

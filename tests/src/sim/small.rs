@@ -55,7 +55,12 @@ pub fn disk(slabs: u64) -> SimDisk {
 
 /// Opens and starts it.
 pub fn open_with(disk: &SimDisk, options: VolumeOptions) -> World {
-    let random = ChaCha8Rng::seed_from_u64(3);
+    open_in_order(disk, options, 3)
+}
+
+/// Opens and starts it; everything happens in the order this seed gives.
+pub fn open_in_order(disk: &SimDisk, options: VolumeOptions, seed: u64) -> World {
+    let random = ChaCha8Rng::seed_from_u64(seed);
     World::open(disk, request(), options, random).expect("it is opened")
 }
 

@@ -29,8 +29,8 @@ use crate::stats::BlockMapStatistics;
 use crate::types::{Mapping, Pbn, SequenceNumber};
 
 pub use sparse::NextLeaf;
-pub(super) use transfers::PageCopy;
 use transfers::Writes;
+pub(super) use transfers::{PageCopy, PageRead};
 pub(super) use trees::{Descent, Growing};
 
 /// How many cold leaves are looked at for a clean one before a dirty one is written.
@@ -80,6 +80,8 @@ pub(super) struct MapState {
     eras: Eras,
     waiters: Waiters,
     reads: VecDeque<PageId>,
+    /// Leaves that were made and not looked at yet. Whoever has one made looks at it next.
+    made: Vec<Pbn>,
     writes: Writes,
     /// Pages that a reader or a writer is busy with.
     in_flight: usize,
@@ -118,6 +120,7 @@ impl MapState {
             eras: Eras::new(config.maximum_age, config.journal_tail, slots),
             waiters: Waiters::new(scheduler, config.requests),
             reads: VecDeque::with_capacity(slots),
+            made: Vec::new(),
             writes: Writes::new(slots),
             in_flight: 0,
             searches: 0,

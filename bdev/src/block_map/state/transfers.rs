@@ -10,6 +10,16 @@ use crate::format::Block;
 use crate::format::block_map_page::{BlockMapPage, BlockMapPageMut, PageValidity};
 use crate::types::{Pbn, SequenceNumber};
 
+/// A page to be read.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::block_map) struct PageRead {
+    pub(in crate::block_map) id: PageId,
+    pub(in crate::block_map) pbn: Pbn,
+    pub(in crate::block_map) is_leaf: bool,
+    /// Whether it was just made: then it is empty, whatever its block holds.
+    pub(in crate::block_map) made: bool,
+}
+
 /// A copy of a page to be written; the copy itself is in the writer's buffer.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::block_map) struct PageCopy {
@@ -66,21 +76,45 @@ impl Writes {
 }
 
 impl MapState {
-    /// The next page to read and where it is.
-    pub(in crate::block_map) fn next_read(&mut self) -> Option<(PageId, Pbn, bool)> {
+    /// The next page to read.
+    pub(in crate::block_map) fn next_read(&mut self) -> Option<PageRead> {
         let id = self.reads.pop_front()?;
         self.in_flight += 1;
-        Some((id, self.pages.get(id).pbn, self.pages.is_leaf(id)))
+        let pbn = self.pages.get(id).pbn;
+        let made = self.made.iter().position(|&made| made == pbn);
+        Some(PageRead {
+            id,
+            pbn,
+            is_leaf: self.pages.is_leaf(id),
+            made: made.map(|at| self.made.swap_remove(at)).is_some(),
+        })
     }
 
-    /// Whether a block that was read can be taken for the page at `pbn`.
+    /// Whether a block that was read can be taken for the page at `pbn`. One that never was a page is taken as an empty one:
+    /// a crash may have come between the page's being named and its first write. But that is rare, and damage would look the
+    /// same, so it is said.
     pub(in crate::block_map) fn check(&self, block: &Block, pbn: Pbn) -> Result<(), VdoError> {
-        match BlockMapPage::new(block).validity(self.nonce, pbn) {
-            PageValidity::Valid | PageValidity::Unwritten => Ok(()),
-            PageValidity::Misplaced { found } => Err(VdoError::Inconsistent(format!(
-                "block {pbn} should hold the block-map page of that number, but holds that of block {found}"
-            ))),
-        }
+        let page = BlockMapPage::new(block);
+        let what = match page.validity(self.nonce, pbn) {
+            PageValidity::Valid => return Ok(()),
+            // Begun pages are what a crash left, and are finished when their volume is recovered.
+            PageValidity::Unwritten if self.read_only || !page.is_begun(self.nonce, pbn) => {
+                if !self.forest.is_root(pbn) {
+                    log::warn!(
+                        "block {pbn} should hold a page of the block map, and is none: it was never written, or was \
+                         damaged since; it is taken as empty"
+                    );
+                }
+                return Ok(());
+            }
+            PageValidity::Unwritten | PageValidity::Damaged => {
+                "but its header is damaged".to_owned()
+            }
+            PageValidity::Misplaced { found } => format!("but holds that of block {found}"),
+        };
+        Err(VdoError::Inconsistent(format!(
+            "block {pbn} should hold the block-map page of that number, {what}"
+        )))
     }
 
     /// A page has been read and checked: it serves those who wait.

@@ -143,7 +143,9 @@ impl MapState {
         sequence: SequenceNumber,
     ) {
         self.set_entry(growing.parent, growing.slot, made, sequence);
-        if growing.page.height > 0 {
+        if growing.page.height == 0 {
+            self.made.push(made.pbn);
+        } else {
             let id = self.add_tree_page(growing.page, made.pbn);
             let nonce = self.nonce;
             BlockMapPageMut::format(self.pages.bytes_mut(id), nonce, made.pbn, false);

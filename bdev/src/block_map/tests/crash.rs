@@ -91,7 +91,7 @@ impl Journal {
                 PageValidity::Unwritten => {
                     BlockMapPageMut::format(block, NONCE, slot.pbn, true);
                 }
-                PageValidity::Misplaced { found } => panic!("page {found} at {}", slot.pbn),
+                other => panic!("the page at {} is {other:?}", slot.pbn),
             }
             BlockMapPageMut::new(block).set(slot.slot, *mapping);
         }

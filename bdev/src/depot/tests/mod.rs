@@ -123,9 +123,12 @@ impl Fixture {
         }
         if let Some(last_zones) = combine {
             let base = Rc::clone(&disk.base);
-            let new = last_zones == 0;
+            let last = match last_zones {
+                0 => LastRun::None,
+                _ => LastRun::Settled,
+            };
             let combined = async move {
-                combine_summaries(&slabs, SUMMARY, last_zones, new, &base, &memory()).await
+                combine_summaries(&slabs, SUMMARY, last_zones, last, &base, &memory()).await
             };
             disk.block_on(combined).unwrap();
         }
@@ -135,6 +138,7 @@ impl Fixture {
             nonce: NONCE,
             zone,
             zones,
+            rebuilt: false,
         };
         let services = Rc::new(Recorder::default());
         let limits = DepotLimits {

@@ -27,6 +27,7 @@ fn ring_from(journal_start: u64) -> Ring {
         nonce: NONCE,
         recovery_count: COUNT,
         journal_start: SequenceNumber(journal_start),
+        super_block: Pbn(1),
         rules: rules(),
     }
 }
@@ -97,9 +98,9 @@ impl Made {
         self.change(|header| header.nonce += 1)
     }
 
-    /// From before a recovery, or after one that did not happen.
+    /// From before a recovery.
     fn of_other_recovery(self) -> Made {
-        self.change(|header| header.recovery_count += 1)
+        self.change(|header| header.recovery_count -= 1)
     }
 
     /// In the form older programs wrote.
@@ -263,6 +264,43 @@ fn of_two_holes_the_first_counts() {
     blocks[2] = Made::full(9, 12).of_other_recovery();
     blocks.push(Made::with(1, 1, 66));
     assert_eq!(recover(&placed(blocks)), Ok(vec![(1, 66)]));
+}
+
+#[test]
+fn a_hole_that_no_loss_of_power_leaves_is_damage() {
+    let recover = |last: u64| {
+        let mut blocks = vec![[0; BLOCK_SIZE]; 32];
+        for number in (1..=last).filter(|number| *number != 3) {
+            blocks[number as usize] = *Made::full(1, number).block;
+        }
+        let ring = Ring {
+            blocks: 32,
+            ..ring_from(1)
+        };
+        let mut scan = RingScan::new(ring).expect("little memory");
+        scan.take(0, &blocks);
+        scan.recovery()
+    };
+    assert_eq!(recover(13).unwrap().block_map.range().blocks(), 2);
+    let refused = recover(14).unwrap_err();
+    let hole = Refusal::Hole {
+        sequence: SequenceNumber(3),
+        place: 3,
+        highest: SequenceNumber(14),
+    };
+    assert_eq!(refused, hole);
+    assert!(refused.is_damage());
+}
+
+#[test]
+fn blocks_of_a_later_recovery_show_that_the_super_block_is_an_old_one() {
+    let mut blocks: Vec<_> = (1..=5).map(|number| Made::full(1, number)).collect();
+    blocks.push(Made::full(6, 6).change(|header| header.recovery_count += 1));
+    let refused = scan(&placed(blocks.clone())).recovery().unwrap_err();
+    assert!(matches!(refused, Refusal::OldSuperBlock { place: 6, .. }));
+    assert!(!refused.is_damage(), "nothing is written");
+    blocks[5] = Made::full(1, 6).of_other_recovery();
+    assert!(scan(&placed(blocks)).recovery().is_ok());
 }
 
 /// A ring full of holes for a rebuild: 13 is gone, 14 is not full, 15 is another volume's.

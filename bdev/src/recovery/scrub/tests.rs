@@ -78,15 +78,15 @@ fn scrub(
     head: u64,
     journal: &[Vec<SlabJournalEntry>],
 ) -> Result<Scrub, Refusal> {
-    let mut scrub = Scrub::new(&config(), NONCE);
+    let mut scrub = Scrub::new(&config(), NONCE, false);
     let entry = SlabSummaryEntry {
         load_counts: counters.is_some(),
         ..written()
     };
-    scrub.begin(SLAB, entry, end(head, head + journal.len() as u64));
+    scrub.begin(SLAB, entry, end(head, head + journal.len() as u64))?;
     if let Some(counters) = counters {
         for (index, block) in counters.iter().enumerate() {
-            scrub.take_counters(index, std::slice::from_ref(block));
+            scrub.take_counters(index, std::slice::from_ref(block))?;
         }
     }
     for entries in journal {
@@ -140,7 +140,7 @@ fn each_sector_of_a_torn_reference_block_gets_just_the_entries_it_lacks() {
     let newer = reference_block(point(5, 1), &[7; COUNTS_PER_BLOCK]);
     let mut torn = reference_block(point(5, 0), &[3; COUNTS_PER_BLOCK]);
     torn[..2 * SECTOR_SIZE].copy_from_slice(&newer[..2 * SECTOR_SIZE]);
-    let zero = reference_block(point(0, 0), &[]);
+    let zero = reference_block(point(1, 0), &[]);
     let third_sector = 2 * COUNTS_PER_SECTOR as u32;
     let entries = vec![
         vec![up(0), up(third_sector), up(1), up(third_sector + 1), up(0)],
@@ -158,7 +158,7 @@ fn each_sector_of_a_torn_reference_block_gets_just_the_entries_it_lacks() {
 #[test]
 fn a_decrement_that_is_counted_already_is_not_counted_again() {
     let counted = reference_block(point(1, 1), &[0, 1]);
-    let zero = reference_block(point(0, 0), &[]);
+    let zero = reference_block(point(1, 0), &[]);
     let blocks = [counted, zero, zero];
     let scrub = scrub(Some(&blocks), 1, &[vec![up(0), down(0)]]).unwrap();
     assert_eq!((scrub.count(0), scrub.count(1)), (0, 1));
@@ -169,7 +169,7 @@ fn a_decrement_that_is_counted_already_is_not_counted_again() {
 #[test]
 fn a_provisional_counter_is_read_as_none() {
     let counted = reference_block(point(1, 0), &[PROVISIONAL, 1]);
-    let zero = reference_block(point(0, 0), &[]);
+    let zero = reference_block(point(1, 0), &[]);
     let scrub = scrub(Some(&[counted, zero, zero]), 1, &[vec![up(5), up(0)]]).unwrap();
     assert_eq!((scrub.count(0), scrub.count(1), scrub.count(5)), (1, 1, 0));
 }
@@ -177,7 +177,8 @@ fn a_provisional_counter_is_read_as_none() {
 #[test]
 fn a_change_that_cannot_be_is_refused_and_named() {
     let refused = |entries: Vec<SlabJournalEntry>, what: &str| {
-        let refused = scrub(None, 3, &[entries]).unwrap_err();
+        let zero = reference_block(point(1, 0), &[]);
+        let refused = scrub(Some(&[zero; 3]), 3, &[entries]).unwrap_err();
         assert!(refused.is_damage());
         let text = refused.to_string();
         assert!(text.starts_with("slab 4: entry "), "{text}");
@@ -193,8 +194,8 @@ fn a_change_that_cannot_be_is_refused_and_named() {
 
 #[test]
 fn a_block_that_is_not_the_one_wanted_is_refused_and_named() {
-    let mut scrub = Scrub::new(&config(), NONCE);
-    scrub.begin(SLAB, written(), end(14, 18));
+    let mut scrub = Scrub::new(&config(), NONCE, false);
+    scrub.begin(SLAB, written(), end(14, 18)).unwrap();
     for sequence in 14..17 {
         assert_eq!(scrub.wants(), Some(SequenceNumber(sequence)));
         let block = journal_block(sequence, &[]);
@@ -210,10 +211,26 @@ fn a_block_that_is_not_the_one_wanted_is_refused_and_named() {
 #[test]
 fn counters_that_know_more_than_the_journal_are_damage() {
     let ahead = reference_block(point(5, 3), &[1]);
-    let zero = reference_block(point(0, 0), &[]);
+    let zero = reference_block(point(1, 0), &[]);
     let scrub = scrub(Some(&[ahead, zero, zero]), 5, &[vec![up(9), up(9)]]).unwrap();
     let text = scrub.finish().unwrap_err().to_string();
     assert!(text.contains("entry 3 of block 5"), "{text}");
+}
+
+#[test]
+fn counters_that_were_lost_are_missed_once_the_journal_has_given_up_a_block() {
+    let good = reference_block(point(5, 0), &[1]);
+    let lost = [good, [0; BLOCK_SIZE], good];
+    let refused = scrub(Some(&lost), 5, &[vec![up(9), up(9)]]).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("block 1 of its counters"), "{text}");
+    let refused = scrub(None, 5, &[vec![up(9)]]).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("counters were never written"), "{text}");
+    // Until then they may be those of a rebuild, and are written to be of this journal.
+    let begun = [reference_block(point(1, 0), &[1]), [0; BLOCK_SIZE], good];
+    let scrub = scrub(Some(&begun), 1, &[vec![up(9)]]).unwrap();
+    assert!(scrub.changed().eq([1]));
 }
 
 proptest! {

@@ -1,10 +1,14 @@
 //! Putting what the recovery journal holds into the block map on disk.
 
+use std::collections::HashSet;
+
 use super::Obstacle;
 use super::medium::{Medium, STRIDE, blocks_of};
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::format::block_map_page::BlockMapPageMut;
+use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
+use crate::format::slab::SlabGeometry;
 use crate::recovery::Ring;
 use crate::recovery::map_replay::{ChangedPage, LARGEST_BATCH, MapBatch, Overlay, PageChanges};
 use crate::recovery::plan::{BlockMapRange, BlockMapReplayed, Run, SalvageRange};
@@ -20,6 +24,10 @@ pub(super) struct Replayer<'a> {
     batch: MapBatch,
     pages: Vec<Buffer>,
     applied: u64,
+    /// Where there may be pages; roots are elsewhere.
+    slabs: SlabGeometry,
+    /// Pages that the journal says were made.
+    made: HashSet<Pbn>,
     /// Whether pages that are not what they should be are begun anew, and how many were.
     lenient: Option<Losses>,
 }
@@ -40,6 +48,8 @@ impl<'a> Replayer<'a> {
             batch: MapBatch::new(limit, expected),
             pages,
             applied: 0,
+            slabs: ring.rules.slabs,
+            made: HashSet::new(),
             lenient: lenient.then(Losses::default),
         })
     }
@@ -66,7 +76,13 @@ impl<'a> Replayer<'a> {
                 }
                 match changed.page {
                     ChangedPage::Known => self.pages.push(changed.buffer),
-                    ChangedPage::First => first.push((changed.pbn, changed.buffer)),
+                    ChangedPage::First => {
+                        let known = self.made.contains(&changed.pbn);
+                        if self.slabs.is_data_block(changed.pbn) && !known {
+                            note_first(changed.pbn);
+                        }
+                        first.push((changed.pbn, changed.buffer));
+                    }
                 }
             }
             self.pages.extend(mark_written(self.medium, first).await?);
@@ -75,6 +91,27 @@ impl<'a> Replayer<'a> {
         self.batch.clear();
         Ok(())
     }
+
+    /// Puts an entry into the batch; applies that first if it is full.
+    async fn push(&mut self, entry: &RecoveryJournalEntry) -> Result<(), Obstacle> {
+        if self.batch.is_full() {
+            self.apply().await?;
+        }
+        if entry.operation == JournalOperation::BlockMapRemapping {
+            self.made.insert(entry.mapping.pbn);
+        }
+        self.batch.push(entry);
+        Ok(())
+    }
+}
+
+/// A page is begun empty, for its block held none, and the journal does not say that it was just made. It may have waited for
+/// its first write all the same; but damage would look the same, so it is said.
+fn note_first(pbn: Pbn) {
+    log::warn!(
+        "block {pbn} should hold a page of the block map, and is none: it was never written, or was damaged since; it is begun \
+         with what the recovery journal has of it"
+    );
 }
 
 struct Changed {
@@ -143,10 +180,7 @@ pub(super) async fn replay(
         let buffer = replayer.read(run, reading.pop()).await?;
         for (number, block) in numbered(run).zip(blocks_of(&buffer)) {
             for entry in ring.entries(number, block, entries.entries_of(number))? {
-                if replayer.batch.is_full() {
-                    replayer.apply().await?;
-                }
-                replayer.batch.push(&entry);
+                replayer.push(&entry).await?;
                 replayer.applied += 1;
             }
         }
@@ -198,10 +232,7 @@ pub(super) async fn salvage(
                     implausible += 1;
                     continue;
                 };
-                if replayer.batch.is_full() {
-                    replayer.apply().await?;
-                }
-                replayer.batch.push(&entry);
+                replayer.push(&entry).await?;
             }
         }
         reading.push(buffer);

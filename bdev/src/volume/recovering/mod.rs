@@ -16,9 +16,12 @@
 //! scrubs those that are still called so. Other programs can take over at any moment: each of these states is one that
 //! dm-vdo leaves, too.
 //!
+//! A volume that was shut down is only looked at ([`look_over`]).
+//!
 //! The journal is read before everything else, but what was read may have been in the device's cache only, if it was not the
 //! power that failed but the program. So the device is flushed before the first write.
 
+mod look_over;
 mod map;
 mod medium;
 mod rebuild;
@@ -38,6 +41,7 @@ use crate::recovery::map_replay::Overlay;
 use crate::recovery::{EntryRules, Refusal, Ring, RingScan};
 use crate::runtime::base::BaseDevice;
 use crate::runtime::task::Scheduler;
+pub(super) use look_over::look_over;
 use medium::{Medium, STRIDE, blocks_of};
 
 /// What stands in the way.
@@ -111,25 +115,39 @@ pub(super) async fn bring_back(
         true => rebuild::rebuild(&medium, &mut volume).await.map(Some),
         false => recover(&medium, &mut volume).await.map(|()| None),
     };
-    let refusal = match done {
-        Ok(dropped) => {
-            return Ok(Found {
-                dropped,
-                ..volume.into()
-            });
+    match done {
+        Ok(dropped) => Ok(Found {
+            dropped,
+            ..volume.into()
+        }),
+        Err(Obstacle::Refused(refusal)) if rebuilds => Err(VolumeError::NotRecovered { refusal }),
+        Err(obstacle) => {
+            let what = "it was not shut down and cannot be recovered";
+            give_up(&medium, volume, what, obstacle).await
         }
-        Err(Obstacle::Failed(error)) => return Err(error),
-        Err(Obstacle::Refused(refusal)) => refusal,
+    }
+}
+
+/// What becomes of a volume when there is something in the way: if that is damage, it is marked read-only and found so.
+async fn give_up(
+    medium: &Medium,
+    mut volume: format::Volume,
+    what: &str,
+    obstacle: Obstacle,
+) -> Result<Found, VolumeError> {
+    let refusal = match obstacle {
+        Obstacle::Failed(error) => return Err(error),
+        Obstacle::Refused(refusal) => refusal,
     };
-    if rebuilds || !refusal.is_damage() {
+    if !refusal.is_damage() {
         return Err(VolumeError::NotRecovered { refusal });
     }
     volume.super_block.volume.state = VolumeState::ReadOnly;
     medium.save_super_block(&volume).await?;
     let uuid = volume.layout.uuid;
-    let why = format!("it was not shut down and cannot be recovered: {refusal}");
+    let why = format!("{what}: {refusal}");
     log::error!("volume {uuid} is read-only now: {why}");
-    Ok(as_read_only(&medium, volume, why).await)
+    Ok(as_read_only(medium, volume, why).await)
 }
 
 /// A volume that is read-only, `why`, as it is to be read. Writes nothing.
@@ -202,14 +220,17 @@ async fn recover(medium: &Medium, volume: &mut format::Volume) -> Result<(), Obs
     let mapped = map::replay(medium, &ring, journal, plan.block_map).await?;
     let mut depot = slabs::Depot::load(medium, volume).await?;
     let counted = depot
-        .replay(medium, &ring, journal, plan.slab_journals)
+        .replay(medium, &ring, journal, (plan.slab_journals, plan.end))
         .await?;
     let usage = match plan.ending.wants_count() {
         false => None,
         true => Some(walk::count(medium, volume).await?),
     };
+    let mut after = volume.clone();
     plan.ending
-        .apply(&mut volume.super_block, mapped, counted, usage);
+        .apply(&mut after.super_block, mapped, counted, usage);
+    look_over::require_pages(medium, &after).await?;
+    *volume = after;
     medium.save_super_block(volume).await?;
     log::info!(
         "volume {uuid}: its journal is replayed; slabs that were in use are scrubbed while it works"
@@ -217,20 +238,27 @@ async fn recover(medium: &Medium, volume: &mut format::Volume) -> Result<(), Obs
     Ok(())
 }
 
-/// Looks at every block of the journal.
-async fn scan(medium: &Medium, volume: &format::Volume) -> Result<RingScan, VolumeError> {
+/// The journal, as the super block has it.
+fn ring_of(volume: &format::Volume) -> Ring {
     let layout = &volume.layout;
-    let journal = layout.recovery_journal;
-    let mut scan = RingScan::new(Ring {
-        blocks: journal.blocks,
+    Ring {
+        blocks: layout.recovery_journal.blocks,
         nonce: layout.nonce,
         recovery_count: volume.super_block.volume.complete_recoveries as u8,
         journal_start: volume.super_block.recovery_journal.journal_start,
+        super_block: layout.super_block,
         rules: EntryRules {
             physical_blocks: layout.physical_blocks,
             slabs: layout.slabs,
         },
-    })?;
+    }
+}
+
+/// Looks at every block of the journal.
+async fn scan(medium: &Medium, volume: &format::Volume) -> Result<RingScan, VolumeError> {
+    let layout = &volume.layout;
+    let journal = layout.recovery_journal;
+    let mut scan = RingScan::new(ring_of(volume))?;
     let mut buffers = medium.buffers(READERS, STRIDE.min(journal.blocks as usize))?;
     let mut at = 0;
     while at < journal.blocks {

@@ -4,18 +4,21 @@ use super::Obstacle;
 use super::map::numbered;
 use super::medium::{Medium, STRIDE, blocks_of};
 use crate::buffer::Buffer;
-use crate::depot::combine_summaries;
+use crate::depot::{LastRun, combine_summaries};
 use crate::error::VdoError;
 use crate::format;
-use crate::format::components::VolumeState;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
 use crate::format::slab::SlabGeometry;
-use crate::format::slab_journal::SlabJournalEntry;
-use crate::format::slab_summary::{BLOCKS_PER_ZONE, ENTRY_SIZE, SUMMARY_BLOCKS, SlabSummaryEntry};
-use crate::recovery::Ring;
+use crate::format::slab_journal::{SlabJournalEntry, expand_point};
+use crate::format::slab_summary::{
+    BLOCKS_PER_ZONE, ENTRIES_PER_BLOCK, ENTRY_SIZE, SUMMARY_BLOCKS, SlabSummaryEntry,
+};
 use crate::recovery::plan::{SlabJournalRange, SlabJournalsReplayed};
-use crate::recovery::slab_replay::{JournalEnd, Offered, SlabReplay, journal_end, last_block};
-use crate::types::{BLOCK_SIZE, JournalPoint, Mapping, Pbn, SlabNumber};
+use crate::recovery::slab_replay::{
+    JournalEnd, Offered, SlabReplay, journal_end, last_block, require_unused, require_unused_hint,
+};
+use crate::recovery::{Refusal, Ring};
+use crate::types::{BLOCK_SIZE, JournalPoint, Mapping, Pbn, SequenceNumber, SlabNumber};
 use crate::volume::progress::Work;
 
 /// The slab summary, every zone's copy alike.
@@ -87,7 +90,7 @@ impl<'a> Writes<'a> {
             self.finish().await?;
         }
         let Some(mut buffer) = self.free.pop() else {
-            return Err(VdoError::Inconsistent("no buffer came back".into()));
+            return Err(no_buffer());
         };
         let pbn = pack(buffer.first_block_mut());
         self.waiting.push((pbn, buffer));
@@ -107,6 +110,10 @@ impl<'a> Writes<'a> {
     }
 }
 
+fn no_buffer() -> VdoError {
+    VdoError::Inconsistent("no buffer came back".into())
+}
+
 /// All slabs of a volume that is recovered.
 pub(super) struct Depot {
     slabs: SlabGeometry,
@@ -120,9 +127,9 @@ impl Depot {
         let layout = &volume.layout;
         let start = layout.slab_summary.start;
         let zones = volume.super_block.slab_depot.zone_count;
-        let new = volume.super_block.volume.state == VolumeState::New;
         let (base, memory) = (medium.base(), medium.memory());
-        combine_summaries(&layout.slabs, start, zones, new, base, memory).await?;
+        let last = LastRun::Crashed;
+        combine_summaries(&layout.slabs, start, zones, last, base, memory).await?;
         let blocks = BLOCKS_PER_ZONE as usize;
         let buffer = medium.buffers(1, blocks)?.remove(0);
         let buffer = medium.read(start.get(), buffer, blocks).await?;
@@ -144,37 +151,77 @@ impl Depot {
         self.slabs.journal_blocks(slab).start.get() + place
     }
 
-    /// Where the journal of a slab ends.
-    async fn journal_end(
+    /// Where the journals of all slabs end, by number. They cannot know of what the recovery journal does not have, up to `end`;
+    /// and what they lack it has from `kept_from` on.
+    async fn journal_ends(
         &self,
         medium: &Medium,
-        slab: SlabNumber,
-        buffer: Buffer,
-    ) -> Result<(JournalEnd, Buffer), Obstacle> {
-        let (entry, config) = (self.summary.entry(slab), self.slabs.config);
-        let Some(place) = last_block(slab, entry, &config)? else {
-            return Ok((JournalEnd::BLANK, buffer));
-        };
-        let at = self.journal_block(slab, place);
-        let mut buffer = medium.read(at, buffer, 1).await?;
-        let end = journal_end(slab, entry, &config, self.nonce, buffer.first_block_mut())?;
-        Ok((end, buffer))
+        (kept_from, end): (SequenceNumber, JournalPoint),
+    ) -> Result<Vec<JournalEnd>, Obstacle> {
+        let config = self.slabs.config;
+        let mut ends = vec![JournalEnd::BLANK; self.slabs.slab_count as usize];
+        let (mut used, mut unused) = (Vec::new(), Vec::new());
+        for slab in self.numbers() {
+            let entry = self.summary.entry(slab);
+            match last_block(slab, entry, &config)? {
+                Some(place) => used.push((slab, place)),
+                None => unused.push(slab),
+            }
+            require_unused_hint(slab, entry, &config, self.slabs.slab_shift())?;
+        }
+        // The first of each block of the summary is used next, so that is where an old summary shows.
+        unused.dedup_by_key(|slab| slab.index() / ENTRIES_PER_BLOCK);
+        let mut lanes = medium.lanes()?;
+        for slab in unused {
+            let buffer = lanes.pop().ok_or_else(no_buffer)?;
+            let buffer = medium.read(self.journal_block(slab, 1), buffer, 1).await?;
+            let block = buffer.first_block();
+            require_unused(slab, &config, self.nonce, block, kept_from)?;
+            lanes.push(buffer);
+        }
+        for some in used.chunks(lanes.len()) {
+            let reads = some.iter().zip(lanes.drain(..));
+            let reads = reads.map(|((slab, place), buffer)| {
+                medium.read(self.journal_block(*slab, *place), buffer, 1)
+            });
+            for (read, (slab, place)) in medium.all(reads.collect()).await.into_iter().zip(some) {
+                let buffer = read?;
+                let entry = self.summary.entry(*slab);
+                let known = journal_end(*slab, entry, &config, self.nonce, buffer.first_block())?;
+                if known.recovery_point >= expand_point(end, true) {
+                    let JournalPoint { sequence, entry } = known.recovery_point;
+                    let what = format!(
+                        "block {place} of its journal has a change from entry {} of number {sequence} of the recovery \
+                         journal, which ends before entry {} of number {}",
+                        entry / 2,
+                        end.entry,
+                        end.sequence
+                    );
+                    return Err(Refusal::Slab { slab: *slab, what }.into());
+                }
+                ends[slab.index()] = known;
+                lanes.push(buffer);
+            }
+        }
+        Ok(ends)
     }
 
-    /// Adds to the slab journals what they lack, and tells the summary.
+    /// Adds to the slab journals what they lack, and tells the summary. The recovery journal ends with `end`.
     pub(super) async fn replay(
         &mut self,
         medium: &Medium,
         ring: &Ring,
         journal: Pbn,
-        range: SlabJournalRange,
+        (range, end): (SlabJournalRange, JournalPoint),
     ) -> Result<SlabJournalsReplayed, Obstacle> {
         let entries = range.range();
+        let ends = self
+            .journal_ends(medium, (range.kept_from(end), end))
+            .await?;
         let mut replays: Vec<Option<SlabReplay>> = self.numbers().map(|_| None).collect();
         let mut writes = Writes::new(medium)?;
         let stride = STRIDE.min(ring.blocks as usize);
         let mut reading = medium.buffers(1, stride)?.remove(0);
-        let mut spare = medium.buffers(1, 1)?.remove(0);
         let mut gone_through = 0_u64;
         for run in entries.runs(ring.blocks, stride as u64) {
             let start = journal.get() + run.place;
@@ -190,15 +237,10 @@ impl Depot {
                         let Some(slab) = self.slabs.slab_of(pbn) else {
                             continue;
                         };
-                        if replays[slab.index()].is_none() {
-                            let end;
-                            (end, spare) = self.journal_end(medium, slab, spare).await?;
-                            let replay = SlabReplay::load(&self.slabs.config, self.nonce, end);
-                            replays[slab.index()] = Some(replay);
-                        }
-                        let Some(replay) = &mut replays[slab.index()] else {
-                            continue;
-                        };
+                        let replay = replays[slab.index()].get_or_insert_with(|| {
+                            let end = ends[slab.index()];
+                            SlabReplay::load(&self.slabs.config, self.nonce, end)
+                        });
                         let first = self.journal_block(slab, 0);
                         let mut offered = replay.offer(&change, point);
                         if offered == Offered::NoRoom {

@@ -15,9 +15,9 @@ use crate::volume::progress::Work;
 /// How pages are taken that are not what they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Strictness {
-    /// One that cannot be read is an error, and one of another place damage.
+    /// One that cannot be read is an error, and one of another place or with a damaged header damage.
     Strict,
-    /// Either is made an empty page.
+    /// Of those, the first two are made empty pages, and the header is mended.
     Lenient,
 }
 
@@ -59,6 +59,8 @@ enum PageState {
     Empty,
     /// Made empty, to be written as if for the first time.
     Lost,
+    /// Good since its header was mended, and to be written.
+    Mended,
 }
 
 impl<'a> Walk<'a> {
@@ -139,8 +141,11 @@ impl<'a> Walk<'a> {
                 let written = mark_written(self.medium, vec![(fetched.pbn, buffer)]).await?;
                 Ok(written.into_iter().next().ok_or_else(no_buffer)?)
             }
-            PageState::Good if changed => Ok(self.medium.write(pbn, fetched.buffer, 1).await?),
-            _ => Ok(fetched.buffer),
+            PageState::Good if !changed => Ok(fetched.buffer),
+            PageState::Good | PageState::Mended => {
+                Ok(self.medium.write(pbn, fetched.buffer, 1).await?)
+            }
+            PageState::Empty => Ok(fetched.buffer),
         }
     }
 
@@ -162,6 +167,10 @@ impl<'a> Walk<'a> {
                 let page = child(parent, *slot);
                 let change = match fetched.state {
                     PageState::Good => visitor.leaf(page, fetched.buffer.first_block_mut()),
+                    PageState::Mended => {
+                        visitor.leaf(page, fetched.buffer.first_block_mut());
+                        true
+                    }
                     PageState::Empty | PageState::Lost => false,
                 };
                 match fetched.state {
@@ -212,6 +221,11 @@ impl<'a> Walk<'a> {
         let state = match (read, BlockMapPage::new(block).validity(self.nonce, pbn)) {
             (Ok(()), PageValidity::Valid) => PageState::Good,
             (Ok(()), PageValidity::Unwritten) => PageState::Empty,
+            (Ok(()), PageValidity::Damaged) if self.strictness == Strictness::Lenient => {
+                log::warn!("the header of block {pbn}, a page of the block map, is mended");
+                BlockMapPageMut::new(block).put_header(self.nonce, pbn, true);
+                PageState::Mended
+            }
             (read, validity) if self.strictness == Strictness::Lenient => {
                 log::warn!(
                     "block {pbn} should hold a page of the block map, and is lost: {validity:?}"
@@ -223,8 +237,9 @@ impl<'a> Walk<'a> {
             (Ok(()), PageValidity::Misplaced { found }) => {
                 return Err(Refusal::MisplacedPage { pbn, found }.into());
             }
+            (Ok(()), PageValidity::Damaged) => return Err(Refusal::DamagedPage { pbn }.into()),
         };
-        if state != PageState::Good {
+        if matches!(state, PageState::Empty | PageState::Lost) {
             BlockMapPageMut::format(block, self.nonce, pbn, false);
         }
         Ok(Fetched { pbn, buffer, state })
