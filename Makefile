@@ -45,11 +45,11 @@ bench-scaling:
 	cargo bench -p vdo-tgt --bench volume -- --scaling
 
 # Random volumes under random requests and faults: make sim SEEDS=1000, and FROM= to begin at another seed. With LOSSES=20,
-# each volume loses power that many times.
+# each volume loses power that many times. A seed that fails is made smaller, and printed with the command that repeats it.
 SEEDS ?= 1000
 FROM ?= 0
 sim:
-	cargo run -p vdo-tests --bin sim -- --seeds $(SEEDS) --from $(FROM) $(if $(LOSSES),--losses $(LOSSES))
+	cargo run -p vdo-tests --bin sim -- --seeds $(SEEDS) --from $(FROM) $(if $(LOSSES),--losses $(LOSSES)) $(LIMITS)
 
 # Every order in which threads can meet without a lock, none left out; make test leaves the least likely ones out.
 loom:

@@ -21,7 +21,7 @@ use vdo_tests::recording::{Cut, Event, Interest, Recording};
 use vdo_tests::rig::{BLOCK, MIB, Rig};
 use vdo_tests::script::{Change, LOGICAL_BLOCKS, Ledger, Script};
 use vdo_tests::sim::audit::{Blocks, audit_recovered};
-use vdo_tests::sim::disk::{Fuse, PowerLost};
+use vdo_tests::sim::disk::{Fuse, Marked, PowerLost};
 use vdo_tests::sim::salvage::Salvage;
 use vdo_tests::sim::{SimDisk, World, complaints};
 use vdo_tests::target::program;
@@ -230,6 +230,7 @@ fn interrupted(disk: SimDisk, cut: &Cut, random: &mut ChaCha8Rng) -> SimDisk {
     disk.remember_durable();
     let before = disk.blocks();
     disk.state().fuse = Some(Fuse {
+        marked: Marked::None,
         left: random.random_range(0..300),
         loss: cut.loss,
         random: ChaCha8Rng::seed_from_u64(random.random()),

@@ -5,9 +5,11 @@ use std::process::Command;
 use vdo::dedupe::Row;
 use vdo::types::Pbn;
 use vdo_tests::dm_vdo::{Image, lacking, text};
-use vdo_tests::sim::batch::{lose_power_of_seeds, repeat, repeat_losses, run_seeds};
+use vdo_tests::sim::batch::{lose_power_of_seeds, run_seeds};
 use vdo_tests::sim::losses::trace_losses;
+use vdo_tests::sim::profile::Limits;
 use vdo_tests::sim::run::{run_seed_and, trace_seed};
+use vdo_tests::sim::smaller::Case;
 use vdo_tests::sim::trace::Trace;
 
 /// Seeds in the everyday test run.
@@ -56,12 +58,9 @@ const RARE: [(Row, &str); 4] = [
 
 #[test]
 fn a_volume_does_what_the_model_says_whatever_is_done_to_it() {
-    let batch = run_seeds(0, SEEDS, 2, |_, _| {});
+    let batch = run_seeds(0, SEEDS, (2, Limits::default()), |_, _| {});
     for (seed, why) in &batch.failed {
-        println!(
-            "seed {seed} fails: {why}\nrepeat it with: {}\n",
-            repeat(*seed)
-        );
+        println!("{}\n", Case::of(*seed, None).tell(why));
     }
     let seeds: Vec<_> = batch.failed.iter().map(|(seed, _)| seed).collect();
     assert!(seeds.is_empty(), "seeds that fail: {seeds:?}");
@@ -89,10 +88,10 @@ const LOSING: (u64, u64) = (200, 10);
 #[test]
 fn a_volume_that_loses_power_at_any_moment_comes_back_with_all_that_was_flushed() {
     let (seeds, losses) = LOSING;
-    let (survival, failed) = lose_power_of_seeds(0, seeds, losses, 2, |_, _| {});
+    let (survival, failed) =
+        lose_power_of_seeds(0, seeds, losses, (2, Limits::default()), |_, _| {});
     for (seed, why) in &failed {
-        let repeat = repeat_losses(*seed, losses);
-        println!("seed {seed} fails: {why}\nrepeat it with: {repeat}\n");
+        println!("{}\n", Case::of(*seed, Some(losses)).tell(why));
     }
     let seeds_failed: Vec<_> = failed.iter().map(|(seed, _)| seed).collect();
     assert!(seeds_failed.is_empty(), "seeds that fail: {seeds_failed:?}");

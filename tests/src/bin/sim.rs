@@ -1,11 +1,14 @@
-//! Runs the simulator over many seeds, on every core, and prints those that fail with the command that
+//! Runs the simulator over many seeds, on every core, and prints those that fail, made smaller, with the command that
 //! repeats them.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use vdo_tests::sim::batch::{lose_power_of_seeds, repeat, repeat_losses, run_seeds};
+use vdo_tests::sim::batch::{lose_power_of_seeds, run_seeds};
+use vdo_tests::sim::profile::Limits;
+use vdo_tests::sim::smaller::Case;
 
 /// Runs the simulator over many seeds.
 #[derive(Parser)]
@@ -22,7 +25,50 @@ struct Arguments {
     /// How many threads; one for each core if not given.
     #[arg(long)]
     threads: Option<usize>,
+    /// At most so many requests in each life of a volume.
+    #[arg(long)]
+    requests: Option<u64>,
+    /// At most so many leaf pages of the block map.
+    #[arg(long)]
+    leaves: Option<u64>,
+    /// At most so many blocks of each.
+    #[arg(long)]
+    blocks: Option<u64>,
+    /// At most so many zone threads.
+    #[arg(long)]
+    zones: Option<u64>,
 }
+
+impl Arguments {
+    fn limits(&self) -> Limits {
+        Limits {
+            requests: self.requests,
+            leaves: self.leaves,
+            blocks: self.blocks,
+            zones: self.zones,
+        }
+    }
+
+    /// Tells of a seed that fails; the first ones are made smaller.
+    fn tell(&self, bar: &ProgressBar, told: &AtomicU64, seed: u64, why: &str) {
+        let case = Case {
+            seed,
+            losses: self.losses,
+            limits: self.limits(),
+        };
+        let text = match told.fetch_add(1, Ordering::Relaxed) < MADE_SMALLER {
+            true => case.tell(why),
+            false => format!(
+                "seed {seed} fails: {why}\nrepeat it with: {}",
+                case.command()
+            ),
+        };
+        bar.suspend(|| println!("{text}\n"));
+    }
+}
+
+/// Seeds that are made smaller, of those that fail.
+const MADE_SMALLER: u64 = 3;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -35,14 +81,10 @@ fn main() -> ExitCode {
     if let Some(losses) = arguments.losses {
         return lose_power(&arguments, threads, losses, &bar);
     }
-    let batch = run_seeds(arguments.from, arguments.seeds, threads, |seed, failure| {
+    let (limits, told) = ((threads, arguments.limits()), AtomicU64::new(0));
+    let batch = run_seeds(arguments.from, arguments.seeds, limits, |seed, failure| {
         if let Some(why) = failure {
-            bar.suspend(|| {
-                println!(
-                    "seed {seed} fails: {why}\nrepeat it with: {}\n",
-                    repeat(seed)
-                );
-            });
+            arguments.tell(&bar, &told, seed, why);
         }
         bar.inc(1);
     });
@@ -72,14 +114,10 @@ fn main() -> ExitCode {
 
 fn lose_power(arguments: &Arguments, threads: usize, losses: u64, bar: &ProgressBar) -> ExitCode {
     let (from, seeds) = (arguments.from, arguments.seeds);
-    let (survival, failed) = lose_power_of_seeds(from, seeds, losses, threads, |seed, failure| {
+    let (limits, told) = ((threads, arguments.limits()), AtomicU64::new(0));
+    let (survival, failed) = lose_power_of_seeds(from, seeds, losses, limits, |seed, failure| {
         if let Some(why) = failure {
-            bar.suspend(|| {
-                println!(
-                    "seed {seed} fails: {why}\nrepeat it with: {}\n",
-                    repeat_losses(seed, losses)
-                );
-            });
+            arguments.tell(bar, &told, seed, why);
         }
         bar.inc(1);
     });

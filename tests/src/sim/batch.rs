@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::losses::{Survival, lose_power};
+use super::profile::Limits;
 use super::run::{Outcome, run_seed};
 
 /// What came of many seeds.
@@ -17,24 +18,15 @@ pub struct Batch {
     pub failed: Vec<(u64, String)>,
 }
 
-/// The command that repeats a seed.
-pub fn repeat(seed: u64) -> String {
-    format!("make sim SEEDS=1 FROM={seed}")
-}
-
-/// The command that repeats a seed that loses power.
-pub fn repeat_losses(seed: u64, losses: u64) -> String {
-    format!("make sim SEEDS=1 LOSSES={losses} FROM={seed}")
-}
-
 /// Runs `count` seeds beginning with `from` on `threads` threads, and calls `each` after each.
 pub fn run_seeds(
     from: u64,
     count: u64,
-    threads: usize,
+    (threads, limits): (usize, Limits),
     each: impl Fn(u64, Option<&str>) + Sync,
 ) -> Batch {
-    let (outcomes, failed) = run_all(from, count, threads, run_seed, each);
+    let run = |seed| run_seed(seed, limits);
+    let (outcomes, failed) = run_all(from, count, threads, run, each);
     let mut batch = Batch {
         failed,
         ..Batch::default()
@@ -52,10 +44,10 @@ pub fn lose_power_of_seeds(
     from: u64,
     count: u64,
     losses: u64,
-    threads: usize,
+    (threads, limits): (usize, Limits),
     each: impl Fn(u64, Option<&str>) + Sync,
 ) -> (Survival, Vec<(u64, String)>) {
-    let lose = |seed| lose_power(seed, losses);
+    let lose = |seed| lose_power(seed, losses, limits);
     let (outcomes, failed) = run_all(from, count, threads, lose, each);
     let mut survival = Survival::default();
     outcomes.iter().for_each(|outcome| survival.add(outcome));

@@ -11,6 +11,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::Rng;
+use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use vdo::format::{Block, SECTOR_SIZE};
 use vdo::seam::{BaseChannel, BaseIo, BaseOp, IoCompletion, IoToken};
@@ -39,6 +40,8 @@ pub struct Fuse {
     pub left: u64,
     /// How a write that is not durable yet comes out.
     pub loss: Loss,
+    /// Which of them have their own luck.
+    pub marked: Marked,
     /// The source of chance for it.
     pub random: ChaCha8Rng,
 }
@@ -52,6 +55,41 @@ pub struct Loss {
     pub unanswered: f64,
     /// Whether each sector of a write has its own luck.
     pub torn: bool,
+}
+
+/// Of the writes that are not durable when the power goes, those that come out otherwise than all others: these are lost (or torn)
+/// and those kept, or the other way round. Pure chance hardly ever makes that of many writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// None: each write has the luck of [`Loss`].
+    None,
+    /// One write is lost.
+    OneLost,
+    /// One is kept.
+    OneKept,
+    /// All to a block near that of some write are lost.
+    PlaceLost,
+    /// All before some write are lost.
+    EarlyLost,
+}
+
+impl Marked {
+    /// Whether each of these writes, in order, is kept; `None` if that is for chance to say.
+    fn choose(self, places: &[u64], random: &mut ChaCha8Rng) -> Option<Vec<bool>> {
+        if self == Marked::None || places.is_empty() {
+            return None;
+        }
+        let one = random.random_range(0..places.len());
+        let near = *[0, 1, 16, 64].choose(random).expect("not empty");
+        let kept = |(index, place): (usize, &u64)| match self {
+            Marked::None => true,
+            Marked::OneLost => index != one,
+            Marked::OneKept => index == one,
+            Marked::PlaceLost => place.abs_diff(places[one]) > near,
+            Marked::EarlyLost => index >= one,
+        };
+        Some(places.iter().enumerate().map(kept).collect())
+    }
 }
 
 /// The power has gone, while I/O was under way: what unwinds everything above the disk, with the disk that is left.
@@ -84,6 +122,8 @@ pub struct DiskState {
     pub tally: IoTally,
     /// After how many more I/Os the power goes.
     pub fuse: Option<Fuse>,
+    /// Whether what was never written is not zero: somebody used the device before.
+    pub used_before: bool,
     /// Whether to remember what a loss of power would leave.
     pub volatile: bool,
     /// What is durable, if it is remembered: each block, and the write it is of.
@@ -178,58 +218,55 @@ impl SimDisk {
             state.fuse.take()
         };
         if let Some(Fuse {
-            loss, mut random, ..
+            loss,
+            marked,
+            mut random,
+            ..
         }) = fuse
         {
-            let left = self.after_loss(loss, &mut random);
+            let left = self.after(loss, marked, &mut random);
             std::panic::resume_unwind(Box::new(PowerLost(left)));
         }
     }
 
     /// The disk as it comes back if the power goes now, everything on it durable.
     pub fn after_loss(&self, loss: Loss, random: &mut ChaCha8Rng) -> SimDisk {
+        self.after(loss, Marked::None, random)
+    }
+
+    fn after(&self, loss: Loss, marked: Marked, random: &mut ChaCha8Rng) -> SimDisk {
         let state = &*self.state();
+        let writes = state.not_durable();
+        let places: Vec<u64> = writes.iter().map(|(pbn, ..)| *pbn).collect();
+        let kept = marked.choose(&places, random);
         let mut blocks: BTreeMap<u64, Box<Block>> = state
             .durable
             .iter()
             .map(|(pbn, (_, block))| (*pbn, block.clone()))
             .collect();
-        let mut land = |pbn: u64, block: &Block, luck: f64| {
+        for (index, (pbn, block, answered)) in writes.iter().enumerate() {
+            let luck = match (&kept, answered) {
+                (Some(kept), _) if kept[index] => 1.0,
+                // What is lost may be half lost.
+                (Some(_), _) if loss.torn => 0.5,
+                (Some(_), _) => 0.0,
+                (None, true) => loss.kept,
+                (None, false) => loss.unanswered,
+            };
             let old = blocks
-                .entry(pbn)
-                .or_insert_with(|| Box::new([0; BLOCK_SIZE]));
+                .entry(*pbn)
+                .or_insert_with(|| Box::new(state.never_written(*pbn)));
             let pieces = if loss.torn { SECTOR_SIZE } else { BLOCK_SIZE };
             for (old, new) in old.chunks_mut(pieces).zip(block.chunks(pieces)) {
                 if random.random_bool(luck) {
                     old.copy_from_slice(new);
                 }
             }
-        };
-        let durable = |write: &u64, pbn: &u64| {
-            let known = state.durable.get(pbn);
-            known.is_some_and(|(durable, _)| durable >= write)
-        };
-        for (write, pbn, block) in &state.cached {
-            if !durable(write, pbn) {
-                land(*pbn, block, loss.kept);
-            }
-        }
-        for UnderWay { io, .. } in &state.under_way {
-            if io.op == BaseOp::Write {
-                for index in 0..u64::from(io.blocks) {
-                    let mut block = [0; BLOCK_SIZE];
-                    // SAFETY: the engine keeps the memory of an I/O valid until its completion.
-                    unsafe {
-                        let start = io.memory.as_ptr().add(index as usize * BLOCK_SIZE);
-                        start.copy_to(block.as_mut_ptr(), BLOCK_SIZE);
-                    }
-                    land(io.pbn.get() + index, &block, loss.unanswered);
-                }
-            }
         }
         let left = SimDisk::new(self.size);
         left.state().blocks = blocks;
         left.state().trace = state.trace.clone();
+        left.state().used_before = state.used_before;
         left.remember_durable();
         left
     }
@@ -313,6 +350,38 @@ impl SimDisk {
 }
 
 impl DiskState {
+    /// Writes that may be lost, in order: the block, the data, and whether the write was answered.
+    fn not_durable(&self) -> Vec<(u64, Box<Block>, bool)> {
+        let is_durable = |write: &u64, pbn: &u64| {
+            let known = self.durable.get(pbn);
+            known.is_some_and(|(durable, _)| durable >= write)
+        };
+        let cached = self.cached.iter();
+        let mut writes: Vec<_> = cached
+            .filter(|(write, pbn, _)| !is_durable(write, pbn))
+            .map(|(_, pbn, block)| (*pbn, block.clone(), true))
+            .collect();
+        let under_way = self.under_way.iter().map(|one| &one.io);
+        for io in under_way.filter(|io| io.op == BaseOp::Write) {
+            let data = data_of(io);
+            for (pbn, block) in (io.pbn.get()..).zip(data.as_chunks::<BLOCK_SIZE>().0) {
+                writes.push((pbn, Box::new(*block), false));
+            }
+        }
+        writes
+    }
+
+    /// What a block holds that nobody has written.
+    fn never_written(&self, pbn: u64) -> Block {
+        let mut block = [0; BLOCK_SIZE];
+        if self.used_before {
+            // Looks like anything, a page with mappings for one.
+            let word = (pbn | 1).wrapping_mul(0x0101_0101_0101_0101).to_le_bytes();
+            block.as_chunks_mut().0.fill(word);
+        }
+        block
+    }
+
     fn fails(&mut self, io: &BaseIo) -> bool {
         let Some(fault) = &mut self.fault else {
             return false;
@@ -378,10 +447,8 @@ impl DiskState {
             let start = unsafe { io.memory.as_ptr().add(index as usize * BLOCK_SIZE) };
             match io.op {
                 BaseOp::Read => {
-                    let block = self
-                        .blocks
-                        .get(&pbn)
-                        .map_or([0; BLOCK_SIZE], |block| **block);
+                    let known = self.blocks.get(&pbn);
+                    let block = known.map_or_else(|| self.never_written(pbn), |block| **block);
                     // SAFETY: as above; a whole block of memory is there.
                     unsafe { start.copy_from(block.as_ptr(), BLOCK_SIZE) };
                 }

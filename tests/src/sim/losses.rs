@@ -16,9 +16,9 @@ use vdo::types::BLOCK_SIZE;
 
 use super::audit::{audit_recovered, volume_on};
 use super::complaints;
-use super::disk::{Fuse, Loss, PowerLost, SimDisk};
+use super::disk::{Fuse, Loss, Marked, PowerLost, SimDisk};
 use super::model::{Model, Moment};
-use super::profile::Profile;
+use super::profile::{Limits, Profile};
 use super::salvage::Salvage;
 use super::trace::Trace;
 use super::workload::Workload;
@@ -53,12 +53,12 @@ impl Survival {
     }
 }
 
-/// Runs a seed with `losses` losses of power.
+/// Runs a seed with `losses` losses of power, made smaller.
 ///
 /// # Errors
 /// What went wrong, for a person to read.
-pub fn lose_power(seed: u64, losses: u64) -> Result<Survival, String> {
-    run(seed, losses, None).map(|(survival, _)| survival)
+pub fn lose_power(seed: u64, losses: u64, limits: Limits) -> Result<Survival, String> {
+    run(seed, losses, limits, None).map(|(survival, _)| survival)
 }
 
 /// Runs a seed with `losses` losses of power, and keeps its trace.
@@ -66,14 +66,21 @@ pub fn lose_power(seed: u64, losses: u64) -> Result<Survival, String> {
 /// # Errors
 /// What went wrong, for a person to read.
 pub fn trace_losses(seed: u64, losses: u64) -> Result<Trace, String> {
-    run(seed, losses, Some(Trace::default())).map(|(_, trace)| trace.unwrap_or_default())
+    run(seed, losses, Limits::default(), Some(Trace::default()))
+        .map(|(_, trace)| trace.unwrap_or_default())
 }
 
-fn run(seed: u64, losses: u64, trace: Option<Trace>) -> Result<(Survival, Option<Trace>), String> {
+fn run(
+    seed: u64,
+    losses: u64,
+    limits: Limits,
+    trace: Option<Trace>,
+) -> Result<(Survival, Option<Trace>), String> {
     complaints::listen();
     complaints::take();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let profile = Profile::of_losses(&mut random);
+    let mut profile = Profile::of_losses(&mut random);
+    profile.limit(limits);
     let mut lives = Lives {
         disk: SimDisk::new(profile.device_blocks),
         model: Model::default(),
@@ -113,6 +120,7 @@ impl Lives {
         let (shut, _) = formatted.shut_down();
         assert!(shut.is_ok(), "shutting down a new volume: {shut:?}");
         self.disk.remember_durable();
+        self.disk.state().used_before = self.random.random_bool(0.5);
         while self.survival.losses < losses {
             self.random = ChaCha8Rng::seed_from_u64(self.random.random());
             let life = catch_unwind(AssertUnwindSafe(|| self.live()));
@@ -144,6 +152,15 @@ impl Lives {
 
     fn fuse(&mut self, most: u64) -> Fuse {
         let luck = [0.0, 0.1, 0.5, 0.9, 1.0];
+        let marked = [
+            Marked::None,
+            Marked::None,
+            Marked::OneLost,
+            Marked::OneKept,
+            Marked::PlaceLost,
+            Marked::PlaceLost,
+            Marked::EarlyLost,
+        ];
         let random = &mut self.random;
         Fuse {
             left: random.random_range(0..=most),
@@ -152,6 +169,7 @@ impl Lives {
                 unanswered: *luck.choose(random).expect("not empty"),
                 torn: random.random_bool(0.6),
             },
+            marked: *marked.choose(random).expect("not empty"),
             random: ChaCha8Rng::seed_from_u64(random.random()),
         }
     }

@@ -4,7 +4,8 @@
 //! [`world`] is the host, [`disk`] its base device, [`request`] a caller's request. [`run`] runs a seed: a
 //! [`profile`] drawn from it, a [`workload`] against it, with [`faults`] under it and a [`model`] that knows what is
 //! right beside it; [`complaints`] hears what the engine logs. [`audit`] looks
-//! over the disk after each shutdown, [`salvage`] what is on it meanwhile. [`losses`] takes the power away. [`batch`] runs many seeds.
+//! over the disk after each shutdown, [`salvage`] what is on it meanwhile. [`losses`] takes the power away. [`batch`] runs many seeds,
+//! and [`smaller`] makes those that fail smaller.
 //! [`trace`] is what happened, to see that a seed repeats it. [`small`] is a volume for tests that say themselves what happens.
 
 pub mod audit;
@@ -19,6 +20,7 @@ pub mod request;
 pub mod run;
 pub mod salvage;
 pub mod small;
+pub mod smaller;
 pub mod trace;
 pub mod workload;
 pub mod world;

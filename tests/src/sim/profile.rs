@@ -88,7 +88,52 @@ pub struct Profile {
     pub power: bool,
 }
 
+/// What a profile is limited to, to make a failing seed smaller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests of each life.
+    pub requests: Option<u64>,
+    /// Leaf pages of the block map that are used.
+    pub leaves: Option<u64>,
+    /// Blocks used of each.
+    pub blocks: Option<u64>,
+    /// Zone threads.
+    pub zones: Option<u64>,
+}
+
+impl std::fmt::Display for Limits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let options = [
+            ("requests", self.requests),
+            ("leaves", self.leaves),
+            ("blocks", self.blocks),
+            ("zones", self.zones),
+        ];
+        let given = options
+            .iter()
+            .filter_map(|(name, value)| Some((name, (*value)?)));
+        for (index, (name, value)) in given.enumerate() {
+            let space = if index > 0 { " " } else { "" };
+            write!(f, "{space}--{name} {value}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Profile {
+    /// The same, with less of everything.
+    pub fn limit(&mut self, limits: Limits) {
+        let at_most = |limit: Option<u64>| limit.unwrap_or(u64::MAX).max(1);
+        let requests = at_most(limits.requests).min(u64::from(u32::MAX)) as u32;
+        self.operations = self.operations.min(requests);
+        self.leaves.truncate(at_most(limits.leaves) as usize);
+        self.blocks_per_leaf = self.blocks_per_leaf.min(at_most(limits.blocks));
+        let zones = at_most(limits.zones).min(u64::from(u8::MAX)) as u8;
+        self.lives
+            .iter_mut()
+            .for_each(|life| *life = (*life).min(zones));
+    }
+
     /// The same volume, brought up again with other zones and another cache.
     pub fn run_otherwise(&mut self, random: &mut ChaCha8Rng) -> u8 {
         self.cache_pages = random.random_range(2..=16);
@@ -104,8 +149,16 @@ impl Profile {
         profile.blocks_per_leaf = profile.blocks_per_leaf.min(100);
         // Its callers go on for longer than was reckoned with.
         profile.roomy = false;
+        if random.random_bool(0.3) {
+            // Journals that are full all the time, so that those of slabs are asked for their last blocks, and wrap.
+            profile.format.recovery_journal_blocks = 8;
+            profile.format.slab_journal_blocks = 4;
+        }
         if random.random_bool(0.4) {
-            // Counters of several sectors, of which some may be torn.
+            // Counters of several sectors, of which some may be torn; and so much new data that all sectors are used.
+            profile.operations *= 2;
+            profile.sharing = profile.sharing.min(0.5);
+            profile.longest = profile.longest.max(16);
             let slabs = (profile.device_blocks / profile.format.slab_blocks).min(4);
             profile.format.slab_blocks *= 8;
             let least = profile.format.minimum_device_blocks();

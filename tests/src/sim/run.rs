@@ -14,7 +14,7 @@ use super::complaints;
 use super::disk::SimDisk;
 use super::faults;
 use super::model::Model;
-use super::profile::{Profile, Trouble};
+use super::profile::{Limits, Profile, Trouble};
 use super::trace::Trace;
 use super::workload::{Tally, Workload, transitions};
 use super::world::World;
@@ -30,12 +30,12 @@ pub struct Outcome {
     pub read_only: bool,
 }
 
-/// Runs a seed.
+/// Runs a seed, made smaller.
 ///
 /// # Errors
 /// What went wrong, with the profile, for a person to read.
-pub fn run_seed(seed: u64) -> Result<Outcome, String> {
-    run_seed_and(seed, |_| {})
+pub fn run_seed(seed: u64, limits: Limits) -> Result<Outcome, String> {
+    run_limited(seed, limits, |_| {})
 }
 
 /// Runs a seed, and hands the disk to `look` after each clean shutdown.
@@ -43,8 +43,13 @@ pub fn run_seed(seed: u64) -> Result<Outcome, String> {
 /// # Errors
 /// What went wrong, with the profile, for a person to read.
 pub fn run_seed_and(seed: u64, look: impl Fn(&SimDisk)) -> Result<Outcome, String> {
+    run_limited(seed, Limits::default(), look)
+}
+
+fn run_limited(seed: u64, limits: Limits, look: impl Fn(&SimDisk)) -> Result<Outcome, String> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let profile = Profile::random(&mut random);
+    let mut profile = Profile::random(&mut random);
+    profile.limit(limits);
     let disk = SimDisk::new(profile.device_blocks);
     run_on(&disk, &profile, random, &look)
 }
