@@ -49,8 +49,8 @@ pub enum VdoError {
         why: String,
     },
     /// The index did not do what it was told.
-    #[error("{0}")]
-    Index(String),
+    #[error(transparent)]
+    Index(#[from] IndexError),
     /// The host has not the memory.
     #[error("no memory for {what} ({bytes} bytes); give the process more, or configure less")]
     NoMemory {
@@ -80,4 +80,49 @@ impl VdoError {
             VdoError::ShuttingDown => 19,
         }
     }
+}
+
+/// Why the index did not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum IndexError {
+    /// The index is closed.
+    #[error("the deduplication index is not open; open or create it first")]
+    NotOpen,
+    /// There is no index in the region to open, or none that can be used.
+    #[error("there is no deduplication index that can be opened; create one")]
+    Missing,
+    /// The volume's index region is too small, or of no size there is.
+    #[error("the volume has no room for the deduplication index it was formatted with")]
+    NoRoom,
+    /// The index is one of a program of another age.
+    #[error(
+        "the deduplication index was made by a program of another age; use such a one, or create a new index"
+    )]
+    Foreign,
+    /// What the index has on the base device contradicts itself.
+    #[error("the deduplication index is damaged; create a new one")]
+    Damaged,
+    /// The machine has not the memory the index was configured to use.
+    #[error("no memory for {bytes} bytes of deduplication index; configure a smaller one")]
+    NoMemory {
+        /// The bytes asked for.
+        bytes: u64,
+    },
+    /// The base device failed.
+    #[error("the base device failed at block {pbn} of the deduplication index (errno {errno})")]
+    Io {
+        /// The physical block.
+        pbn: Pbn,
+        /// The device's errno, positive.
+        errno: i32,
+    },
+    /// It was to be closed before it was open.
+    #[error("the deduplication index was closed before it was open; open it again")]
+    Interrupted,
+    /// The answer was withheld, and now the index stops.
+    #[error("the deduplication index stopped before it answered")]
+    Abandoned,
+    /// A failure made on purpose.
+    #[error("the deduplication index was told to fail")]
+    Injected,
 }

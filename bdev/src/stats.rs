@@ -252,6 +252,16 @@ statistics! {
         updates_not_found: u64,
         /// Entries that made room for newer ones.
         entries_discarded: u64,
+        /// Entries with a whole name, because another one has the same key.
+        collisions: u64,
+        /// Chapters forgotten before their time, because their names took too much memory. Not in dm-vdo.
+        early_flushes: u64,
+        /// Records of the open chapter. Not in dm-vdo.
+        open_chapter_entries: u64,
+        /// Pages of chapters that were in memory when they were looked at. Not in dm-vdo.
+        page_hits: u64,
+        /// Pages of chapters that had to be read. Not in dm-vdo.
+        page_reads: u64,
     }
 
     /// Times each state of the hash-lock machine was entered. Not in dm-vdo.
@@ -440,6 +450,8 @@ pub struct VolumeFigures {
     pub memory_usage: MemoryUsage,
     /// The index's state: `closed`, `closing`, `error`, `offline`, `online`, `opening`, `suspended` or `unknown`.
     pub index_state: &'static str,
+    /// Chapters of the index that a rebuild has read, and all it is to read; both 0 if there is none.
+    pub index_rebuild: (u64, u64),
     /// Most requests for one block that were ever under way at once.
     pub peak_vios: u64,
 }
@@ -486,6 +498,8 @@ impl VolumeStatistics {
         visitor.number("logical_block_size", crate::types::BLOCK_SIZE as u64);
         figures.memory_usage.show("memory_usage", visitor);
         visitor.text("index_state", figures.index_state);
+        visitor.number("index_rebuild_done", figures.index_rebuild.0);
+        visitor.number("index_rebuild_all", figures.index_rebuild.1);
         let total = self.total();
         total.visit(visitor);
         total

@@ -77,12 +77,6 @@ pub struct JournalPoint {
 pub struct RecordName(pub [u8; 16]);
 
 impl RecordName {
-    /// The hash zone that owns this name among `zones`.
-    #[inline]
-    pub fn zone(&self, zones: u8) -> ZoneIndex {
-        ZoneIndex(((u16::from(self.0[0]) * u16::from(zones)) >> 8) as u8)
-    }
-
     /// Where a table by name puts it. Names are hashes already; of this part nothing chose the zone.
     #[inline]
     pub fn key(&self) -> u64 {

@@ -64,7 +64,7 @@ pub struct OpeningInfo {
     pub name: Option<String>,
     /// The bdev the volume is on.
     pub base_bdev_name: String,
-    /// What is being done: `open`, or a part of a recovery or rebuild.
+    /// What is being done: `open`, or a part of a recovery or rebuild; or `rebuild_index`, while the volume is up.
     pub work: String,
     /// How much of that has been done.
     pub done: u64,
@@ -146,6 +146,26 @@ pub struct HashZoneDump {
     pub waiting_requests: u64,
     /// I/Os to the base bdev under way.
     pub base_ios: u64,
+    /// The share of the deduplication index; left out if that is not open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexShareDump>,
+}
+
+/// A zone thread's share of the deduplication index.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexShareDump {
+    /// The number of the open chapter.
+    pub open_chapter: u64,
+    /// The oldest chapter of which names are known.
+    pub oldest_chapter: u64,
+    /// Names of the open chapter that are in this share.
+    pub open_entries: u64,
+    /// Whether the chapter before it is on its way to the base bdev.
+    pub closing: bool,
+    /// Requests that wait for pages of chapters.
+    pub lookups: u64,
+    /// Requests that wait until the chapter before the open one is on the base bdev.
+    pub stalled: u64,
 }
 
 /// One request for one block.

@@ -173,7 +173,7 @@ mod tests {
             ("hash_lock", 5),
             ("errors", 3),
             ("memory_usage", 2),
-            ("index", 8),
+            ("index", 13),
             ("bios_in", 6),
             ("bios_in_partial", 6),
             ("bios_out", 6),

@@ -395,7 +395,6 @@ fn small_options() -> VolumeOptions {
     VolumeOptions {
         block_map_cache_blocks: 8,
         requests: 8,
-        index_memory_bytes: Some(1 << 20),
         ..VolumeOptions::default()
     }
 }

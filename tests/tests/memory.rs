@@ -63,7 +63,6 @@ fn of(zones: u8) -> (u64, u64) {
     let random = || ChaCha8Rng::seed_from_u64(3);
     let options = || VolumeOptions {
         zones,
-        index_memory_bytes: Some(64 << 20),
         ..VolumeOptions::default()
     };
     let first = World::open(&disk, request, options(), random());

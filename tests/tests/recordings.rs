@@ -66,7 +66,6 @@ fn open(disk: &SimDisk, random: &mut ChaCha8Rng) -> World {
         zones: random.random_range(1..=3),
         block_map_cache_blocks: random.random_range(8..=64),
         requests: 64,
-        index_memory_bytes: Some(1 << 20),
         ..VolumeOptions::default()
     };
     let random = ChaCha8Rng::seed_from_u64(random.random());

@@ -23,7 +23,6 @@ fn options(zones: u8) -> VolumeOptions {
         zones,
         block_map_cache_blocks: 64,
         requests: 64,
-        index_memory_bytes: Some(64 << 20),
         ..VolumeOptions::default()
     }
 }

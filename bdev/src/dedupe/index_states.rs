@@ -71,6 +71,8 @@ pub enum OpenResult {
     Opened,
     /// There is none, or none that can be used: an empty one may take its place.
     Missing,
+    /// It was to be closed meanwhile, and has not been opened.
+    Interrupted,
     /// It failed.
     Failed,
 }
@@ -173,6 +175,7 @@ impl IndexStates {
                 self.state = IndexState::Closed;
                 self.create = true;
             }
+            OpenResult::Interrupted => self.state = IndexState::Closed,
             OpenResult::Missing | OpenResult::Failed => {
                 self.state = IndexState::Closed;
                 self.open_wanted = false;
@@ -192,6 +195,12 @@ impl IndexStates {
         self.next()
     }
 
+    /// The index can be used no longer: it is closed, and that is an error.
+    pub fn failed(&mut self) -> Option<IndexStep> {
+        self.error = true;
+        self.want(false)
+    }
+
     /// The volume is suspended: no step begins. Says whether the index is open or may become so, and is
     /// to be saved.
     pub fn suspend(&mut self) -> bool {
@@ -204,6 +213,16 @@ impl IndexStates {
         self.admin = Admin::Normal;
         self.deduplicate |= deduplicate;
         self.want(deduplicate)
+    }
+
+    /// Whether it is open, and no step is under way.
+    pub fn is_open(&self) -> bool {
+        self.state == IndexState::Opened
+    }
+
+    /// Whether it should be open.
+    pub fn is_open_wanted(&self) -> bool {
+        self.open_wanted && self.admin == Admin::Normal
     }
 
     /// Whether a step is under way.
@@ -314,6 +333,30 @@ mod tests {
         assert_eq!(index.create(), CREATE);
         assert_eq!(index.opened(OpenResult::Opened), None);
         assert_eq!(index.word(), IndexWord::Online);
+    }
+
+    #[test]
+    fn an_opening_that_is_interrupted_leaves_it_closed_and_can_be_begun_again() {
+        let mut index = IndexStates::new();
+        assert_eq!(index.start(true, false), LOAD);
+        assert_eq!(index.close(), None);
+        assert!(!index.is_open_wanted());
+        assert_eq!(index.opened(OpenResult::Interrupted), None);
+        assert_eq!(index.word(), IndexWord::Closed);
+        assert_eq!(index.open(), LOAD);
+        assert_eq!((index.close(), index.open()), (None, None));
+        assert_eq!(index.opened(OpenResult::Interrupted), LOAD);
+    }
+
+    #[test]
+    fn one_that_fails_is_closed_and_shows_it() {
+        let mut index = online();
+        assert_eq!(index.failed(), CLOSE);
+        assert!(!index.answers_queries());
+        assert_eq!(index.closed(false), None);
+        assert_eq!(index.word(), IndexWord::Error);
+        assert_eq!(index.open(), LOAD);
+        assert_eq!(index.word(), IndexWord::Opening);
     }
 
     #[test]

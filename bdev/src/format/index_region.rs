@@ -8,6 +8,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::index::geometry::{IndexGeometry, PAGE_BYTES};
+use crate::types::BLOCK_SIZE;
 
 /// How much memory the index may use, as the number stored on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +21,8 @@ impl IndexMemory {
     pub const MB_512: IndexMemory = IndexMemory(-512_i32 as u32);
     /// Three quarters of a gigabyte.
     pub const MB_768: IndexMemory = IndexMemory(-768_i32 as u32);
-    /// No index region at all. No volume of dm-vdo is so; tests are, to be small.
-    pub const NONE: IndexMemory = IndexMemory(0);
+    /// Next to nothing: an index of some thousand names. No volume of dm-vdo has it; those of tests have, to be small.
+    pub const MINIATURE: IndexMemory = IndexMemory(0);
 
     /// The largest index, in gigabytes.
     pub const MAXIMUM_GB: u32 = 1024;
@@ -72,6 +73,7 @@ impl IndexMemory {
                 memory_mb,
                 chapters: CHAPTERS,
                 record_pages,
+                page_bytes: PAGE_BYTES,
                 reduced,
             })
         };
@@ -81,6 +83,7 @@ impl IndexMemory {
                 memory_mb,
                 chapters,
                 record_pages: LARGE_RECORD_PAGES,
+                page_bytes: PAGE_BYTES,
                 reduced,
             })
         };
@@ -91,6 +94,13 @@ impl IndexMemory {
             -1280 => small(256, true),
             -1536 => small(512, true),
             -1792 => small(768, true),
+            0 => Some(Shape {
+                memory_mb: 1,
+                chapters: MINIATURE_CHAPTERS,
+                record_pages: 2,
+                page_bytes: BLOCK_SIZE as u32,
+                reduced: false,
+            }),
             _ => match self.0 {
                 1..=IndexMemory::MAXIMUM_GB => large(self.0, false),
                 0x1001..=REDUCED_MAX => large(self.0 - IndexMemory::REDUCED, true),
@@ -103,9 +113,9 @@ impl IndexMemory {
 impl fmt::Display for IndexMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.megabytes() {
+            _ if *self == IndexMemory::MINIATURE => f.write_str("miniature"),
             Some(megabytes) if megabytes % 1024 == 0 => write!(f, "{} GB", megabytes / 1024),
             Some(megabytes) => write!(f, "{} GB", megabytes as f64 / 1024.0),
-            None if *self == IndexMemory::NONE => f.write_str("none"),
             None => write!(f, "unknown ({:#x})", self.0),
         }
     }
@@ -162,6 +172,7 @@ pub enum IndexError {
 const CHAPTERS: u32 = 1024;
 const SMALL_RECORD_PAGES: u32 = 64;
 const LARGE_RECORD_PAGES: u32 = 256;
+const MINIATURE_CHAPTERS: u32 = 8;
 
 /// What a memory size stands for.
 #[derive(Clone, Copy)]
@@ -171,6 +182,7 @@ struct Shape {
     chapters: u32,
     /// Record pages in a chapter.
     record_pages: u32,
+    page_bytes: u32,
     /// Whether one chapter was given up.
     reduced: bool,
 }
@@ -193,7 +205,7 @@ impl IndexConfig {
             (base, 0)
         };
         let geometry = IndexGeometry::new(
-            PAGE_BYTES,
+            shape.page_bytes,
             shape.record_pages,
             whole - u32::from(shape.reduced),
             sparse_chapters,
@@ -217,9 +229,6 @@ impl IndexConfig {
 /// # Errors
 /// A memory size that is none, or an index that can not be built.
 pub fn index_blocks(config: &IndexConfig) -> Result<u64, IndexError> {
-    if config.memory == IndexMemory::NONE {
-        return Ok(0);
-    }
     Ok(config.geometry()?.region_blocks())
 }
 
@@ -280,7 +289,7 @@ mod tests {
         assert_eq!(text((-1792_i32) as u32), "0.75 GB");
         assert_eq!(text(2), "2 GB");
         assert_eq!(text(0x1003), "3 GB");
-        assert_eq!(text(0), "none");
+        assert_eq!(text(0), "miniature");
         assert_eq!(text(99_999), "unknown (0x1869f)");
     }
 

@@ -45,7 +45,7 @@ pub struct FormatOptions {
     pub slab_journal_blocks: u64,
     /// Blocks of the recovery journal, a power of two; 32768 in every volume but a miniature.
     pub recovery_journal_blocks: u64,
-    /// Lifts the lower limit of the slab size and lets there be no index region.
+    /// Lifts the lower limit of the slab size and lets the index be next to none.
     pub miniature: bool,
 }
 
@@ -63,7 +63,7 @@ impl Default for FormatOptions {
 }
 
 impl FormatOptions {
-    /// A volume as small as the format allows, for tests: no index region, slabs and journals of any
+    /// A volume as small as the format allows, for tests: next to no index, slabs and journals of any
     /// size. It opens here, and with the tools of dm-vdo, but not in the kernel.
     pub fn miniature(
         slab_blocks: u64,
@@ -74,7 +74,7 @@ impl FormatOptions {
             logical_blocks: None,
             slab_blocks,
             index: IndexConfig {
-                memory: IndexMemory::NONE,
+                memory: IndexMemory::MINIATURE,
                 sparse: false,
             },
             slab_journal_blocks,
@@ -369,7 +369,7 @@ fn check(options: &FormatOptions, device_blocks: u64) -> Result<(), FormatError>
     if !blocks.is_power_of_two() || blocks > MAXIMUM_PHYSICAL_BLOCKS {
         return Err(FormatError::RecoveryJournal { blocks });
     }
-    if !options.miniature && options.index.memory == IndexMemory::NONE {
+    if !options.miniature && options.index.memory == IndexMemory::MINIATURE {
         return Err(FormatError::NoIndex);
     }
     Ok(())
@@ -429,12 +429,13 @@ mod tests {
 
     #[test]
     fn the_smallest_device_is_the_sum_of_the_parts() {
-        // Geometry block, super block, 60 roots, one slab, recovery journal, slab summary.
+        // Geometry block, super block, 60 roots, one slab, recovery journal, slab summary; and the index.
         let options = FormatOptions {
             logical_blocks: Some(1),
             ..FormatOptions::miniature(8, 4, 32)
         };
-        let least = 1 + 1 + 60 + 8 + 32 + 64;
+        let index = index_blocks(&options.index).unwrap();
+        let least = 1 + 1 + 60 + 8 + 32 + 64 + index;
         assert_eq!(options.minimum_device_blocks(), Ok(least));
         assert_eq!(plan(&options, least).unwrap().layout.slabs.slab_count, 1);
         for blocks in [least - 1, least - 8, 64, 1, 0] {
@@ -487,7 +488,7 @@ mod tests {
             "power of two",
         );
         refused(
-            |options| options.index.memory = IndexMemory::NONE,
+            |options| options.index.memory = IndexMemory::MINIATURE,
             large,
             "0.25 GB or more",
         );

@@ -7,7 +7,8 @@
 
 use std::collections::VecDeque;
 
-use super::seam::{AnswerMode, IndexAnswer, IndexError};
+use super::seam::{AnswerMode, IndexAnswer};
+use crate::error::IndexError;
 use crate::seam::Nanos;
 
 #[derive(Clone, Copy, Debug)]

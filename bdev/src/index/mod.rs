@@ -1,32 +1,26 @@
 //! The deduplication index: which block, as far as anyone remembers, holds the content of that name.
 //!
 //! What the index says is *advice*. It may be old or wrong, and whoever follows it compares bytes
-//! first; losing the index loses savings, never data. The engine knows it only through the
-//! [`DedupeIndex`] trait in [`seam`]: requests go in, answers come out of a later poll, in any order,
-//! and any of them may be slow, fail, or never come.
+//! first; losing the index loses savings, never data.
 //!
-//! An index is cut into shards as the volume is into hash zones: each zone thread owns the shard for
-//! the names of its hash zone, and nobody else touches it. A shard is made closed when the volume starts,
-//! is told to create or open itself, serves requests, and is closed (which saves it, if it is of a
-//! kind that can be saved) before the volume stops.
+//! Each zone thread has an [`IndexShard`]: the names of its hash zone, which are those of some delta lists of dm-vdo's volume index
+//! ([`name_zones`]). Nobody else touches it. What is asked of it is in [`seam`]; [`answers`] is the way out, where answers can be
+//! delayed, withheld or turned into failures, so that what a slow index does to a volume can be seen on purpose. [`uds`] has the
+//! structures of the index, and what they are on the base device, which a shard reads through its thread's channel ([`zone_device`]).
 //!
-//! The volume's index today is [`MemoryIndex`], which keeps its records in memory only: [`table`] is its store and `memory` its life.
-//! [`uds`] has the structures of dm-vdo's index, which keeps them on the base device.
-//! [`answers`] is the way out that any kind of index uses, where answers can be delayed, withheld or
-//! turned into failures, so that what a slow index does to a volume can be seen on purpose.
+//! What concerns the whole index (making, opening, rebuilding, saving it, and writing its chapters) is done by zone thread 0 with all others:
+//! [`crate::zone::index`].
 
 mod answers;
-mod bucket;
-mod memory;
-mod pages;
+pub mod name_zones;
 pub mod seam;
-mod table;
+mod shard;
 pub mod uds;
+mod zone_device;
 
-pub use answers::AnswerQueue;
-pub use memory::MemoryIndex;
-pub use seam::{
-    AnswerMode, DedupeIndex, IndexAnswer, IndexError, IndexEvent, IndexOp, IndexRegion,
-    IndexRequest, IndexToken, IndexVerb, ShardConfig,
-};
-pub use table::RecordTable;
+pub use self::answers::AnswerQueue;
+pub use self::name_zones::NameZones;
+pub use self::seam::{AnswerMode, IndexAnswer, IndexOp, IndexRequest, IndexToken};
+pub use self::shard::{ClosedShare, IndexShard, ShardParts, ShardReport};
+pub use self::zone_device::ZoneDevice;
+pub use crate::error::IndexError;

@@ -30,10 +30,12 @@ pub enum IoClass {
     Journal,
     /// Block-map pages.
     PageCache,
+    /// The deduplication index, of which the statistics say nothing here.
+    Index,
 }
 
 /// How many I/O classes there are.
-pub const IO_CLASSES: usize = 4;
+pub const IO_CLASSES: usize = 5;
 
 /// Counts of I/Os by class, started and completed.
 #[derive(Clone, Copy, Debug, Default)]

@@ -43,7 +43,9 @@ pub use crate::dedupe::{ContextTally, IndexWord, LockId, LockReport, LockState, 
 use crate::error::VdoError;
 use crate::format;
 use crate::format::components::VolumeState;
-pub use crate::index::AnswerMode;
+use crate::format::index_region::IndexConfig;
+use crate::index::NameZones;
+pub use crate::index::{AnswerMode, ShardReport};
 use crate::poll::mailbox::{Errand, Mailbox};
 pub use crate::poll::thread::ZoneThread;
 use crate::recovery::Refusal;
@@ -175,8 +177,8 @@ pub struct VolumeOptions {
     pub deduplication: bool,
     /// Whether new data is compressed.
     pub compression: bool,
-    /// Memory for the index, in bytes; `None` for what the volume was formatted with.
-    pub index_memory_bytes: Option<u64>,
+    /// Milliseconds since 1970, now: a save of the index says when it was written.
+    pub unix_ms: u64,
     /// Requests for one block served at once, all zone threads together.
     pub requests: u32,
     /// Something of the host's that is to live as long as the volume does.
@@ -192,11 +194,19 @@ impl Default for VolumeOptions {
             block_map_maximum_age: DEFAULT_BLOCK_MAP_MAXIMUM_AGE,
             deduplication: true,
             compression: false,
-            index_memory_bytes: None,
+            unix_ms: 0,
             requests: REQUESTS,
             kept: None,
         }
     }
+}
+
+/// How names are dealt out to zone threads: as those of its index are, if the volume has one.
+fn names(volume: &format::Volume, zones: u8) -> NameZones {
+    let default = IndexConfig::default();
+    let geometry = volume.geometry.index.geometry().or(default.geometry());
+    let geometry = geometry.expect("the default index can be");
+    NameZones::new(&geometry, zones)
 }
 
 /// Called once with the end of something that was asked for, on a zone thread.
@@ -258,6 +268,7 @@ impl<H: Host> Volume<H> {
             options.requests.div_ceil(u32::from(zones)).max(1),
             found.layout.tree,
             found.layout.slabs,
+            names(&found, zones),
         );
         shared.set_compression(options.compression);
         if let Some(reason) = read_only {
@@ -369,6 +380,16 @@ impl<H: Host> Volume<H> {
     /// The state of its index.
     pub fn index_word(&self) -> IndexWord {
         admin::word_of(self.index_word.load(Ordering::Relaxed))
+    }
+
+    /// How far the rebuild of its index is that goes on in the background; `None` if there is none.
+    pub fn index_rebuild(&self) -> Option<Step> {
+        let (done, all) = self.shared.index_rebuild.read();
+        (all > 0).then_some(Step {
+            work: Work::RebuildIndex,
+            done,
+            all,
+        })
     }
 
     /// Gives the volume a request. It is completed, in pieces, on zone threads; or at once here, if the

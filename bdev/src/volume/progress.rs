@@ -18,6 +18,8 @@ pub enum Work {
     EraseSlabJournals,
     /// Counters of slabs are written anew.
     WriteCounters,
+    /// Chapters of the deduplication index are read, to make it again. The volume is up meanwhile.
+    RebuildIndex,
 }
 
 impl Work {
@@ -30,6 +32,7 @@ impl Work {
             Work::Recount => "recount",
             Work::EraseSlabJournals => "erase_slab_journals",
             Work::WriteCounters => "write_counters",
+            Work::RebuildIndex => "rebuild_index",
         }
     }
 
@@ -42,6 +45,7 @@ impl Work {
             Work::Recount => "trees of the block map gone through",
             Work::EraseSlabJournals => "slab journals erased",
             Work::WriteCounters => "slabs rebuilt",
+            Work::RebuildIndex => "chapters of the deduplication index read",
         }
     }
 }

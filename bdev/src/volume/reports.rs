@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Done, Volume};
 use crate::dedupe::{ContextTally, LockReport, TransitionCounts};
 use crate::format::VolumeLayout;
+use crate::index::ShardReport;
 use crate::poll::mailbox::Errand;
 use crate::request::{InFlight, RequestReport, SweepReport};
 use crate::seam::{Host, Nanos};
@@ -32,6 +33,8 @@ pub struct ZoneDump {
     pub contexts: ContextTally,
     /// How often each step of the hash-lock table was taken.
     pub transitions: TransitionCounts,
+    /// Its share of the index, if that is open.
+    pub index: Option<ShardReport>,
     /// Requests in slots.
     pub requests: u32,
     /// Requests waiting for a slot.
@@ -187,6 +190,7 @@ pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
             peak_bytes_used: 0,
         },
         index_state: volume.index_word().as_str(),
+        index_rebuild: volume.shared.index_rebuild.read(),
         ..VolumeFigures::default()
     }
 }
@@ -231,6 +235,7 @@ pub(super) fn zone_dump(zone: &Rc<Zone>, requests: &dyn InFlight) -> ZoneDump {
         locks: zone.hash.lock_reports(),
         contexts: zone.hash.context_tally(),
         transitions: zone.hash.transitions(),
+        index: zone.hash.with_index(|shard| shard.report()),
         requests: zone.gauge.busy.get(),
         waiting: zone.gauge.waiting.get(),
         base_ios: zone.base.in_flight(),

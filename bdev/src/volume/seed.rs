@@ -11,7 +11,7 @@ use crate::buffer::{Buffer, DmaMemory};
 use crate::dedupe::IndexStates;
 use crate::depot::{DepotGeometry, DepotLimits, PhysicalZone};
 use crate::format;
-use crate::index::{IndexRegion, MemoryIndex, ShardConfig};
+use crate::index::{IndexShard, ZoneDevice};
 use crate::journal::{JournalConfig, RecoveryJournal};
 use crate::packer::{self, Packer};
 use crate::poll::flush_desk::FlushDesk;
@@ -25,6 +25,7 @@ use crate::seam::Host;
 use crate::types::ZoneIndex;
 use crate::zone::admin::Admin;
 use crate::zone::hash_zone::HashZone;
+use crate::zone::index::{self, IndexKeeper, IndexPlace};
 use crate::zone::owner::{Parts, Zone};
 use crate::zone::post::Post;
 use crate::zone::scratch::Scratch;
@@ -135,9 +136,12 @@ impl<H: Host> ZoneSeed<H> {
             &scheduler,
             requests,
             zones,
-            MemoryIndex::new(&self.index_config(share)),
+            IndexShard::new(&scheduler, share as usize),
             Packer::new(slots, blocks),
         );
+        let what = "the index's I/O";
+        let index_device = ZoneDevice::new(&base, &scheduler, &self.memory, zones)
+            .ok_or(VolumeError::NoMemory { what })?;
         let zone = Zone::new(Parts {
             index: self.index,
             shared: Arc::clone(&self.shared),
@@ -149,6 +153,7 @@ impl<H: Host> ZoneSeed<H> {
             physical,
             journal,
             hash,
+            index_device,
             scratch: Scratch::new(self.buffers(scratch(slots), "buffers to read into")?),
         });
         services.open(&zone);
@@ -164,6 +169,9 @@ impl<H: Host> ZoneSeed<H> {
         // Of each other zone thread a barrier and a step may be under way.
         for _ in 0..2 * zones {
             scheduler.spawn(Rc::clone(&zone).serve_calls());
+        }
+        for _ in 0..zone.index_device.ios {
+            scheduler.spawn(index::read_pages(Rc::clone(&zone)));
         }
         let executor = Executor::new(scheduler);
         Ok(ZoneThread::new(
@@ -219,24 +227,6 @@ impl<H: Host> ZoneSeed<H> {
             .max(1)
     }
 
-    fn index_config(&self, share: u32) -> ShardConfig {
-        let layout = &self.found.layout;
-        let index = &self.found.geometry.index;
-        let formatted = index.memory.megabytes().unwrap_or(256) << 20;
-        ShardConfig {
-            memory_bytes: self.options.index_memory_bytes.unwrap_or(formatted),
-            sparse: index.sparse,
-            region: IndexRegion {
-                start: layout.index_region.start,
-                blocks: layout.index_region.blocks,
-            },
-            nonce: layout.nonce,
-            zone: self.index,
-            zones: self.shared.zones,
-            requests: share as usize,
-        }
-    }
-
     fn appoint_admin(&self, zone: &Rc<Zone>) -> Result<(), VolumeError> {
         let what = "the super block";
         let buffer = Buffer::new(&self.memory, 1).ok_or(VolumeError::NoMemory { what })?;
@@ -246,6 +236,11 @@ impl<H: Host> ZoneSeed<H> {
             memory: Arc::clone(&self.memory),
             index: RefCell::new(IndexStates::new()),
             index_changed: WaitList::new(&zone.scheduler),
+            keeper: IndexKeeper::new(
+                &zone.scheduler,
+                IndexPlace::of(&self.found),
+                self.options.unix_ms,
+            ),
             marked: Cell::new(false),
             marked_now: WaitList::new(&zone.scheduler),
             index_word: Arc::clone(&self.index_word),

@@ -1,7 +1,7 @@
 //! Starting, stopping and steering a volume: the work of zone thread 0 on behalf of all.
 //!
 //! A start: bring the slab summary together, load every zone's depot, mark the volume *dirty* on
-//! disk, open the index. Of a volume that was found read-only nothing is loaded; one whose slabs contradict
+//! disk, open the index (after a crash that is begun and not waited for). Of a volume that was found read-only nothing is loaded; one whose slabs contradict
 //! themselves turns so.
 //!
 //! A stop, each step on every zone thread before the next begins: requests end, the index is closed, the block map is
@@ -13,15 +13,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::index::{self, IndexKeeper};
 use super::message::AdminStep;
 use super::owner::Zone;
 use super::super_block::SuperBlockKeeper;
 use crate::buffer::DmaMemory;
-use crate::dedupe::{self, IndexStates, IndexWord, OpenResult};
+use crate::dedupe::{self, IndexStates, IndexWord};
 use crate::depot::{LastRun, combine_summaries};
 use crate::error::VdoError;
 use crate::format::components::VolumeState;
-use crate::index::IndexVerb;
 use crate::runtime::services::ZoneServices;
 use crate::runtime::task::WaitList;
 
@@ -45,7 +45,9 @@ pub(crate) struct Admin {
     pub(crate) super_block: SuperBlockKeeper,
     pub(crate) memory: Arc<dyn DmaMemory>,
     pub(crate) index: RefCell<IndexStates>,
+    /// Woken when a step of the index has ended, when one has become background work, and when the index has failed.
     pub(crate) index_changed: WaitList,
+    pub(crate) keeper: IndexKeeper,
     /// Whether the super block was marked when the volume turned read-only, or failed to be.
     pub(crate) marked: Cell<bool>,
     pub(crate) marked_now: WaitList,
@@ -121,8 +123,15 @@ pub(crate) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
         .await?;
     zone.scheduler.spawn(watch_read_only(Rc::clone(zone)));
 
+    admin.keeper.start(zone.scheduler.now());
+    zone.scheduler.spawn(index::write_chapters(Rc::clone(zone)));
+    zone.scheduler.spawn(watch_index(Rc::clone(zone)));
     let step = admin.index.borrow_mut().start(admin.deduplication, created);
-    drive_index(zone, admin, step).await;
+    match zone.shared.unrecovered_slabs() {
+        0 => drive_index(zone, admin, step).await,
+        // After a crash requests come first.
+        _ => begin_steps(zone, admin, step),
+    }
     Ok(())
 }
 
@@ -223,46 +232,53 @@ pub(crate) async fn index(zone: &Rc<Zone>, command: IndexCommand) -> Result<Inde
         }
     };
     drive_index(zone, admin, step).await;
-    // Another command may be under way; its steps serve this one's wish too.
-    admin
-        .index_changed
-        .wait_until(|| !admin.index.borrow().is_changing())
-        .await;
     Ok(admin.index.borrow().word())
 }
 
-/// Takes the index from step to step until it is where it should be.
+/// Takes the index from step to step until it is where it should be, or a rebuild is left that goes on in the background. If steps of
+/// another's are under way, they serve this wish too.
 async fn drive_index(zone: &Rc<Zone>, admin: &Admin, first: Option<dedupe::IndexStep>) {
-    let mut next = first;
-    loop {
-        publish(zone, admin);
-        let Some(step) = next else { break };
+    begin_steps(zone, admin, first);
+    let is_settled = || !admin.index.borrow().is_changing() || admin.keeper.is_rebuilding();
+    admin.index_changed.wait_until(is_settled).await;
+}
+
+fn begin_steps(zone: &Rc<Zone>, admin: &Admin, first: Option<dedupe::IndexStep>) {
+    publish(zone, admin);
+    if let Some(step) = first {
+        zone.scheduler.spawn(take_steps(Rc::clone(zone), step));
+    }
+}
+
+async fn take_steps(zone: Rc<Zone>, first: dedupe::IndexStep) {
+    let Ok(admin) = admin(&zone) else { return };
+    let mut next = Some(first);
+    while let Some(step) = next {
         next = match step {
             dedupe::IndexStep::Open { create } => {
-                let verb = if create {
-                    IndexVerb::Create
-                } else {
-                    IndexVerb::Open
-                };
-                let result = zone.step_everywhere(AdminStep::Index(verb)).await;
-                let result = match result {
-                    Ok(()) => OpenResult::Opened,
-                    Err(error) => {
-                        log::error!("volume {}: the index: {error}", zone.shared.name);
-                        OpenResult::Failed
-                    }
-                };
-                admin.index.borrow_mut().opened(result)
+                let is_wanted = || admin.index.borrow().is_open_wanted();
+                let opened = index::open(&zone, &admin.keeper, create, is_wanted).await;
+                admin.index.borrow_mut().opened(opened)
             }
             dedupe::IndexStep::Close => {
-                let result = zone
-                    .step_everywhere(AdminStep::Index(IndexVerb::Close))
-                    .await;
-                admin.index.borrow_mut().closed(result.is_ok())
+                let closed = index::close(&zone, &admin.keeper).await;
+                admin.index.borrow_mut().closed(closed.is_ok())
             }
         };
+        publish(&zone, admin);
     }
     admin.index_changed.wake_all();
+}
+
+/// Closes the index when it has failed, for as long as the volume lives.
+async fn watch_index(zone: Rc<Zone>) {
+    let Ok(admin) = admin(&zone) else { return };
+    loop {
+        let has_failed = || admin.keeper.has_failed() && admin.index.borrow().is_open();
+        admin.index_changed.wait_until(has_failed).await;
+        let step = admin.index.borrow_mut().failed();
+        drive_index(&zone, admin, step).await;
+    }
 }
 
 fn publish(zone: &Zone, admin: &Admin) {

@@ -115,7 +115,7 @@ impl Zone {
             data,
             packs,
         };
-        let to = name.zone(self.shared.zones);
+        let to = self.shared.names.of(&name);
         if packs > Generation::BEFORE_ALL {
             self.packing.set(self.packing.get() | 1 << to.get());
         }
@@ -197,7 +197,7 @@ impl Zone {
 
     /// Takes a step on every zone thread at once; the first error is returned.
     pub(crate) async fn step_everywhere(&self, step: AdminStep) -> Result<(), VdoError> {
-        let tokens = self.call_everywhere(|| Call::Admin(step));
+        let tokens = self.call_everywhere(|| Call::Admin(step.clone()));
         let mine = self.take_admin_step(step).await;
         self.replies_of_all(tokens, mine).await
     }

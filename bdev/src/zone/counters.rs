@@ -111,8 +111,9 @@ pub(crate) fn fill_io(counters: &mut ZoneStatistics, io: &IoCounts) {
             fua: 0,
         },
     );
-    use crate::runtime::base::IoClass::{Data, Journal, Metadata, PageCache};
-    counters.flush_out = io.flushes.iter().sum();
+    use crate::runtime::base::IoClass::{Data, Index, Journal, Metadata, PageCache};
+    let flushes: u64 = io.flushes.iter().sum();
+    counters.flush_out = flushes - io.flushes[Index as usize];
     counters.bios_out = started(Data as usize);
     counters.bios_meta = started(Metadata as usize);
     counters.bios_journal = started(Journal as usize);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::events::Verdict;
 use super::generations::Generation;
+use super::index::{ShardStep, WrittenChapter};
 use super::journaling::{Committed, JournalerTag};
 use super::logical_locks::SlotIndex;
 use crate::buffer::Buffer;
@@ -16,19 +17,19 @@ use crate::dedupe::RequestId;
 use crate::depot::{DuplicateLock, IncrementBudget, WriteKind};
 use crate::error::VdoError;
 use crate::format::recovery_journal::RecoveryJournalEntry;
-use crate::index::IndexVerb;
+use crate::index::{ClosedShare, IndexError};
 use crate::runtime::services::JournalHolder;
 use crate::types::{JournalPoint, Pbn, RecordName, SequenceNumber, ZoneIndex};
 
 /// A step of starting or stopping a volume that each zone thread takes for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum AdminStep {
     /// Read the slab summary and the reference counters.
     Load,
     /// Wait until no request is under way.
     DrainRequests,
-    /// Do something with the shard of the index.
-    Index(IndexVerb),
+    /// Do something with the share of the index.
+    Index(ShardStep),
     /// Write out the block map.
     DrainBlockMap,
     /// Write out slab journals, reference counters and slab summary.
@@ -122,6 +123,14 @@ pub enum Note {
     AdvanceEra(SequenceNumber),
     /// To a physical zone: write slab journals that hold journal blocks up to this.
     CommitSlabJournals(SequenceNumber),
+    /// To zone thread 0: a share of a chapter of the index that is closed.
+    IndexShare(ZoneIndex, ClosedShare),
+    /// From zone thread 0: this chapter of the index is closed.
+    CloseChapter(u64),
+    /// From zone thread 0: a chapter of the index is on disk.
+    ChapterWritten(Arc<WrittenChapter>),
+    /// To zone thread 0: the index is of no use any more.
+    IndexFailed(IndexError),
     /// To a hash zone: a write wants a place for its data.
     Enter(Entrant),
     /// To a hash zone: a request has mapped its block to where its data is, or failed to.

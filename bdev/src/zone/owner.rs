@@ -13,6 +13,7 @@ use super::admin::Admin;
 use super::counters::Counters;
 use super::events::Events;
 use super::generations::Generations;
+use super::index::IndexKeeper;
 use super::journaling::Journaling;
 use super::logical_locks::LogicalLocks;
 use super::message::Call;
@@ -23,6 +24,7 @@ use super::shared::Shared;
 use super::usage::UsageCounts;
 use crate::block_map::BlockMapZone;
 use crate::depot::PhysicalZone;
+use crate::index::ZoneDevice;
 use crate::journal::RecoveryJournal;
 use crate::runtime::base::BaseDevice;
 use crate::runtime::stopwatch::{Stopwatch, Stretch};
@@ -56,6 +58,8 @@ pub struct Zone {
     pub journal: Option<Rc<RecoveryJournal>>,
     /// The hash zone.
     pub hash: HashZone,
+    /// The index's way to the base device.
+    pub index_device: Rc<ZoneDevice>,
     /// Locks on logical blocks.
     pub locks: LogicalLocks,
     /// What flushes wait for.
@@ -128,6 +132,7 @@ pub(crate) struct Parts {
     pub(crate) physical: Rc<PhysicalZone>,
     pub(crate) journal: Option<Rc<RecoveryJournal>>,
     pub(crate) hash: HashZone,
+    pub(crate) index_device: Rc<ZoneDevice>,
     pub(crate) scratch: Scratch,
 }
 
@@ -146,6 +151,7 @@ impl Zone {
             physical: parts.physical,
             journal: parts.journal,
             hash: parts.hash,
+            index_device: parts.index_device,
             scratch: parts.scratch,
             locks: LogicalLocks::new(slots),
             events: Events::new(slots),
@@ -182,6 +188,11 @@ impl Zone {
             let now = self.scheduler.now();
             self.stopwatch.lap(stretch, request, since, now);
         }
+    }
+
+    /// What this thread keeps of the index for all, if it is zone thread 0.
+    pub(super) fn index_keeper(&self) -> Option<&IndexKeeper> {
+        self.admin.get().map(|admin| &admin.keeper)
     }
 
     /// Lets every thread know how much room is in use here.

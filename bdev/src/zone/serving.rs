@@ -55,6 +55,10 @@ impl Zone {
             }
             Note::AdvanceEra(tail) => self.block_map.advance_era(tail),
             Note::CommitSlabJournals(oldest) => self.physical.commit_oldest(oldest),
+            Note::IndexShare(from, share) => self.gather_share(from, share),
+            Note::CloseChapter(chapter) => self.close_index_chapter(chapter),
+            Note::ChapterWritten(written) => self.index_chapter_written(&written),
+            Note::IndexFailed(error) => self.index_failed(error),
             Note::Enter(entrant) => {
                 self.hash.enter(self, entrant);
             }
@@ -136,11 +140,7 @@ impl Zone {
                 Ok(())
             }
             AdminStep::DrainBlockMap => self.block_map.drain(true).await,
-            AdminStep::Index(verb) => self
-                .hash
-                .run_verb(verb)
-                .await
-                .map_err(|error| VdoError::Index(error.to_string())),
+            AdminStep::Index(step) => Ok(self.take_shard_step(step).await?),
             AdminStep::DrainDepot => self.physical.drain(true).await,
         }
     }

@@ -9,7 +9,34 @@ use super::usage::ZoneUsage;
 use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
 use crate::format::slab::SlabGeometry;
 use crate::format::tree::TreeGeometry;
+use crate::index::NameZones;
 use crate::types::{Pbn, ZoneIndex};
+
+/// How far a rebuild of the index is, in chapters. Written by zone thread 0.
+#[derive(Debug, Default)]
+pub struct IndexRebuild {
+    done: AtomicU64,
+    all: AtomicU64,
+}
+
+impl IndexRebuild {
+    /// So many of all chapters are read.
+    pub fn tell(&self, done: u64, all: u64) {
+        self.all.store(all, Ordering::Relaxed);
+        self.done.store(done, Ordering::Relaxed);
+    }
+
+    /// There is none.
+    pub fn end(&self) {
+        self.tell(0, 0);
+    }
+
+    /// Chapters that are read, and all that are to be: no chapter at all if there is no rebuild.
+    pub fn read(&self) -> (u64, u64) {
+        let all = self.all.load(Ordering::Relaxed);
+        (self.done.load(Ordering::Relaxed).min(all), all)
+    }
+}
 
 /// The shape and the switches of a volume, shared by its zone threads.
 pub struct Shared {
@@ -23,6 +50,11 @@ pub struct Shared {
     pub tree: TreeGeometry,
     /// Where the slabs are.
     pub slabs: SlabGeometry,
+    /// Which hash zone a name belongs to.
+    pub names: NameZones,
+    /// How far a rebuild of the index is.
+    pub index_rebuild: IndexRebuild,
+    index_touched: AtomicBool,
     /// What each zone thread says of the room in use.
     pub usage: Box<[ZoneUsage]>,
     /// How far each zone thread has counted.
@@ -49,6 +81,7 @@ impl Shared {
         slots_per_zone: u32,
         tree: TreeGeometry,
         slabs: SlabGeometry,
+        names: NameZones,
     ) -> Shared {
         Shared {
             name,
@@ -56,6 +89,9 @@ impl Shared {
             slots_per_zone,
             tree,
             slabs,
+            names,
+            index_rebuild: IndexRebuild::default(),
+            index_touched: AtomicBool::new(false),
             usage: (0..zones).map(|_| ZoneUsage::default()).collect(),
             watermarks: (0..zones).map(|_| Watermark::default()).collect(),
             compression: AtomicBool::new(false),
@@ -198,6 +234,16 @@ impl Shared {
     /// Lets hash zones ask the index, or not.
     pub fn set_index_answers(&self, answers: bool) {
         self.index_answers.store(answers, Ordering::Relaxed);
+    }
+
+    /// Something was asked of the index, so that a save of it is not what it is any more.
+    pub fn index_touched(&self) {
+        self.index_touched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something was asked of the index since the last call.
+    pub fn take_index_touched(&self) -> bool {
+        self.index_touched.swap(false, Ordering::Relaxed)
     }
 
     /// Why the volume is read-only.

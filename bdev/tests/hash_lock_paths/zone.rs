@@ -25,21 +25,6 @@ fn a_dump_shows_each_lock_with_its_requests() {
     assert_eq!(zone.machine.holders(lock.id).count(), 2);
 }
 
-/// HashZone_t1 of the original: names are spread evenly over any number of zones.
-#[test]
-fn names_are_spread_evenly_over_zones() {
-    for zones in 1..=16u8 {
-        let mut counts = vec![0; usize::from(zones)];
-        for first in 0..=255 {
-            let mut name = A;
-            name.0[0] = first;
-            counts[name.zone(zones).index()] += 1;
-        }
-        let spread = counts.iter().max().unwrap() - counts.iter().min().unwrap();
-        assert!(spread <= 1, "{zones} zones: {counts:?}");
-    }
-}
-
 /// A zone with every request it can have in it, each in a lock of its own, over and over with other names: the pool of
 /// locks is large enough, and neither it nor the map of names grows.
 #[test]

@@ -11,8 +11,8 @@ use vdo::volume::{
 use crate::methods;
 use crate::params::{Answers, InjectAnswers, SetOptions};
 use crate::results::{
-    ContextsDump, Dump, HashLockDump, HashZoneDump, Histograms, RequestDump, StageHistogram,
-    SweepDump, VdoInfo, saving_percent, used_percent,
+    ContextsDump, Dump, HashLockDump, HashZoneDump, Histograms, IndexShareDump, RequestDump,
+    StageHistogram, SweepDump, VdoInfo, saving_percent, used_percent,
 };
 use crate::{ErrorCode, RpcError};
 
@@ -118,6 +118,14 @@ pub fn dump(dump: VolumeDump) -> Dump {
                 .collect(),
             waiting_requests: u64::from(zone.waiting),
             base_ios: u64::from(zone.base_ios),
+            index: zone.index.map(|share| IndexShareDump {
+                open_chapter: share.open_chapter,
+                oldest_chapter: share.oldest_chapter,
+                open_entries: share.open_entries,
+                closing: share.is_closing,
+                lookups: share.lookups,
+                stalled: share.stalled,
+            }),
         }
     });
     Dump {

@@ -35,7 +35,7 @@ pub use self::answers::{
     no_answer,
 };
 pub use self::config::config;
-pub use self::openings::{Shown, openings, show};
+pub use self::openings::{Shown, index_rebuild, openings, show};
 use crate::cpumask::CpuMask;
 use crate::params::{Create, Format};
 use crate::{ErrorCode, RpcError};
@@ -147,8 +147,15 @@ fn options_of(params: &Create, zones: u8) -> VolumeOptions {
         block_map_cache_blocks: cache_blocks(params),
         deduplication: params.deduplication,
         compression: params.compression,
+        unix_ms: unix_ms(),
         ..VolumeOptions::default()
     }
+}
+
+/// Milliseconds since 1970, as far as the clock of this machine is right.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 fn parse(mask: &str) -> Result<CpuMask, RpcError> {

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vdo::volume::Progress;
+use vdo::seam::Host;
+use vdo::volume::{Progress, Volume};
 
 use crate::results::OpeningInfo;
 
@@ -36,6 +37,22 @@ impl Drop for Shown {
     fn drop(&mut self) {
         all().retain(|one| !Arc::ptr_eq(&one.progress, &self.0));
     }
+}
+
+/// How far the rebuild of a volume's index is, if there is one: the volume is up meanwhile.
+pub fn index_rebuild<H: Host>(
+    volume: &Volume<H>,
+    name: &str,
+    base_bdev_name: &str,
+) -> Option<OpeningInfo> {
+    let step = volume.index_rebuild()?;
+    Some(OpeningInfo {
+        name: Some(name.to_owned()),
+        base_bdev_name: base_bdev_name.to_owned(),
+        work: step.work.name().to_owned(),
+        done: step.done,
+        all: step.all,
+    })
 }
 
 /// Every volume that is being opened, in the order they were begun with.

@@ -79,7 +79,14 @@ impl Method for Progress {
     type Parameters = NoParams;
 
     async fn call(_: NoParams) -> Result<Value, RpcError> {
-        Ok(json!(volume::openings()))
+        let mut all = volume::openings();
+        for bdev in bdev::all() {
+            // SAFETY: on the app thread; not kept.
+            let bdev = unsafe { bdev.as_ref() };
+            let base = bdev.params().base_bdev_name;
+            all.extend(volume::index_rebuild(bdev.volume(), &bdev.name(), &base));
+        }
+        Ok(json!(all))
     }
 }
 

@@ -1,8 +1,7 @@
-//! What naming a block and asking the index cost, alone: nanoseconds by batch size, and requests per
-//! second while the index fills and when it is full.
+//! What naming a block costs, alone: nanoseconds by batch size.
 //!
 //! Every figure is the best of several runs, and a copy of 4 KiB is measured beside them, so that
-//! a slow or busy machine shows. `hash_bench [MEGABYTES]` sets the memory of the index (default 64).
+//! a slow or busy machine shows.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -11,27 +10,10 @@ use vdo::hash::{
     Block, blocks_equal, hash_blocks, hash_lanes, is_zero_block, murmur3_x64_128, preferred_batch,
     record_name,
 };
-use vdo::index::{
-    DedupeIndex, IndexEvent, IndexOp, IndexRegion, IndexRequest, IndexVerb, MemoryIndex,
-    ShardConfig,
-};
-use vdo::seam::Nanos;
-use vdo::types::{BLOCK_SIZE, Mapping, MappingState, Pbn, RecordName, ZoneIndex};
-
-/// Requests handed to the index before each poll.
-const BATCH: u64 = 16;
+use vdo::types::{BLOCK_SIZE, RecordName};
 
 fn main() {
-    let megabytes = match std::env::args().nth(1).map(|text| text.parse::<u64>()) {
-        None => 64,
-        Some(Ok(megabytes @ 1..=65536)) => megabytes,
-        Some(_) => {
-            eprintln!("usage: hash_bench [MEGABYTES], 1 to 65536");
-            std::process::exit(2);
-        }
-    };
     hashing();
-    index(megabytes << 20);
 }
 
 /// The best time of one call of `what`, in nanoseconds.
@@ -107,135 +89,4 @@ fn hashing() {
             time / batch as f64
         );
     }
-}
-
-fn name(number: u64) -> RecordName {
-    RecordName(murmur3_x64_128(&number.to_le_bytes(), 0))
-}
-
-/// Nanoseconds this thread has been running on a processor, where the system tells; else time as such.
-fn thread_nanoseconds(start: Instant) -> f64 {
-    std::fs::read_to_string("/proc/thread-self/schedstat")
-        .ok()
-        .and_then(|text| text.split_whitespace().next()?.parse().ok())
-        .unwrap_or_else(|| start.elapsed().as_nanos() as f64)
-}
-
-/// Hands requests for the contents numbered `numbers` to the index and takes their answers; returns
-/// how many knew something, and the nanoseconds of each.
-fn run(index: &mut MemoryIndex, op: IndexOp, numbers: impl Iterator<Item = u64>) -> (u64, f64) {
-    let names: Vec<(u64, RecordName)> = numbers.map(|number| (number, name(number))).collect();
-    let mut found = 0;
-    let epoch = Instant::now();
-    let start = thread_nanoseconds(epoch);
-    for batch in names.chunks(BATCH as usize) {
-        for (number, name) in batch {
-            index.submit(IndexRequest {
-                op,
-                name: *name,
-                new: Mapping {
-                    pbn: Pbn(*number),
-                    state: MappingState::UNCOMPRESSED,
-                },
-                token: 0,
-            });
-        }
-        index.poll(Nanos(0), &mut |event| {
-            if let IndexEvent::Answer(answer) = event {
-                found += u64::from(matches!(answer.advice, Ok(Some(_))));
-            }
-        });
-    }
-    let time = thread_nanoseconds(epoch) - start;
-    (found, time / names.len() as f64)
-}
-
-fn index(memory_bytes: u64) {
-    let mut index = MemoryIndex::new(&ShardConfig {
-        memory_bytes,
-        sparse: false,
-        region: IndexRegion::default(),
-        nonce: 1,
-        zone: ZoneIndex(0),
-        zones: 1,
-        requests: BATCH as usize,
-    });
-    index.start(IndexVerb::Create);
-    let mut created = false;
-    index.poll(Nanos(0), &mut |event| {
-        created |= event == IndexEvent::Done(IndexVerb::Create, Ok(()));
-    });
-    if !created {
-        eprintln!("no memory for an index of {memory_bytes} bytes");
-        std::process::exit(1);
-    }
-    let capacity = index.capacity();
-    println!();
-    println!(
-        "index in memory, {} MiB, {capacity} records of {:.1} bytes",
-        memory_bytes >> 20,
-        memory_bytes as f64 / capacity as f64
-    );
-    println!("                                      requests/s        ns   found");
-    let show = |what: &str, (found, time): (u64, f64), count: u64| {
-        let share = found as f64 / count as f64 * 100.0;
-        println!("  {what:30} {:12.0} {time:9.0} {share:6.1} %", 1e9 / time);
-    };
-    let (few, half) = (capacity / 64, capacity / 2);
-    show(
-        "post new, first 64th",
-        run(&mut index, IndexOp::Post, 0..few),
-        few,
-    );
-    show(
-        "query known of a 64th",
-        run(&mut index, IndexOp::Query, 0..few),
-        few,
-    );
-    show(
-        "post new, up to half",
-        run(&mut index, IndexOp::Post, few..half),
-        half - few,
-    );
-    show(
-        "post new, second half",
-        run(&mut index, IndexOp::Post, half..capacity),
-        half,
-    );
-    show(
-        "post new, full",
-        run(&mut index, IndexOp::Post, capacity..capacity * 2),
-        capacity,
-    );
-    // A stride through the numbers that are known, so that neighbours are not asked together.
-    let known = |i: u64| capacity + half + (i * 7919) % half;
-    show(
-        "post known",
-        run(&mut index, IndexOp::Post, (0..half).map(known)),
-        half,
-    );
-    show(
-        "query known",
-        run(&mut index, IndexOp::Query, (0..half).map(known)),
-        half,
-    );
-    let unknown = capacity * 3..capacity * 3 + half;
-    show(
-        "query unknown",
-        run(&mut index, IndexOp::Query, unknown),
-        half,
-    );
-    show(
-        "update known",
-        run(&mut index, IndexOp::Update, (0..half).map(known)),
-        half,
-    );
-    let statistics = index.statistics();
-    let early = index.table().map_or(0, |table| table.discarded_early());
-    println!(
-        "  {} records in it; {} discarded, {:.2} % of them before their time",
-        statistics.entries_indexed,
-        statistics.entries_discarded,
-        early as f64 / statistics.entries_discarded.max(1) as f64 * 100.0
-    );
 }

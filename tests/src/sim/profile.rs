@@ -162,7 +162,7 @@ impl Profile {
             let slabs = (profile.device_blocks / profile.format.slab_blocks).min(4);
             profile.format.slab_blocks *= 8;
             let least = profile.format.minimum_device_blocks();
-            let least = least.expect("a miniature has no index");
+            let least = least.expect("the miniature index can be made");
             profile.device_blocks = least + slabs * profile.format.slab_blocks;
         }
         // As many zones as there are slabs for.
@@ -213,7 +213,7 @@ impl Profile {
             .max(u64::from(zones_at_most));
         let least = format
             .minimum_device_blocks()
-            .expect("a miniature has no index");
+            .expect("the miniature index can be made");
         let trouble = match random.random_range(0..20) {
             0 => Trouble::DataReads,
             1 => Trouble::DataWrites,
@@ -278,7 +278,6 @@ impl Profile {
             block_map_cache_blocks: self.cache_pages,
             block_map_maximum_age: self.maximum_age,
             requests: self.requests,
-            index_memory_bytes: Some(1 << 20),
             compression: self.compression == Compression::On,
             ..VolumeOptions::default()
         }

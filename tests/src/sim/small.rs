@@ -41,7 +41,6 @@ pub fn options(zones: u8) -> VolumeOptions {
         zones,
         block_map_cache_blocks: 32,
         requests: 64,
-        index_memory_bytes: Some(1 << 20),
         ..VolumeOptions::default()
     }
 }
@@ -49,7 +48,7 @@ pub fn options(zones: u8) -> VolumeOptions {
 /// A blank disk with room for so many slabs.
 pub fn disk(slabs: u64) -> SimDisk {
     let least = request().format.minimum_device_blocks();
-    let least = least.expect("a miniature has no index");
+    let least = least.expect("the miniature index can be made");
     SimDisk::new(least + (slabs - 1) * SLAB)
 }
 

@@ -7,7 +7,7 @@ use vdo::volume::IndexCommand;
 use vdo_rpc::params::{
     Create, EnableHistograms, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions,
 };
-use vdo_rpc::results::{Dump, Histograms};
+use vdo_rpc::results::{Dump, Histograms, OpeningInfo};
 use vdo_rpc::volume::no_answer;
 use vdo_rpc::{RpcError, methods, stats, volume};
 
@@ -43,10 +43,11 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
         Allowed::Runtime,
         move |params: Rebuild| Ok(VdoBdev::rebuild(&shared, &params)?),
     );
+    let shared = with(target);
     dispatcher.method(
         methods::BDEV_VDO_GET_PROGRESS,
         Allowed::Runtime,
-        |_: NoParams| Ok(volume::openings()),
+        move |_: NoParams| Ok(progress(&shared)),
     );
     let shared = with(target);
     dispatcher.method(
@@ -109,6 +110,20 @@ fn find(target: &Target, name: &str) -> Result<Arc<VdoBdev>, RpcError> {
     let find = |bdev: &Arc<VdoBdev>| Arc::clone(bdev);
     let found = target.bdevs.with(name, MODULE, find);
     Ok(found.map_err(|error| life::no_volume(name, error))?)
+}
+
+/// Volumes that are being opened, and those whose index is being made again.
+fn progress(target: &Target) -> Vec<OpeningInfo> {
+    let mut all = volume::openings();
+    for name in target.bdevs.names() {
+        let bdev = find(target, &name).ok();
+        all.extend(
+            bdev.and_then(|bdev| {
+                volume::index_rebuild(bdev.volume(), &name, bdev.base_bdev_name())
+            }),
+        );
+    }
+    all
 }
 
 fn get_stats(target: &Target, params: &GetStats) -> Result<Value, RpcError> {

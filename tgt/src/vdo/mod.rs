@@ -64,6 +64,11 @@ impl VdoBdev {
         &self.volume
     }
 
+    /// What it is on.
+    pub fn base_bdev_name(&self) -> &str {
+        &self.params.base_bdev_name
+    }
+
     /// Counts everything. May wait a moment for the zone threads; not to be called on a reactor.
     pub fn statistics(&self) -> Option<VolumeStatistics> {
         life::ask(|done| self.volume.statistics(done))

@@ -38,8 +38,14 @@ impl SubIndexGeometry {
     #[inline]
     pub fn list_key(&self, name: &RecordName) -> ListKey {
         let bits = volume_bits(name);
+        let upper = bits >> self.key_bits;
+        let list = match self.lists.is_power_of_two() {
+            true => upper & (self.lists - 1),
+            // Division is slow.
+            false => upper % self.lists,
+        };
         ListKey {
-            list: ((bits >> self.key_bits) % self.lists) as u32,
+            list: list as u32,
             key: (bits & ((1 << self.key_bits) - 1)) as u32,
         }
     }

@@ -28,6 +28,11 @@ impl NonceInfo {
         NonceInfo(info)
     }
 
+    /// When it was made, in nanoseconds since 1970.
+    pub fn nanoseconds(&self) -> u64 {
+        le64(&self.0, 0)
+    }
+
     /// The nonce in the super block.
     pub fn primary(&self) -> u64 {
         hash(0xa1b1_e0fc, &self.0)

@@ -45,6 +45,11 @@ impl IndexPageMap {
         }
     }
 
+    /// Bytes of memory taken.
+    pub fn memory_bytes(&self) -> u64 {
+        2 * self.lists.len() as u64
+    }
+
     /// Notes the last list on an index page of the chapter in `place` of the ring.
     pub fn note(&mut self, chapter: u64, place: u32, page: u32, last_list: u32) {
         self.last_update = chapter;

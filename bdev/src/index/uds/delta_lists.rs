@@ -136,12 +136,7 @@ impl DeltaLists {
     /// [`IndexError::NoMemory`].
     pub fn new(lists: usize, code: DeltaCode, bytes: u64) -> Result<DeltaLists, IndexError> {
         let no_memory = |_| IndexError::NoMemory { bytes };
-        // Tried, and then taken zeroed, which costs nothing before it is touched.
-        let size = usize::try_from(bytes).map_err(|_| IndexError::NoMemory { bytes })?;
-        Vec::<u8>::new()
-            .try_reserve_exact(size)
-            .map_err(no_memory)?;
-        let memory = vec![0; size];
+        let memory = super::zeroed(bytes)?;
         let mut places = Vec::new();
         places.try_reserve_exact(lists).map_err(no_memory)?;
         places.resize(lists, Place::default());

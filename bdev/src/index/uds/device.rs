@@ -2,8 +2,10 @@
 
 use std::future::Future;
 
+use super::lookup::{Chapters, Look};
+use crate::format::index::record_page::RecordData;
 use crate::index::IndexError;
-use crate::types::Pbn;
+use crate::types::{Pbn, RecordName};
 
 /// The base device, as an index sees it. What is read and written is whole blocks.
 pub trait IndexDevice {
@@ -24,4 +26,37 @@ pub trait IndexDevice {
     /// # Errors
     /// [`IndexError::Io`].
     fn flush(&self) -> impl Future<Output = Result<(), IndexError>>;
+
+    /// Lets others on this thread have their turn. Called between two pieces of work that take long.
+    fn turn(&self) -> impl Future<Output = ()> {
+        std::future::ready(())
+    }
+}
+
+/// Looks for a name in a chapter, and waits for the pages that are needed.
+///
+/// # Errors
+/// [`IndexError::Io`], or [`IndexError::Damaged`].
+pub async fn find<D: IndexDevice>(
+    device: &D,
+    chapters: &mut Chapters,
+    chapter: u64,
+    name: &RecordName,
+) -> Result<Option<RecordData>, IndexError> {
+    let mut bytes = Vec::new();
+    loop {
+        match chapters.look(chapter, name)? {
+            Look::Known(record) => return Ok(record),
+            Look::Read(page) => {
+                bytes.resize(chapters.ring.geometry.page_bytes as usize, 0);
+                device
+                    .read(chapters.ring.block_of(page), &mut bytes)
+                    .await?;
+                chapters.cache.want(page, 0);
+                if let Some(wanted) = chapters.cache.next_wanted() {
+                    chapters.cache.fill(wanted, Some(&bytes), |_| {});
+                }
+            }
+        }
+    }
 }

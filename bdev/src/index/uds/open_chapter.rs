@@ -40,6 +40,15 @@ impl OpenChapter {
         })
     }
 
+    /// Another one of this size, with nothing in it.
+    pub(super) fn empty_copy(&self) -> OpenChapter {
+        OpenChapter {
+            records: Vec::with_capacity(self.capacity),
+            capacity: self.capacity,
+            places: vec![0; self.places.len()],
+        }
+    }
+
     /// Its records, in the order they came.
     pub fn records(&self) -> &[IndexRecord] {
         &self.records

@@ -7,16 +7,20 @@
 //! A chapter's index says which of its records are its own. Copies that fill gaps are not, nor is what an old chapter left on a record
 //! page that was not written any more; so neither gets into the volume index.
 
+use std::ops::Range;
+
 use hashbrown::HashMap;
 
-use super::chapter_store::ChapterStore;
-use super::device::IndexDevice;
-use super::zone::{IndexZone, zone_of};
-use crate::format::index::chapter_page::ChapterPage;
+use super::device::{IndexDevice, find};
+use super::lookup::Chapters;
+use super::page_cache::PageOf;
+use super::ring::Ring;
+use super::volume_index::VolumeIndexZone;
+use super::zone::IndexZone;
 use crate::format::index::delta_list::DeltaError;
-use crate::format::index::{IndexGeometry, IndexRecord, record_page};
-use crate::index::IndexError;
-use crate::types::RecordName;
+use crate::format::index::{IndexGeometry, record_page};
+use crate::index::{IndexError, NameZones};
+use crate::types::{RecordName, ZoneIndex};
 
 /// The most places in a row without a whole chapter, between the newest and the oldest.
 const MOST_BAD: u32 = 100;
@@ -35,19 +39,20 @@ pub struct Reach {
 /// # Errors
 /// [`IndexError::Io`], or [`IndexError::Damaged`] if what there is makes no ring.
 pub async fn find_chapters<D: IndexDevice>(
-    store: &mut ChapterStore<D>,
+    device: &D,
+    ring: &Ring,
 ) -> Result<Option<Reach>, IndexError> {
-    let places = end_of_volume(store).await?;
+    let places = end_of_volume(device, ring).await?;
     if places == 0 {
         return Ok(None);
     }
     // The place of the least number below that of the first place, if there is one, has the oldest chapter. A place without a
     // chapter counts as one with a number above all others.
-    let at_front = store.probe(0).await?.unwrap_or(u64::MAX);
+    let at_front = ring.probe(device, 0).await?.unwrap_or(u64::MAX);
     let (mut low, mut high) = (0, places);
     while low < high {
         let place = low.midpoint(high);
-        let chapter = store.probe(place).await?.unwrap_or(u64::MAX);
+        let chapter = ring.probe(device, place).await?.unwrap_or(u64::MAX);
         if at_front <= chapter {
             low = place + 1;
         } else {
@@ -55,13 +60,13 @@ pub async fn find_chapters<D: IndexDevice>(
         }
     }
     let first = if low >= places { 0 } else { low };
-    let oldest = store.probe(first).await?;
+    let oldest = ring.probe(device, first).await?;
     let mut place = high;
     for _ in 0..=MOST_BAD {
         place = (place + places - 1) % places;
-        if let Some(newest) = store.probe(place).await? {
+        if let Some(newest) = ring.probe(device, place).await? {
             let oldest = oldest.unwrap_or(newest);
-            let chapters = u64::from(store.geometry.chapters);
+            let chapters = u64::from(ring.geometry.chapters);
             return if oldest <= newest && newest - oldest < chapters {
                 Ok(Some(Reach { oldest, newest }))
             } else {
@@ -73,12 +78,12 @@ pub async fn find_chapters<D: IndexDevice>(
 }
 
 /// How many places of the ring were ever written: the place behind the last whole chapter.
-async fn end_of_volume<D: IndexDevice>(store: &mut ChapterStore<D>) -> Result<u32, IndexError> {
-    let mut end = store.geometry.chapters;
+async fn end_of_volume<D: IndexDevice>(device: &D, ring: &Ring) -> Result<u32, IndexError> {
+    let mut end = ring.geometry.chapters;
     let (mut span, mut tries) = (1, 0);
     while end > 0 {
         let place = end.saturating_sub(span);
-        if store.probe(place).await?.is_some() {
+        if ring.probe(device, place).await?.is_some() {
             if span == 1 {
                 break;
             }
@@ -95,45 +100,63 @@ async fn end_of_volume<D: IndexDevice>(store: &mut ChapterStore<D>) -> Result<u3
     Ok(end)
 }
 
-/// Puts the records of all chapters of `reach` into the zones, which are empty, and opens the chapter after them. Returns that, and
-/// the oldest that there still is.
-///
-/// # Errors
-/// [`IndexError::Io`], or [`IndexError::Damaged`].
-pub async fn replay<D: IndexDevice>(
-    store: &mut ChapterStore<D>,
-    zones: &mut [IndexZone],
-    reach: Reach,
-) -> Result<(), IndexError> {
-    let geometry = store.geometry;
-    let newest = reach.newest + 1;
-    // The place of the oldest may be the one the open chapter will have.
-    let oldest = reach.oldest.max(geometry.oldest(newest));
-    for chapter in oldest..newest {
-        zones.iter_mut().for_each(|zone| zone.open_chapter(chapter));
-        store.note_pages(chapter).await?;
-        let will_be_sparse = geometry.is_chapter_sparse(oldest, newest, chapter);
-        let own = OwnRecords::read(store, chapter).await?;
-        let mut records = Vec::with_capacity(geometry.records_per_page() as usize);
-        for page in 0..geometry.record_pages {
-            let bytes = store
-                .page(geometry.place(chapter), geometry.index_pages + page)
-                .await?;
-            records.clear();
-            records.extend(record_page::records(bytes));
-            // A copy that fills a gap may be on the page of its original.
-            records.sort_unstable_by_key(|record| u128::from_be_bytes(record.name.0));
-            records.dedup_by_key(|record| record.name);
-            for record in &records {
-                let is_wanted = !will_be_sparse || geometry.is_sample(&record.name);
-                if is_wanted && own.has(&geometry, &record.name, page) {
-                    replay_record(store, zones, chapter, record).await?;
-                }
-            }
-        }
+impl Reach {
+    /// The chapters to be replayed, oldest first. The place of the oldest may be the one the open chapter will have.
+    pub fn replayed(&self, geometry: &IndexGeometry) -> Range<u64> {
+        let newest = self.newest + 1;
+        self.oldest.max(geometry.oldest(newest))..newest
     }
-    zones.iter_mut().for_each(|zone| zone.open_chapter(newest));
-    Ok(())
+}
+
+/// What a chapter puts into the volume index.
+#[derive(Debug)]
+pub struct ChapterNames {
+    /// Which chapter.
+    pub chapter: u64,
+    /// The last list on each of its index pages.
+    pub last_lists: Vec<u32>,
+    /// Its names; of a chapter that will be sparse, its samples.
+    pub names: Vec<RecordName>,
+}
+
+impl ChapterNames {
+    /// Reads a chapter, one of those to be `replayed`.
+    ///
+    /// # Errors
+    /// [`IndexError::Io`], or [`IndexError::Damaged`].
+    pub async fn read<D: IndexDevice>(
+        device: &D,
+        ring: &Ring,
+        chapter: u64,
+        replayed: &Range<u64>,
+    ) -> Result<ChapterNames, IndexError> {
+        let geometry = &ring.geometry;
+        let only_samples = geometry.is_chapter_sparse(replayed.start, replayed.end, chapter);
+        let (own, last_lists) = OwnRecords::read(device, ring, chapter).await?;
+        let mut names = Vec::with_capacity(own.places.len());
+        let mut bytes = vec![0; geometry.page_bytes as usize];
+        let mut on_page = Vec::with_capacity(geometry.records_per_page() as usize);
+        for number in 0..geometry.record_pages {
+            let page = PageOf {
+                chapter,
+                page: geometry.index_pages + number,
+            };
+            device.read(ring.block_of(page), &mut bytes).await?;
+            on_page.clear();
+            on_page.extend(record_page::records(&bytes).map(|record| record.name));
+            // A copy that fills a gap may be on the page of its original.
+            on_page.sort_unstable_by_key(|name| u128::from_be_bytes(name.0));
+            on_page.dedup();
+            names.extend(on_page.iter().filter(|name| {
+                (!only_samples || geometry.is_sample(name)) && own.has(geometry, name, number)
+            }));
+        }
+        Ok(ChapterNames {
+            chapter,
+            last_lists,
+            names,
+        })
+    }
 }
 
 /// What the index of a chapter knows: on which record page each of its names is.
@@ -148,20 +171,28 @@ struct OwnRecords {
 const PAGE_BITS: u32 = 16;
 
 impl OwnRecords {
+    /// Of a chapter; and the last list on each of its index pages.
     async fn read<D: IndexDevice>(
-        store: &mut ChapterStore<D>,
+        device: &D,
+        ring: &Ring,
         chapter: u64,
-    ) -> Result<OwnRecords, IndexError> {
-        let (geometry, nonce) = (store.geometry, store.nonce);
-        let place = geometry.place(chapter);
+    ) -> Result<(OwnRecords, Vec<u32>), IndexError> {
+        let geometry = &ring.geometry;
         let mut own = OwnRecords {
             places: Vec::with_capacity(geometry.records_per_chapter() as usize),
             collisions: HashMap::new(),
         };
-        for number in 0..geometry.index_pages {
-            let bytes = store.page(place, number).await?;
-            let page =
-                ChapterPage::read(bytes, nonce, &geometry).map_err(|_| IndexError::Damaged)?;
+        let mut last_lists = Vec::with_capacity(geometry.index_pages as usize);
+        let mut bytes = vec![0; geometry.page_bytes as usize];
+        for page in 0..geometry.index_pages {
+            device
+                .read(ring.block_of(PageOf { chapter, page }), &mut bytes)
+                .await?;
+            let page = ring.index_page(&bytes)?;
+            if page.chapter != chapter {
+                return Err(IndexError::Damaged);
+            }
+            last_lists.push(u32::try_from(page.last_list()).unwrap_or(0));
             for list in 0..page.lists {
                 let (global, list) = (page.first_list + list, page.list(list));
                 for entry in list.entries() {
@@ -170,13 +201,13 @@ impl OwnRecords {
                     if entry.is_collision {
                         own.collisions.insert(list.name(&entry), page);
                     } else {
-                        let place = place_of(&geometry, global, entry.key);
+                        let place = place_of(geometry, global, entry.key);
                         own.places.push(place << PAGE_BITS | u64::from(page));
                     }
                 }
             }
         }
-        Ok(own)
+        Ok((own, last_lists))
     }
 
     /// Whether the name, met on a record page, is there by right.
@@ -196,28 +227,53 @@ fn place_of(geometry: &IndexGeometry, list: u32, key: u32) -> u64 {
     u64::from(list) << geometry.chapter_key_bits | u64::from(key)
 }
 
-async fn replay_record<D: IndexDevice>(
-    store: &mut ChapterStore<D>,
-    zones: &mut [IndexZone],
-    chapter: u64,
-    record: &IndexRecord,
+/// Puts the names of a chapter that are of `zone`, number `number` of those that names are dealt out to, into its volume index,
+/// after the chapters before it. A chapter without names only opens it.
+///
+/// # Errors
+/// [`IndexError::Io`], or [`IndexError::Damaged`].
+pub async fn replay<D: IndexDevice>(
+    device: &D,
+    zone: &mut IndexZone,
+    chapters: &mut Chapters,
+    read: &ChapterNames,
+    (dealt, number): (&NameZones, ZoneIndex),
 ) -> Result<(), IndexError> {
-    let zone = zone_of(&store.geometry, &record.name, zones.len() as u8);
-    let index = &mut zones[usize::from(zone)].volume_index;
-    let sighting = index.find(&record.name).map_err(|_| IndexError::Damaged)?;
+    zone.open_chapter(read.chapter);
+    chapters.note(read.chapter, &read.last_lists);
+    for some in read.names.chunks(NAMES_AT_ONCE) {
+        for name in some.iter().filter(|name| dealt.of(name) == number) {
+            replay_name(device, &mut zone.volume_index, chapters, read.chapter, name).await?;
+        }
+        device.turn().await;
+    }
+    Ok(())
+}
+
+/// Names that are replayed before others have their turn.
+const NAMES_AT_ONCE: usize = 1024;
+
+async fn replay_name<D: IndexDevice>(
+    device: &D,
+    index: &mut VolumeIndexZone,
+    chapters: &mut Chapters,
+    chapter: u64,
+    name: &RecordName,
+) -> Result<(), IndexError> {
+    let sighting = index.find(name).map_err(|_| IndexError::Damaged)?;
     let is_its_own = match sighting.chapter {
         None => false,
         Some(other) if other == chapter && sighting.is_exact() => return Ok(()),
         // Another name of this chapter that has the same key.
         Some(other) if other == chapter => false,
         Some(_) if sighting.is_exact() => true,
-        Some(other) => store.find(other, &record.name).await?.is_some(),
+        Some(other) => find(device, chapters, other, name).await?.is_some(),
     };
     if is_its_own {
         index.set_chapter(&sighting, chapter);
         return Ok(());
     }
-    match index.put(&sighting, &record.name, chapter) {
+    match index.put(&sighting, name, chapter) {
         // The rebuilt index does without these.
         Ok(()) | Err(DeltaError::Overflow | DeltaError::Duplicate) => Ok(()),
         Err(DeltaError::Corrupt) => Err(IndexError::Damaged),

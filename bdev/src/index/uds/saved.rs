@@ -517,7 +517,7 @@ mod tests {
     use super::*;
     use crate::format::index::IndexGeometry;
     use crate::hash::murmur3_x64_128;
-    use crate::index::uds::zone::zone_of;
+    use crate::index::NameZones;
     use crate::types::RecordName;
 
     const NONCE: u64 = 99;
@@ -538,7 +538,7 @@ mod tests {
             let chapter = number / 30;
             index.iter_mut().for_each(|zone| zone.open_chapter(chapter));
             let name = name(number);
-            let zone = &mut index[usize::from(zone_of(geometry, &name, zones))];
+            let zone = &mut index[NameZones::new(geometry, zones).of(&name).index()];
             let sighting = zone.find(&name).expect("whole");
             zone.put(&sighting, &name, chapter).expect("room");
         }
@@ -603,8 +603,8 @@ mod tests {
             }
             for number in 0..names + 50 {
                 let name = name(number);
-                let one = saved[usize::from(zone_of(&geometry, &name, saving))].find(&name).expect("whole");
-                let other = loaded[usize::from(zone_of(&geometry, &name, loading))].find(&name).expect("whole");
+                let one = saved[NameZones::new(&geometry, saving).of(&name).index()].find(&name).expect("whole");
+                let other = loaded[NameZones::new(&geometry, loading).of(&name).index()].find(&name).expect("whole");
                 prop_assert_eq!(one.chapter, other.chapter, "name {}", number);
             }
             let all = |index: &[VolumeIndexZone]| index.iter().map(|zone| zone.counts().records).sum::<u64>();

@@ -367,6 +367,11 @@ impl VolumeIndexZone {
         }
     }
 
+    /// The oldest chapter of which there may be names.
+    pub fn oldest(&self) -> u64 {
+        self.parts().map(|part| part.oldest).min().unwrap_or(0)
+    }
+
     /// Entries, collisions among them, and entries taken out or lost since it was made.
     pub fn counts(&self) -> VolumeIndexCounts {
         let mut counts = VolumeIndexCounts::default();
@@ -418,7 +423,7 @@ mod tests {
 
     use super::*;
     use crate::hash::murmur3_x64_128;
-    use crate::index::uds::zone::zone_of;
+    use crate::index::NameZones;
 
     fn name(number: u64) -> RecordName {
         RecordName(murmur3_x64_128(&number.to_le_bytes(), 0))
@@ -448,7 +453,7 @@ mod tests {
                     index.iter_mut().for_each(|zone| zone.open_chapter(chapter));
                 }
                 let name = name(number);
-                let zone = &mut index[usize::from(zone_of(&geometry, &name, zones))];
+                let zone = &mut index[NameZones::new(&geometry, zones).of(&name).index()];
                 let sighting = zone.find(&name).expect("whole");
                 let reach = if sparse && !geometry.is_sample(&name) { geometry.dense_chapters() } else { geometry.chapters };
                 let expected = known.get(&name).copied().filter(|known| known + u64::from(reach) > chapter);

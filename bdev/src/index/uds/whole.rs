@@ -2,18 +2,19 @@
 //!
 //! It is the index with nothing around it. Chapters are written while nothing is asked, and a page that is not in memory is waited for.
 
-use super::chapter_store::ChapterStore;
-use super::device::IndexDevice;
-use super::rebuild;
-use super::saves::{self, LastSave};
+use super::device::{self, IndexDevice};
+use super::lookup::Chapters;
+use super::rebuild::{self, ChapterNames};
+use super::ring::Ring;
+use super::saves::{self, LastSave, LoadedSave, SaveSheet};
 use super::volume_index::VolumeIndexCounts;
-use super::zone::{IndexZone, Outcome, Question, zone_of};
+use super::zone::{IndexZone, Outcome, Question};
 use crate::format::index::nonce::NonceInfo;
 use crate::format::index::record_page::RecordData;
 use crate::format::index::super_block::IndexLayout;
 use crate::format::index::{IndexGeometry, IndexRecord};
-use crate::index::{IndexError, IndexOp};
-use crate::types::{Pbn, RecordName};
+use crate::index::{IndexError, IndexOp, NameZones};
+use crate::types::{Pbn, RecordName, ZoneIndex};
 
 /// Where an index is, and how it is cut.
 #[derive(Clone, Copy, Debug)]
@@ -41,21 +42,28 @@ pub enum Opened {
 
 /// An open index.
 pub struct WholeIndex<D> {
-    plan: IndexPlan,
-    store: ChapterStore<D>,
+    device: D,
+    chapters: Chapters,
     zones: Vec<IndexZone>,
+    names: NameZones,
     last_save: Option<LastSave>,
 }
 
 impl<D: IndexDevice> WholeIndex<D> {
-    fn empty(plan: IndexPlan, device: D, nonce: u64) -> Result<WholeIndex<D>, IndexError> {
-        let geometry = &plan.geometry;
-        let layout = IndexLayout::new(plan.start, geometry);
-        let zone = |zone| IndexZone::new(geometry, zone, plan.zones);
+    fn empty(plan: &IndexPlan, device: D, nonce: u64) -> Result<WholeIndex<D>, IndexError> {
+        let geometry = plan.geometry;
+        let layout = IndexLayout::new(plan.start, &geometry);
+        let zone = |zone| IndexZone::new(&geometry, zone, plan.zones);
+        let ring = Ring {
+            geometry,
+            layout,
+            nonce,
+        };
         Ok(WholeIndex {
-            plan,
-            store: ChapterStore::new(device, geometry, layout, nonce, plan.cache_pages),
+            device,
+            chapters: Chapters::new(ring, plan.cache_pages)?,
             zones: (0..plan.zones).map(zone).collect::<Result<_, _>>()?,
+            names: NameZones::new(&geometry, plan.zones),
             last_save: None,
         })
     }
@@ -71,7 +79,7 @@ impl<D: IndexDevice> WholeIndex<D> {
     ) -> Result<WholeIndex<D>, IndexError> {
         let layout = IndexLayout::new(plan.start, &plan.geometry);
         let nonce = saves::create(&device, &layout, &plan.geometry, plan.volume, info).await?;
-        WholeIndex::empty(plan, device, nonce)
+        WholeIndex::empty(&plan, device, nonce)
     }
 
     /// Opens the index there is, and makes what was not saved again from its chapters.
@@ -82,21 +90,46 @@ impl<D: IndexDevice> WholeIndex<D> {
     pub async fn open(plan: IndexPlan, device: D) -> Result<(WholeIndex<D>, Opened), IndexError> {
         let layout = IndexLayout::new(plan.start, &plan.geometry);
         let nonce = saves::find(&device, &layout, &plan.geometry, plan.volume).await?;
-        let mut index = WholeIndex::empty(plan, device, nonce)?;
-        match saves::load(&mut index.store, &mut index.zones).await {
-            Ok(save) => {
-                index.last_save = Some(save);
-                return Ok((index, Opened::Loaded));
-            }
+        let mut index = WholeIndex::empty(&plan, device, nonce)?;
+        match index.load().await {
+            Ok(()) => return Ok((index, Opened::Loaded)),
             Err(IndexError::Damaged) => {}
             Err(error) => return Err(error),
         }
-        let device = index.store.device;
-        let mut index = WholeIndex::empty(plan, device, nonce)?;
-        if let Some(reach) = rebuild::find_chapters(&mut index.store).await? {
-            rebuild::replay(&mut index.store, &mut index.zones, reach).await?;
-        }
+        let mut index = WholeIndex::empty(&plan, index.device, nonce)?;
+        index.rebuild().await?;
         Ok((index, Opened::Rebuilt))
+    }
+
+    async fn load(&mut self) -> Result<(), IndexError> {
+        let (device, ring) = (&self.device, &self.chapters.ring);
+        let save = LoadedSave::read(device, ring).await?;
+        for (number, zone) in (0..).zip(&mut self.zones) {
+            save.load_zone(device, zone, (&self.names, ZoneIndex(number)))
+                .await?;
+        }
+        self.last_save = Some(save.last_save());
+        self.chapters.page_map = save.page_map;
+        Ok(())
+    }
+
+    async fn rebuild(&mut self) -> Result<(), IndexError> {
+        let (device, ring) = (&self.device, self.chapters.ring);
+        let Some(reach) = rebuild::find_chapters(device, &ring).await? else {
+            return Ok(());
+        };
+        let replayed = reach.replayed(&ring.geometry);
+        for chapter in replayed.clone() {
+            let read = ChapterNames::read(device, &ring, chapter, &replayed).await?;
+            for (number, zone) in (0..).zip(&mut self.zones) {
+                let dealt = (&self.names, ZoneIndex(number));
+                rebuild::replay(device, zone, &mut self.chapters, &read, dealt).await?;
+            }
+        }
+        self.zones
+            .iter_mut()
+            .for_each(|zone| zone.open_chapter(replayed.end));
+        Ok(())
     }
 
     /// Asks, and waits for the answer: what was known of the name.
@@ -108,7 +141,7 @@ impl<D: IndexDevice> WholeIndex<D> {
         op: IndexOp,
         record: IndexRecord,
     ) -> Result<Option<RecordData>, IndexError> {
-        let zone = usize::from(zone_of(&self.plan.geometry, &record.name, self.plan.zones));
+        let zone = self.names.of(&record.name).index();
         let question = Question { op, record };
         let mut seen = None;
         loop {
@@ -117,7 +150,9 @@ impl<D: IndexDevice> WholeIndex<D> {
                 .map_err(|_| IndexError::Damaged)?
             {
                 Outcome::LookIn(chapter) => {
-                    seen = Some((chapter, self.store.find(chapter, &record.name).await?));
+                    let (device, chapters) = (&self.device, &mut self.chapters);
+                    let record = device::find(device, chapters, chapter, &record.name).await?;
+                    seen = Some((chapter, record));
                 }
                 Outcome::Answer(known) => {
                     if self.zones[zone].is_full() {
@@ -143,31 +178,42 @@ impl<D: IndexDevice> WholeIndex<D> {
 
     /// The chapter in which `name` may be, as far as the volume index knows.
     pub fn chapter_hint(&mut self, name: &RecordName) -> Option<u64> {
-        let zone = usize::from(zone_of(&self.plan.geometry, name, self.plan.zones));
+        let zone = self.names.of(name).index();
         self.zones[zone].volume_index.find(name).ok()?.chapter
     }
 
     async fn close_chapter(&mut self) -> Result<(), IndexError> {
         if let Some(save) = self.last_save.take() {
-            saves::spoil(&self.store.device, save).await?;
+            saves::spoil(&self.device, save).await?;
         }
         let chapter = self.newest();
-        let shares: Vec<&[IndexRecord]> =
-            self.zones.iter().map(|zone| zone.open.records()).collect();
-        self.store.write(chapter, &shares).await?;
-        self.zones
-            .iter_mut()
-            .for_each(|zone| zone.open_chapter(chapter + 1));
+        let closed: Vec<_> = self.zones.iter_mut().map(IndexZone::close).collect();
+        let shares: Vec<&[IndexRecord]> = closed.iter().map(|share| share.records()).collect();
+        let ring = self.chapters.ring;
+        let last_lists = ring.write(&self.device, chapter, &shares).await?;
+        self.chapters.note(chapter, &last_lists);
+        drop(closed);
+        self.zones.iter_mut().for_each(IndexZone::written);
         Ok(())
     }
 
     /// Saves it, at `now` (milliseconds since 1970).
     ///
     /// # Errors
-    /// [`IndexError::Io`].
+    /// [`IndexError::Io`]: the save before it may be gone then.
     pub async fn save(&mut self, now: u64) -> Result<(), IndexError> {
         self.last_save = None;
-        self.last_save = Some(saves::save(&self.store, &self.zones, now).await?);
+        let (device, ring) = (&self.device, &self.chapters.ring);
+        let of = (self.newest(), self.zones.len() as u8);
+        let sheet = SaveSheet::begin(device, ring, of, now).await?;
+        for (number, zone) in (0..).zip(&self.zones) {
+            sheet
+                .write_zone(device, ring, ZoneIndex(number), zone)
+                .await?;
+        }
+        let open: Vec<&[IndexRecord]> = self.zones.iter().map(IndexZone::open_records).collect();
+        let saved = sheet.finish(device, ring, &self.chapters.page_map, &open);
+        self.last_save = Some(saved.await?);
         Ok(())
     }
 
@@ -180,7 +226,7 @@ impl<D: IndexDevice> WholeIndex<D> {
     pub fn open_records(&self) -> usize {
         self.zones
             .iter()
-            .map(|zone| zone.open.records().len())
+            .map(|zone| zone.open_records().len())
             .sum()
     }
 
@@ -209,6 +255,6 @@ impl<D: IndexDevice> WholeIndex<D> {
 
     /// Pages read from the device so far.
     pub fn page_reads(&self) -> u64 {
-        self.store.reads
+        self.chapters.cache.misses
     }
 }

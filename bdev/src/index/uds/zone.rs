@@ -6,14 +6,19 @@
 //! chapter the volume index speaks of.
 //!
 //! What is found moves to the open chapter, as what is new goes there: so the names that are asked for stay.
+//!
+//! When the share of a zone is full, the chapter of all zones is *closed* ([`IndexZone::close`]): each goes on in another one at once. The
+//! closed share is asked, too, until its chapter is on disk ([`IndexZone::written`]). A zone that fills the next one before is *stalled*: it
+//! cannot be asked until then.
+
+use std::sync::Arc;
 
 use super::open_chapter::OpenChapter;
-use super::volume_index::VolumeIndexZone;
+use super::volume_index::{VolumeIndexCounts, VolumeIndexZone};
 use crate::format::index::delta_list::DeltaError;
 use crate::format::index::record_page::RecordData;
 use crate::format::index::{IndexGeometry, IndexRecord};
 use crate::index::{IndexError, IndexOp};
-use crate::types::RecordName;
 
 /// What is asked of a zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,16 +44,10 @@ pub struct IndexZone {
     pub(super) volume_index: VolumeIndexZone,
     pub(super) open: OpenChapter,
     pub(super) newest: u64,
-}
-
-/// The zone, of `zones`, that `name` belongs to.
-#[inline]
-pub fn zone_of(geometry: &IndexGeometry, name: &RecordName, zones: u8) -> u8 {
-    let part = match geometry.sampled_part() {
-        Some(samples) if geometry.is_sample(name) => samples,
-        _ => geometry.dense_part(),
-    };
-    (part.list_key(name).list / part.lists_per_zone(zones)) as u8
+    /// Its share of the chapter before the newest, while that is not on disk.
+    closed: Option<Arc<OpenChapter>>,
+    /// An empty share, for when the open one is closed.
+    spare: Option<OpenChapter>,
 }
 
 impl IndexZone {
@@ -61,6 +60,8 @@ impl IndexZone {
             volume_index: VolumeIndexZone::new(geometry, zone, zones)?,
             open: OpenChapter::new(geometry, zones)?,
             newest: 0,
+            closed: None,
+            spare: Some(OpenChapter::new(geometry, zones)?),
         })
     }
 
@@ -78,8 +79,9 @@ impl IndexZone {
         let known = match sighting.chapter {
             None => None,
             Some(chapter) if chapter == self.newest => self.open.find(name),
-            Some(chapter) => match seen {
-                Some((looked_in, record)) if looked_in == chapter => record,
+            Some(chapter) => match (&self.closed, seen) {
+                (Some(closed), _) if chapter + 1 == self.newest => closed.find(name),
+                (_, Some((looked_in, record))) if looked_in == chapter => record,
                 _ => return Ok(Outcome::LookIn(chapter)),
             },
         };
@@ -111,16 +113,70 @@ impl IndexZone {
         Ok(Outcome::Answer(known))
     }
 
-    /// Whether the chapter has to be closed before anything else is asked.
+    /// Whether the chapter is to be closed.
     pub fn is_full(&self) -> bool {
         self.open.is_full()
     }
 
-    /// The open chapter's records are on disk, or have been given up; `newest` is open now.
+    /// Whether nothing may be asked before the chapter that was closed is on disk.
+    #[inline]
+    pub fn is_stalled(&self) -> bool {
+        self.closed.is_some() && self.open.is_full()
+    }
+
+    /// Whether a chapter was closed that is not on disk yet.
+    pub fn is_closing(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Closes the chapter, of which this is the share here, and opens the next. The one before it must be on disk.
+    pub fn close(&mut self) -> Arc<OpenChapter> {
+        debug_assert!(self.closed.is_none(), "one chapter is closed at a time");
+        let next = self.spare.take().unwrap_or_else(|| self.open.empty_copy());
+        let closed = Arc::new(std::mem::replace(&mut self.open, next));
+        self.closed = Some(Arc::clone(&closed));
+        self.open_chapter(self.newest + 1);
+        closed
+    }
+
+    /// The chapter that was closed is on disk.
+    pub fn written(&mut self) {
+        let closed = self.closed.take().and_then(Arc::into_inner);
+        if let Some(mut share) = closed {
+            share.clear();
+            self.spare = Some(share);
+        }
+    }
+
+    /// `newest` is the open chapter from now on.
     pub fn open_chapter(&mut self, newest: u64) {
-        self.open.clear();
         self.newest = newest;
         self.volume_index.open_chapter(newest);
+    }
+
+    /// The oldest chapter of which there may be names.
+    pub fn oldest(&self) -> u64 {
+        self.volume_index.oldest()
+    }
+
+    /// The open chapter.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// The records of the open chapter, in the order they came.
+    pub fn open_records(&self) -> &[IndexRecord] {
+        self.open.records()
+    }
+
+    /// What the volume index holds.
+    pub fn counts(&self) -> VolumeIndexCounts {
+        self.volume_index.counts()
+    }
+
+    /// Bytes of memory taken.
+    pub fn memory_bytes(&self) -> u64 {
+        self.volume_index.memory_bytes() + 2 * self.open.memory_bytes()
     }
 
     /// Takes back a record that was saved with the open chapter. A zone that is nearly full leaves it out: no zone may be full

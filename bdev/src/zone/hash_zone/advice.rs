@@ -7,7 +7,7 @@ use super::super::owner::Zone;
 use super::HashZone;
 use crate::dedupe::contexts::{ContextId, Reply};
 use crate::dedupe::{Answer, LockState, RequestId};
-use crate::index::{DedupeIndex, IndexError, IndexEvent, IndexOp, IndexRequest};
+use crate::index::{IndexError, IndexOp, IndexRequest};
 use crate::runtime::stopwatch::Stretch;
 use crate::seam::Nanos;
 use crate::types::{Mapping, RecordName};
@@ -88,32 +88,29 @@ impl HashZone {
 
     /// Takes answers of the index; says whether there were any.
     pub fn poll(&self, zone: &Zone, now: Nanos) -> bool {
-        let mut verb = None;
-        let busy = {
+        let (busy, idle) = {
             let state = &mut *self.state.borrow_mut();
             let mut answers = self.answers.borrow_mut();
             let (contexts, updating) = (&mut state.contexts, &state.updating);
-            state.index.poll(now, &mut |event| match event {
-                IndexEvent::Done(_, result) => verb = Some(result),
-                IndexEvent::Answer(answer) => {
-                    let context = ContextId(answer.token);
-                    if let Reply::Deliver(request) = contexts.answer(context) {
-                        if let Some(submitted) = contexts.submitted(context) {
-                            zone.lap(Stretch::Index, request.0, submitted);
-                        }
-                        let reply = match updating[answer.token as usize] {
-                            true => Answer::Updated,
-                            false => self.advice(zone, answer.advice),
-                        };
-                        answers.push_back((request, reply));
+            let busy = state.index.poll(now, &mut |answer| {
+                let context = ContextId(answer.token);
+                if let Reply::Deliver(request) = contexts.answer(context) {
+                    if let Some(submitted) = contexts.submitted(context) {
+                        zone.lap(Stretch::Index, request.0, submitted);
                     }
+                    let reply = match updating[answer.token as usize] {
+                        true => Answer::Updated,
+                        false => self.advice(zone, answer.advice),
+                    };
+                    answers.push_back((request, reply));
                 }
-            })
+            });
+            (busy, state.index.is_stopped() && state.index.is_idle())
         };
-        if verb.is_some() {
-            self.state.borrow_mut().verb_result = verb;
-            self.verb_done.wake_all();
+        if idle {
+            self.index_idle.wake_all();
         }
+        zone.look_at_index();
         self.deliver(zone);
         busy
     }

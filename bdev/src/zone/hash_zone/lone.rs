@@ -13,7 +13,7 @@ use super::super::owner::Zone;
 use super::member::{Granted, Member, Place, Waits, key_of};
 use super::{HashState, HashZone};
 use crate::dedupe::{Action, Answer, LockId, LockReport, LockState, ReadLock, RequestId};
-use crate::index::{DedupeIndex, IndexRequest};
+use crate::index::IndexRequest;
 use crate::runtime::chains::Chains;
 use crate::runtime::stopwatch::Stretch;
 use crate::types::{Mapping, Pbn, RecordName};

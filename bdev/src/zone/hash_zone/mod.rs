@@ -34,7 +34,7 @@ use crate::dedupe::contexts::{ContextTally, Contexts};
 use crate::dedupe::{Action, Answer, HashZoneMachine, LockReport, RequestId, TransitionCounts};
 use crate::depot::{IncrementBudget, WriteKind};
 use crate::error::VdoError;
-use crate::index::{AnswerMode, DedupeIndex, IndexError, IndexVerb, MemoryIndex};
+use crate::index::{AnswerMode, IndexShard};
 use crate::packer::Packer;
 use crate::runtime::base::IoEnd;
 use crate::runtime::table::Table;
@@ -46,7 +46,7 @@ use crate::types::{Pbn, ZoneIndex};
 struct HashState {
     machine: HashZoneMachine,
     contexts: Contexts,
-    index: MemoryIndex,
+    index: IndexShard,
     members: Vec<Option<Member>>,
     loners: Loners,
     packing: Packing,
@@ -60,7 +60,6 @@ struct HashState {
     replayed: Vec<Action>,
     /// Which context a pending question's answer is about to be an update's.
     updating: Vec<bool>,
-    verb_result: Option<Result<(), IndexError>>,
 }
 
 impl HashState {
@@ -95,7 +94,8 @@ pub struct HashZone {
     state: RefCell<HashState>,
     /// Whether actions are being carried out.
     carrying_out: Cell<bool>,
-    verb_done: WaitList,
+    /// Woken when everything that was asked of the index has ended, after it was stopped.
+    index_idle: WaitList,
     invalid_advice: Cell<u64>,
     /// Answers of the index and members whose time is up, in the making.
     answers: RefCell<VecDeque<(RequestId, Answer)>>,
@@ -104,13 +104,13 @@ pub struct HashZone {
 }
 
 impl HashZone {
-    /// A hash zone for `requests` requests of a whole volume of so many zone threads, with `index` as its shard, and
+    /// A hash zone for `requests` requests of a whole volume of so many zone threads, with `index` as its share of the index, and
     /// `packer` beside it.
     pub fn new(
         scheduler: &Rc<Scheduler>,
         requests: u32,
         zones: u8,
-        index: MemoryIndex,
+        index: IndexShard,
         packer: Packer,
     ) -> HashZone {
         let machine = HashZoneMachine::new(requests);
@@ -128,10 +128,9 @@ impl HashZone {
                 done: 0,
                 replayed: Vec::with_capacity(8),
                 updating: vec![false; requests as usize],
-                verb_result: None,
             }),
             carrying_out: Cell::new(false),
-            verb_done: WaitList::new(scheduler),
+            index_idle: WaitList::new(scheduler),
             invalid_advice: Cell::new(0),
             answers: RefCell::new(VecDeque::with_capacity(requests as usize)),
             short: RefCell::new(Vec::new()),
@@ -335,13 +334,17 @@ impl HashZone {
         index.into_iter().chain([packer]).flatten().min()
     }
 
-    /// Has the index's shard do what `verb` says, and waits for its end.
-    pub async fn run_verb(&self, verb: IndexVerb) -> Result<(), IndexError> {
-        self.state.borrow_mut().index.start(verb);
-        self.verb_done
-            .wait_until(|| self.state.borrow().verb_result.is_some())
-            .await;
-        self.state.borrow_mut().verb_result.take().unwrap_or(Ok(()))
+    /// Does something with the share of the index that is here.
+    #[inline]
+    pub(crate) fn with_index<T>(&self, act: impl FnOnce(&mut IndexShard) -> T) -> T {
+        act(&mut self.state.borrow_mut().index)
+    }
+
+    /// Stops the share of the index, and waits until everything that was asked of it has ended.
+    pub(crate) async fn stop_index(&self) {
+        self.with_index(IndexShard::stop);
+        let is_idle = || self.with_index(|shard| shard.is_idle());
+        self.index_idle.wait_until(is_idle).await;
     }
 
     /// Makes the index slow, silent or failing, to see what becomes of writes.
