@@ -220,12 +220,12 @@ impl IndexShard {
             return Asked::Answer(Err(IndexError::NotOpen));
         }
         self.is_touched = true;
-        self.ask(request)
+        self.ask(request, None)
     }
 
-    /// Takes a request as far as it can be taken.
+    /// Takes a request as far as it can be taken, now that the page it waited for, if any, has `arrived`.
     #[inline]
-    fn ask(&mut self, request: &IndexRequest) -> Asked {
+    fn ask(&mut self, request: &IndexRequest, arrived: Option<PageOf>) -> Asked {
         let Some(parts) = self.parts.as_deref_mut().filter(|_| self.failure.is_none()) else {
             return Asked::Answer(Err(IndexError::NotOpen));
         };
@@ -248,11 +248,13 @@ impl IndexShard {
             let outcome = zone.ask(&question, seen);
             match outcome.map_err(|_| IndexError::Damaged) {
                 Ok(Outcome::Answer(known)) => break known,
-                Ok(Outcome::LookIn(chapter)) => match parts.chapters.look(chapter, &request.name) {
-                    Ok(Look::Known(record)) => seen = Some((chapter, record)),
-                    Ok(Look::Read(page)) => return Asked::Read(page),
-                    Err(error) => return Asked::Answer(Err(self.fail(error))),
-                },
+                Ok(Outcome::LookIn(chapter)) => {
+                    match parts.chapters.look(chapter, &request.name, arrived) {
+                        Ok(Look::Known(record)) => seen = Some((chapter, record)),
+                        Ok(Look::Read(page)) => return Asked::Read(page),
+                        Err(error) => return Asked::Answer(Err(self.fail(error))),
+                    }
+                }
                 Err(error) => return Asked::Answer(Err(self.fail(error))),
             }
         };
@@ -302,7 +304,7 @@ impl IndexShard {
             let Some(request) = self.line.pop_front() else {
                 return;
             };
-            let asked = self.ask(&request);
+            let asked = self.ask(&request, None);
             self.settle(request, asked);
         }
     }
@@ -334,7 +336,7 @@ impl IndexShard {
         cache.fill(wanted, bytes.ok(), |lookup| served.push(lookup));
         for lookup in served.drain(..) {
             if let Some(request) = self.lookups.remove(Key::new(lookup)) {
-                let asked = self.ask(&request);
+                let asked = self.ask(&request, Some(wanted.page));
                 self.settle(request, asked);
             }
         }

@@ -44,8 +44,9 @@ pub async fn find<D: IndexDevice>(
     name: &RecordName,
 ) -> Result<Option<RecordData>, IndexError> {
     let mut bytes = Vec::new();
+    let mut arrived = None;
     loop {
-        match chapters.look(chapter, name)? {
+        match chapters.look(chapter, name, arrived)? {
             Look::Known(record) => return Ok(record),
             Look::Read(page) => {
                 bytes.resize(chapters.ring.geometry.page_bytes as usize, 0);
@@ -56,6 +57,7 @@ pub async fn find<D: IndexDevice>(
                 if let Some(wanted) = chapters.cache.next_wanted() {
                     chapters.cache.fill(wanted, Some(&bytes), |_| {});
                 }
+                arrived = Some(page);
             }
         }
     }

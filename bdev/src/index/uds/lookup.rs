@@ -1,7 +1,8 @@
 //! Looking in chapters on disk for a name, by way of the pages that are in memory.
 //!
 //! A chapter's index says on which of its record pages a name would be, and the page map on which index page that is said. So a name
-//! needs two pages. Those that are not in memory are named, to be read; then the name is looked for again.
+//! needs two pages. Those that are not in memory are named, to be read; then the name is looked for again. Whoever waited for a
+//! record page is done with the index page, which need not be there any more: so all get on, however few pages there is room for.
 
 use super::page_cache::{PageCache, PageOf};
 use super::ring::Ring;
@@ -56,12 +57,23 @@ impl Chapters {
         }
     }
 
-    /// Looks for `name` in `chapter`.
+    /// Looks for `name` in `chapter`, on behalf of somebody who waited for the page that has `arrived`, if any.
     ///
     /// # Errors
     /// [`IndexError::Damaged`] if its index page is not the one the page map speaks of.
-    pub fn look(&mut self, chapter: u64, name: &RecordName) -> Result<Look, IndexError> {
+    pub fn look(
+        &mut self,
+        chapter: u64,
+        name: &RecordName,
+        arrived: Option<PageOf>,
+    ) -> Result<Look, IndexError> {
         let geometry = &self.ring.geometry;
+        let arrived = arrived
+            .filter(|page| page.chapter == chapter && page.page >= geometry.index_pages)
+            .and_then(|page| self.cache.get(page));
+        if let Some(records) = arrived {
+            return Ok(Look::Known(record_page::find(records, name)));
+        }
         let place = geometry.place(chapter);
         let list = geometry.chapter_list_key(name).list;
         let number = self.page_map.page_of(place, list);
