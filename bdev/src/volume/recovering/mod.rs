@@ -16,7 +16,7 @@
 //! scrubs those that are still called so. Other programs can take over at any moment: each of these states is one that
 //! dm-vdo leaves, too.
 //!
-//! A volume that was shut down is only looked at ([`look_over`]).
+//! A volume that was shut down is only looked at ([`mod@look_over`]).
 //!
 //! The journal is read before everything else, but what was read may have been in the device's cache only, if it was not the
 //! power that failed but the program. So the device is flushed before the first write.
