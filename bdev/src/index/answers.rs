@@ -48,11 +48,6 @@ impl AnswerQueue {
         self.mode
     }
 
-    /// How many answers are inside.
-    pub fn len(&self) -> usize {
-        self.held.len()
-    }
-
     /// Whether no answer is inside.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()

@@ -18,7 +18,6 @@ mod shard;
 pub mod uds;
 mod zone_device;
 
-pub use self::answers::AnswerQueue;
 pub use self::name_zones::NameZones;
 pub use self::seam::{AnswerMode, IndexAnswer, IndexOp, IndexRequest, IndexToken};
 pub use self::shard::{ClosedShare, IndexShard, ShardParts, ShardReport};

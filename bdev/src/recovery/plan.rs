@@ -12,7 +12,7 @@ use crate::error::VdoError;
 use crate::format::components::{RecoveryJournalState, VolumeState};
 use crate::format::recovery_journal::{ENTRIES_PER_BLOCK, block_number};
 use crate::format::super_block::SuperBlock;
-use crate::types::{JournalPoint, SequenceNumber};
+use crate::types::{JournalPoint, Pbn, SequenceNumber};
 
 /// What is to be done with the journal of a volume that was in use.
 #[derive(Debug, PartialEq, Eq)]
@@ -342,15 +342,15 @@ pub enum Refusal {
     )]
     MisplacedPage {
         /// The block.
-        pbn: crate::types::Pbn,
+        pbn: Pbn,
         /// What it holds.
-        found: crate::types::Pbn,
+        found: Pbn,
     },
     /// A block is the page of the block map it should be, but its header is not whole.
     #[error("the header of block {pbn}, a page of the block map, is damaged")]
     DamagedPage {
         /// The block.
-        pbn: crate::types::Pbn,
+        pbn: Pbn,
     },
     /// Pages of the block map are gone, or too many.
     #[error(
@@ -359,11 +359,11 @@ pub enum Refusal {
     )]
     PageCount {
         /// The first root.
-        roots: crate::types::Pbn,
+        roots: Pbn,
         /// Pages that were named.
         found: u64,
         /// The super block.
-        super_block: crate::types::Pbn,
+        super_block: Pbn,
         /// What it says.
         counted: u64,
     },
@@ -373,11 +373,11 @@ pub enum Refusal {
     )]
     PageEntry {
         /// The page with the entry.
-        page: crate::types::Pbn,
+        page: Pbn,
         /// Which entry.
         slot: u16,
         /// What it says.
-        pbn: crate::types::Pbn,
+        pbn: Pbn,
         /// Why not.
         why: &'static str,
     },
@@ -405,7 +405,7 @@ pub enum Refusal {
         /// Where on the ring it is.
         place: u64,
         /// The super block.
-        super_block: crate::types::Pbn,
+        super_block: Pbn,
     },
     /// Something of a slab.
     #[error("slab {slab}: {what}")]

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use super::pieces::Cursor;
 use super::sweep::{Sweep, SweepReport};
-use crate::seam::Nanos;
+use crate::seam::{HostRequest, Nanos};
 
 /// A request of more bytes than this is long.
 const LONG: u64 = 64 * 1024;
@@ -64,10 +64,14 @@ impl<R: Clone> Line<R> {
         }
     }
 
+    /// Whether a long one waits that may have one of `idle` free records.
+    fn long_may(&self, idle: usize) -> bool {
+        !self.long.is_empty() && idle > self.kept
+    }
+
     /// Whether somebody may have one of `idle` free records.
     pub(super) fn may_proceed(&self, idle: usize) -> bool {
-        let long = !self.long.is_empty() && idle > self.kept;
-        long || (!self.short.is_empty() && idle > 0)
+        self.long_may(idle) || (!self.short.is_empty() && idle > 0)
     }
 
     /// Whose turn it is to have one of `idle` free records.
@@ -75,8 +79,7 @@ impl<R: Clone> Line<R> {
         if !self.may_proceed(idle) {
             return None;
         }
-        let may_long = !self.long.is_empty() && idle > self.kept;
-        let long = may_long && (self.long_next || self.short.is_empty());
+        let long = self.long_may(idle) && (self.long_next || self.short.is_empty());
         self.long_next = !long;
         match long {
             true => self.long.pop_front(),
@@ -100,7 +103,7 @@ impl<R: Clone> Line<R> {
     }
 }
 
-impl<R: crate::seam::HostRequest> Line<R> {
+impl<R: HostRequest> Line<R> {
     /// Each unmap and write of zeroes in it.
     pub(super) fn sweeps(&self) -> impl Iterator<Item = SweepReport> {
         let all = self.short.iter().chain(&self.long);

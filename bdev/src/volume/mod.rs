@@ -522,10 +522,11 @@ impl<H: Host> Volume<H> {
     /// Switches compression of new data. Off, nothing lies in a packer any more.
     pub fn set_compression(&self, on: bool) {
         self.shared.set_compression(on);
+        if on {
+            return;
+        }
         for zone in 0..self.shared.zones {
-            if !on {
-                self.errand(zone, Box::new(|zone, _| zone.hash.empty_packer(zone)));
-            }
+            self.errand(zone, Box::new(|zone, _| zone.hash.empty_packer(zone)));
         }
     }
 

@@ -37,11 +37,7 @@ pub(super) fn available() -> u64 {
 /// # Errors
 /// When there is not so much.
 pub(super) fn promise(demand: &Demand) -> Result<Arc<dyn Any + Send + Sync>, VolumeError> {
-    let mut promised = promised();
-    demand.check(left(*promised))?;
-    let bytes = demand.total();
-    *promised = promised.saturating_add(bytes);
-    Ok(Arc::new(Promise(bytes)))
+    keep_if(demand.total(), |left| demand.check(left))
 }
 
 /// As [`promise`], for something else that is so large.
@@ -49,11 +45,19 @@ pub(super) fn promise(demand: &Demand) -> Result<Arc<dyn Any + Send + Sync>, Vol
 /// # Errors
 /// When there is not so much; what can be had, in bytes.
 pub fn keep(bytes: u64) -> Result<Arc<dyn Any + Send + Sync>, u64> {
+    keep_if(bytes, |left| match bytes > left {
+        true => Err(left),
+        false => Ok(()),
+    })
+}
+
+/// Keeps memory if `check` finds nothing wrong with what is left.
+fn keep_if<E>(
+    bytes: u64,
+    check: impl FnOnce(u64) -> Result<(), E>,
+) -> Result<Arc<dyn Any + Send + Sync>, E> {
     let mut promised = promised();
-    let left = left(*promised);
-    if bytes > left {
-        return Err(left);
-    }
+    check(left(*promised))?;
     *promised = promised.saturating_add(bytes);
     Ok(Arc::new(Promise(bytes)))
 }

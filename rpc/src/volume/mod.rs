@@ -18,7 +18,7 @@ pub mod memory;
 mod openings;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 use vdo::format::index_region::{IndexConfig, IndexMemory};
@@ -59,9 +59,6 @@ pub fn open_request(params: &Create) -> Result<OpenRequest, RpcError> {
     };
     // Microseconds, as dm-vdo's own tool takes them, and a count, for two volumes made at once.
     static MADE: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     Ok(OpenRequest {
         policy: match params.format {
             Format::IfBlank => FormatPolicy::IfBlank,
@@ -77,7 +74,7 @@ pub fn open_request(params: &Create) -> Result<OpenRequest, RpcError> {
             },
             ..FormatOptions::default()
         },
-        nonce: now.as_micros() as u64 + MADE.fetch_add(1, Ordering::Relaxed),
+        nonce: since_1970().as_micros() as u64 + MADE.fetch_add(1, Ordering::Relaxed),
         uuid: Uuid::new_v4(),
         slabs_wanted,
         recovery: RecoveryPolicy::Recover {
@@ -147,15 +144,15 @@ fn options_of(params: &Create, zones: u8) -> VolumeOptions {
         block_map_cache_blocks: cache_blocks(params),
         deduplication: params.deduplication,
         compression: params.compression,
-        unix_ms: unix_ms(),
+        unix_ms: since_1970().as_millis() as u64,
         ..VolumeOptions::default()
     }
 }
 
-/// Milliseconds since 1970, as far as the clock of this machine is right.
-fn unix_ms() -> u64 {
+/// How long ago 1970 began, as far as the clock of this machine is right.
+fn since_1970() -> Duration {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
+    since.unwrap_or_default()
 }
 
 fn parse(mask: &str) -> Result<CpuMask, RpcError> {

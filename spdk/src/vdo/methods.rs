@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use vdo::volume::{IndexCommand, Volume};
+use vdo::volume::{Done, IndexCommand, Volume};
 use vdo_rpc::params::{
     Create, EnableHistograms, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions,
 };
@@ -38,6 +38,16 @@ pub(super) fn register() {
 fn volume_called(name: &str) -> Result<Arc<Volume<SpdkHost>>, RpcError> {
     // SAFETY: on the app thread; the bdev is there, and not kept.
     bdev::find(name).map(|bdev| Arc::clone(unsafe { bdev.as_ref() }.volume()))
+}
+
+/// What a volume says when it is asked.
+async fn ask<T: Send + 'static>(
+    name: &str,
+    question: impl FnOnce(&Arc<Volume<SpdkHost>>, Done<T>),
+) -> Result<T, RpcError> {
+    let volume = volume_called(name)?;
+    let answer = life::ask(|done| question(&volume, done)).await;
+    answer.ok_or_else(|| volume::no_answer(name))
 }
 
 struct CreateMethod;
@@ -119,9 +129,7 @@ impl Method for GetStatistics {
 }
 
 async fn index(name: String, command: IndexCommand) -> Result<Value, RpcError> {
-    let volume = volume_called(&name)?;
-    let result = life::ask(|done| volume.index(command, done)).await;
-    let result = result.ok_or_else(|| volume::no_answer(&name))?;
+    let result = ask(&name, |volume, done| volume.index(command, done)).await?;
     volume::index_answer(&name, result).map(|done| json!(done))
 }
 
@@ -177,9 +185,7 @@ impl Method for DumpMethod {
     type Parameters = Name;
 
     async fn call(params: Name) -> Result<Value, RpcError> {
-        let volume = volume_called(&params.name)?;
-        let dump = life::ask(|done| volume.dump(done)).await;
-        let dump = dump.ok_or_else(|| volume::no_answer(&params.name))?;
+        let dump = ask(&params.name, |volume, done| volume.dump(done)).await?;
         Ok(json!(volume::dump(dump)))
     }
 }
@@ -201,9 +207,7 @@ impl Method for GetHistograms {
     type Parameters = Name;
 
     async fn call(params: Name) -> Result<Value, RpcError> {
-        let volume = volume_called(&params.name)?;
-        let times = life::ask(|done| volume.stage_times(done)).await;
-        let times = times.ok_or_else(|| volume::no_answer(&params.name))?;
+        let times = ask(&params.name, |volume, done| volume.stage_times(done)).await?;
         volume::histograms(&params.name, times).map(|histograms| json!(histograms))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use vdo::volume::IndexCommand;
+use vdo::volume::{Done, IndexCommand, Volume};
 use vdo_rpc::params::{
     Create, EnableHistograms, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions,
 };
@@ -11,7 +11,7 @@ use vdo_rpc::results::{Dump, Histograms, OpeningInfo};
 use vdo_rpc::volume::no_answer;
 use vdo_rpc::{RpcError, methods, stats, volume};
 
-use super::{MODULE, VdoBdev, life};
+use super::{EmbeddedHost, MODULE, VdoBdev, life};
 use crate::rpc::{Allowed, Dispatcher};
 use crate::target::Target;
 
@@ -126,6 +126,17 @@ fn progress(target: &Target) -> Vec<OpeningInfo> {
     all
 }
 
+/// What a volume says when it is asked.
+fn ask<T: Send + 'static>(
+    target: &Target,
+    name: &str,
+    question: impl FnOnce(&Arc<Volume<EmbeddedHost>>, Done<T>),
+) -> Result<T, RpcError> {
+    let bdev = find(target, name)?;
+    let answer = life::ask(|done| question(bdev.volume(), done));
+    answer.ok_or_else(|| no_answer(name))
+}
+
 fn get_stats(target: &Target, params: &GetStats) -> Result<Value, RpcError> {
     let one = |name: &str| -> Result<Value, RpcError> {
         let statistics = find(target, name)?
@@ -146,19 +157,15 @@ fn get_stats(target: &Target, params: &GetStats) -> Result<Value, RpcError> {
 }
 
 fn index(target: &Target, name: &str, command: IndexCommand) -> Result<bool, RpcError> {
-    let bdev = find(target, name)?;
-    let answer = life::ask(|done| bdev.volume().index(command, done));
-    volume::index_answer(name, answer.ok_or_else(|| no_answer(name))?)
+    let answer = ask(target, name, |volume, done| volume.index(command, done))?;
+    volume::index_answer(name, answer)
 }
 
 fn dump(target: &Target, name: &str) -> Result<Dump, RpcError> {
-    let bdev = find(target, name)?;
-    let dump = life::ask(|done| bdev.volume().dump(done)).ok_or_else(|| no_answer(name))?;
-    Ok(volume::dump(dump))
+    ask(target, name, |volume, done| volume.dump(done)).map(volume::dump)
 }
 
 fn histograms(target: &Target, name: &str) -> Result<Histograms, RpcError> {
-    let bdev = find(target, name)?;
-    let times = life::ask(|done| bdev.volume().stage_times(done));
-    volume::histograms(name, times.ok_or_else(|| no_answer(name))?)
+    let times = ask(target, name, |volume, done| volume.stage_times(done))?;
+    volume::histograms(name, times)
 }

@@ -7,7 +7,7 @@ use super::super::owner::Zone;
 use super::HashZone;
 use crate::dedupe::contexts::{ContextId, Reply};
 use crate::dedupe::{Answer, LockState, RequestId};
-use crate::index::{IndexError, IndexOp, IndexRequest};
+use crate::index::{IndexError, IndexOp, IndexRequest, IndexShard};
 use crate::runtime::stopwatch::Stretch;
 use crate::seam::Nanos;
 use crate::types::{Mapping, RecordName};
@@ -18,6 +18,19 @@ enum Asked {
     Waits,
     /// There is no context for it.
     Busy,
+}
+
+/// Asks the share of the index on behalf of a write, if it can answer at once.
+#[inline]
+pub(super) fn ask_now(
+    zone: &Zone,
+    index: &mut IndexShard,
+    id: RequestId,
+    request: &IndexRequest,
+) -> Option<Result<Option<Mapping>, IndexError>> {
+    let advice = index.answer_now(request)?;
+    zone.lap(Stretch::Index, id.0, zone.scheduler.now());
+    Some(advice)
 }
 
 impl HashZone {
@@ -72,12 +85,10 @@ impl HashZone {
             new,
             token: 0,
         };
-        let now = zone.scheduler.now();
-        if let Some(advice) = state.index.answer_now(&request) {
-            zone.lap(Stretch::Index, id.0, now);
+        if let Some(advice) = ask_now(zone, &mut state.index, id, &request) {
             return Asked::Answered(advice);
         }
-        let Some(context) = state.contexts.acquire(now, id) else {
+        let Some(context) = state.contexts.acquire(zone.scheduler.now(), id) else {
             return Asked::Busy;
         };
         state.updating[context.0 as usize] = op == IndexOp::Update;

@@ -10,12 +10,12 @@
 
 use super::super::events::Placed;
 use super::super::owner::Zone;
+use super::advice::ask_now;
 use super::member::{Granted, Member, Place, Waits, key_of};
 use super::{HashState, HashZone};
 use crate::dedupe::{Action, Answer, LockId, LockReport, LockState, ReadLock, RequestId};
 use crate::index::IndexRequest;
 use crate::runtime::chains::Chains;
-use crate::runtime::stopwatch::Stretch;
 use crate::types::{Mapping, Pbn, RecordName};
 
 /// How far a lone write has come, in answers the machine would have been given.
@@ -162,17 +162,13 @@ impl HashZone {
             let Some(pbn) = allocation.filter(|_| alone) else {
                 return false;
             };
-            let post = Mapping::block(pbn);
+            let post = IndexRequest::post(name, Mapping::block(pbn));
             let asked = zone.shared.index_answers();
-            let advice =
-                match asked.then(|| state.index.answer_now(&IndexRequest::post(name, post))) {
-                    None => None,
-                    Some(None) => return false,
-                    Some(Some(advice)) => {
-                        zone.lap(Stretch::Index, id.0, zone.scheduler.now());
-                        self.advised(zone, advice)
-                    }
-                };
+            let advice = match asked.then(|| ask_now(zone, &mut state.index, id, &post)) {
+                None => None,
+                Some(None) => return false,
+                Some(Some(advice)) => self.advised(zone, advice),
+            };
             let Some(member) = &mut state.members[id.0 as usize] else {
                 return false;
             };

@@ -8,11 +8,10 @@ use crate::dedupe::OpenResult;
 use crate::error::VdoError;
 use crate::format::index::IndexRecord;
 use crate::format::index::nonce::NonceInfo;
-use crate::format::index::super_block::IndexLayout;
-use crate::index::IndexError;
 use crate::index::uds::rebuild::{self, ChapterNames};
 use crate::index::uds::ring::Ring;
 use crate::index::uds::saves::{self, LoadedSave, SaveSheet};
+use crate::index::{IndexError, IndexShard};
 use crate::zone::message::AdminStep;
 use crate::zone::owner::Zone;
 
@@ -69,18 +68,14 @@ pub(crate) async fn open(
 async fn make(zone: &Zone, keeper: &IndexKeeper) -> Result<(), IndexError> {
     let place = keeper.place.as_ref().ok_or(IndexError::NoRoom)?;
     let device = &*zone.index_device;
-    let layout = IndexLayout::new(place.start, &place.geometry);
+    let layout = place.layout();
     let now = keeper.now_ms(zone).saturating_mul(1_000_000);
     // Whatever the clock says, it has another nonce than the one before it.
     let before = saves::nonce_info(device, &layout, &place.geometry).await?;
     let time = now.max(before.map_or(0, |info| info.nanoseconds().saturating_add(1)));
     let info = NonceInfo::new(time, place.volume as u32);
     let nonce = saves::create(device, &layout, &place.geometry, place.volume, info).await?;
-    let ring = Ring {
-        geometry: place.geometry,
-        layout,
-        nonce,
-    };
+    let ring = place.ring(nonce);
     everywhere(zone, ShardStep::Make(Arc::new(ring))).await?;
     go_online(zone, keeper, ring, None).await
 }
@@ -103,13 +98,9 @@ async fn load_or_rebuild(
 ) -> Result<(), IndexError> {
     let place = keeper.place.as_ref().ok_or(IndexError::NoRoom)?;
     let device = &*zone.index_device;
-    let layout = IndexLayout::new(place.start, &place.geometry);
+    let layout = place.layout();
     let nonce = saves::find(device, &layout, &place.geometry, place.volume).await?;
-    let ring = Ring {
-        geometry: place.geometry,
-        layout,
-        nonce,
-    };
+    let ring = place.ring(nonce);
     match load(zone, keeper, ring).await {
         Err(IndexError::Damaged | IndexError::Io { .. }) => {
             everywhere(zone, ShardStep::GiveUp).await?;
@@ -197,7 +188,7 @@ async fn save(zone: &Zone, keeper: &IndexKeeper) -> Result<(), IndexError> {
     if keeper.last_save.get().is_some() && !is_touched {
         return Ok(());
     }
-    let parts = |shard: &mut crate::index::IndexShard| {
+    let parts = |shard: &mut IndexShard| {
         let parts = shard.parts()?;
         Some((parts.zone.newest(), parts.chapters.page_map.clone()))
     };

@@ -22,6 +22,7 @@ pub(crate) use self::life::{close, open};
 pub use self::steps::ShardStep;
 use crate::format::Volume;
 use crate::format::index::IndexGeometry;
+use crate::format::index::super_block::IndexLayout;
 use crate::index::uds::ring::Ring;
 use crate::index::uds::saves::LastSave;
 use crate::index::{ClosedShare, IndexError};
@@ -50,6 +51,20 @@ impl IndexPlace {
             start: region.start,
             volume: volume.layout.nonce,
         })
+    }
+
+    /// Where its parts are.
+    pub(crate) fn layout(&self) -> IndexLayout {
+        IndexLayout::new(self.start, &self.geometry)
+    }
+
+    /// The ring of its chapters, if they have this nonce.
+    pub(crate) fn ring(&self, nonce: u64) -> Ring {
+        Ring {
+            geometry: self.geometry,
+            layout: self.layout(),
+            nonce,
+        }
     }
 }
 
