@@ -1,12 +1,13 @@
 //! The kernel's own dm-vdo, in a guest, on volumes that were filled here.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
 use vdo_tests::rig::{
     BLOCK, MIB, ROOMY, Rig, Setup, check, check_with, compressible, fill, fill_with, stats,
 };
-use vdo_tests::tools::skipped;
+use vdo_tests::tools::{files_below, skipped};
 
 /// Logical blocks of the volume.
 const LOGICAL: u64 = 1024 * MIB / BLOCK;
@@ -186,24 +187,18 @@ fn what_is_compressed_here_is_read_by_the_kernel_and_the_other_way_round() {
 }
 
 /// Blocks of the files below a folder, each file from the beginning of a block, until there are so many.
-fn gather(folder: &Path, blocks: usize, data: &mut Vec<u8>) {
-    let entries = folder.read_dir().into_iter().flatten().flatten();
-    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        let Ok(about) = path.symlink_metadata() else {
-            continue;
-        };
-        if about.is_dir() {
-            gather(&path, blocks, data);
-        } else if about.is_file() {
-            data.extend(std::fs::read(&path).unwrap_or_default());
-            data.resize(data.len().next_multiple_of(BLOCK as usize), 0);
+fn gather(folder: &Path, blocks: usize) -> Vec<u8> {
+    let (all, mut data) = (blocks * BLOCK as usize, Vec::new());
+    _ = files_below(folder, &mut |bytes| {
+        data.extend(bytes);
+        data.resize(data.len().next_multiple_of(BLOCK as usize), 0);
+        match data.len() >= all {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
-        if data.len() >= blocks * BLOCK as usize {
-            return data.truncate(blocks * BLOCK as usize);
-        }
-    }
+    });
+    data.truncate(all);
+    data
 }
 
 /// MiB of files that are written here and there; with `VDO_SAVINGS_MIB=256` it takes some minutes.
@@ -218,8 +213,7 @@ fn the_files_of_this_machine_take_as_many_blocks_here_as_in_the_kernel() {
     };
     let wanted = std::env::var("VDO_SAVINGS_MIB").map(|mib| mib.parse().expect("a number of MiB"));
     let blocks = wanted.unwrap_or(FILES_MIB) * MIB / BLOCK;
-    let mut data = Vec::new();
-    gather(Path::new("/usr/lib"), blocks as usize, &mut data);
+    let data = gather(Path::new("/usr/lib"), blocks as usize);
     let block = |lbn: u64| data[(lbn * BLOCK) as usize..][..BLOCK as usize].to_vec();
     let blocks = data.len() as u64 / BLOCK;
 

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
-use uuid::Uuid;
 use vdo::format::FormatOptions;
 use vdo::format::index_region::{IndexConfig, IndexMemory};
 use vdo::seam::{RequestHeader, RequestKind};
-use vdo::volume::{FormatPolicy, OpenRequest, RecoveryPolicy, VolumeOptions};
+use vdo::volume::{OpenRequest, VolumeOptions};
 use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
 use vdo_tests::recording::{Cut, Event, Interest, Recording};
 use vdo_tests::rig::{BLOCK, MIB, Rig};
@@ -23,6 +22,7 @@ use vdo_tests::script::{Change, LOGICAL_BLOCKS, Ledger, Script};
 use vdo_tests::sim::audit::{Blocks, audit_recovered};
 use vdo_tests::sim::disk::{Fuse, Marked, PowerLost};
 use vdo_tests::sim::salvage::Salvage;
+use vdo_tests::sim::small::request_for;
 use vdo_tests::sim::{SimDisk, World, complaints};
 use vdo_tests::target::program;
 use vdo_tests::tools::skipped;
@@ -32,24 +32,14 @@ const SLAB: u64 = 512;
 
 /// The volume before anything happens to it.
 fn request() -> OpenRequest {
-    let format = FormatOptions {
+    request_for(FormatOptions {
         logical_blocks: Some(LOGICAL_BLOCKS),
         index: IndexConfig {
             memory: IndexMemory::MB_256,
             sparse: false,
         },
         ..FormatOptions::miniature(SLAB, 16, 32)
-    };
-    OpenRequest {
-        policy: FormatPolicy::IfBlank,
-        format,
-        nonce: 7,
-        uuid: Uuid::from_u128(9),
-        slabs_wanted: 1,
-        recovery: RecoveryPolicy::Recover { cache_blocks: 64 },
-        available_memory: u64::MAX,
-        deduplication: true,
-    }
+    })
 }
 
 /// MiB of the device.

@@ -3,20 +3,21 @@
 //! Every figure is the best of several runs. `lz4_bench [FOLDER]` says whose files (default `/usr/lib`).
 
 use std::hint::black_box;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
 use vdo::format::Block;
 use vdo::lz4::{Compressor, decompress};
 use vdo::types::BLOCK_SIZE;
+use vdo_tests::tools::files_below;
 
 /// Blocks that are tried.
 const BLOCKS: usize = 16 * 1024;
 
 fn main() {
     let folder = std::env::args().nth(1).unwrap_or_else(|| "/usr/lib".into());
-    let mut blocks = Vec::new();
-    gather(Path::new(&folder), &mut blocks);
+    let blocks = gather(Path::new(&folder));
     let mut compressor = Compressor::default();
     let fragments: Vec<Vec<u8>> = blocks
         .iter()
@@ -57,23 +58,16 @@ fn megabytes_a_second(blocks: usize, mut what: impl FnMut()) -> f64 {
 }
 
 /// Blocks of the files in a folder and below, but those of zeroes, until there are enough.
-fn gather(folder: &Path, blocks: &mut Vec<Block>) {
-    let entries = folder.read_dir().into_iter().flatten().flatten();
-    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        let Ok(about) = path.symlink_metadata() else {
-            continue;
-        };
-        if about.is_dir() {
-            gather(&path, blocks);
-        } else if about.is_file() {
-            let bytes = std::fs::read(&path).unwrap_or_default();
-            let whole = bytes.as_chunks::<BLOCK_SIZE>().0;
-            blocks.extend(whole.iter().filter(|block| **block != [0; BLOCK_SIZE]));
+fn gather(folder: &Path) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    _ = files_below(folder, &mut |bytes| {
+        let whole = bytes.as_chunks::<BLOCK_SIZE>().0;
+        blocks.extend(whole.iter().filter(|block| **block != [0; BLOCK_SIZE]));
+        match blocks.len() >= BLOCKS {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
-        if blocks.len() >= BLOCKS {
-            return blocks.truncate(BLOCKS);
-        }
-    }
+    });
+    blocks.truncate(BLOCKS);
+    blocks
 }

@@ -23,6 +23,11 @@ const SLAB: u64 = 512;
 pub fn request() -> OpenRequest {
     let mut format = FormatOptions::miniature(SLAB, 16, 32);
     format.logical_blocks = Some(20_000);
+    request_for(format)
+}
+
+/// Makes one of that form on a blank disk, or brings it back.
+pub fn request_for(format: FormatOptions) -> OpenRequest {
     OpenRequest {
         policy: FormatPolicy::IfBlank,
         format,

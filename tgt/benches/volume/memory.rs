@@ -2,13 +2,9 @@
 //! much larger it has become since the volume was formatted. A volume that works takes more, as its index and its cache fill.
 
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use vdo::volume::ZoneThread;
-use vdo_tgt::reactor::begin_turn;
-
-use super::{BenchHost, assemble, channel, format};
+use super::volumes::{assemble, format, poll, start};
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -44,19 +40,7 @@ pub(crate) fn measure(zones: u8) {
     let (found, registry) = format(false);
     let before = size();
     let (volume, seeds) = assemble(found, zones);
-    let mut threads: Vec<_> = seeds
-        .into_iter()
-        .map(|seed| seed.grow(channel(&registry)).expect("memory"))
-        .collect();
-    let started = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&started);
-    volume.start(Box::new(move |result| {
-        result.expect("the volume starts");
-        flag.store(true, Ordering::Relaxed);
-    }));
-    while !started.load(Ordering::Relaxed) {
-        poll(&mut threads);
-    }
+    let mut threads = start(&volume, seeds, &registry);
     let after = size();
     let told = Arc::new(Mutex::new(None));
     let answer = Arc::clone(&told);
@@ -76,12 +60,6 @@ pub(crate) fn measure(zones: u8) {
         (after.1 - before.1) / MIB,
         told as f64 / MIB
     );
-}
-
-fn poll(threads: &mut [ZoneThread<BenchHost>]) {
-    for thread in threads {
-        thread.poll(begin_turn());
-    }
 }
 
 /// Bytes of this program in memory, and bytes of its addresses.

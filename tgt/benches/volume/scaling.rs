@@ -6,14 +6,13 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use vdo::seam::Nanos;
 use vdo::volume::ZoneThread;
 use vdo_tgt::reactor::begin_turn;
 
-use super::{BenchHost, CONTENTS, Caller, DEPTH, RANGE, SPARSE, Work, channel, open};
+use super::load::{BenchHost, CONTENTS, Caller, DEPTH, RANGE, SPARSE, Work};
+use super::volumes::{open, start};
 
 /// Numbers of zone threads in the table.
 const ZONES: [u8; 5] = [1, 2, 4, 8, 16];
@@ -77,19 +76,7 @@ fn run(
 /// For callgrind: so many requests of one kind by so many zone threads, and nothing else.
 pub(super) fn requests(work: Work, count: u64, zones: u8) {
     let (volume, seeds, registry) = open(zones, false);
-    let threads = seeds.into_iter();
-    let mut threads: Vec<_> = threads
-        .map(|seed| seed.grow(channel(&registry)).expect("memory"))
-        .collect();
-    let started = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&started);
-    volume.start(Box::new(move |result| {
-        result.expect("the volume starts");
-        flag.store(true, Ordering::Relaxed);
-    }));
-    while !started.load(Ordering::Relaxed) {
-        poll_all(&mut threads);
-    }
+    let mut threads = start(&volume, seeds, &registry);
     let numbers = 0..u64::from(zones);
     let mut callers: Vec<_> = numbers.map(|number| Caller::new(&volume, number)).collect();
     for caller in &mut callers {
