@@ -310,6 +310,18 @@ statistics! {
         partial_writes: u64,
     }
 
+    /// Freed blocks that are discarded on the base device. Not in dm-vdo, which discards none.
+    pub struct FreedDiscardStatistics {
+        /// Discards that succeeded, each of blocks side by side.
+        discards: u64,
+        /// Discards that failed; after the first no more are begun.
+        failed_discards: u64,
+        /// Blocks that were discarded.
+        blocks_discarded: u64,
+        /// Blocks that are to be discarded, unless they are used again first, or are being discarded.
+        blocks_waiting: u64,
+    }
+
     /// Everything one zone thread counts.
     pub struct ZoneStatistics {
         /// Data blocks in use, without metadata.
@@ -370,6 +382,8 @@ statistics! {
         hash_lock_paths: HashLockPathStatistics,
         /// What became of blocks.
         data: DataStatistics,
+        /// Freed blocks discarded on the base device.
+        freed_discards: FreedDiscardStatistics,
     }
 
     /// Memory the volume has taken.

@@ -51,7 +51,8 @@ def _bdev_vdo_create(args):
           cpumask=args.cpumask,
           block_map_cache_mib=args.block_map_cache_mib,
           deduplication=args.deduplication,
-          compression=args.compression)
+          compression=args.compression,
+          discard_freed=args.discard_freed)
 
 
 def _bdev_vdo_get_stats(args):
@@ -63,7 +64,8 @@ def _bdev_vdo_set_options(args):
           name=_name(args),
           dedupe_timeout_ms=args.dedupe_timeout_ms,
           dedupe_min_timer_ms=args.dedupe_min_timer_ms,
-          compression=args.compression)
+          compression=args.compression,
+          discard_freed=args.discard_freed)
 
 
 def _bdev_vdo_inject_index_answers(args):
@@ -104,6 +106,8 @@ def spdk_rpc_plugin_initialize(subparsers):
                    help='size of the block map page cache in MiB. Default: 128')
     p.add_argument('--deduplication', action=switch, help='ask the index for duplicates. Default: yes')
     p.add_argument('--compression', action=switch, help='compress data. Default: no')
+    p.add_argument('--discard-freed', action=switch,
+                   help='discard blocks on the base bdev when they are freed. Default: no')
     p.set_defaults(func=_bdev_vdo_create)
 
     _one_name(subparsers, 'bdev_vdo_delete', 'Shut a VDO volume down and remove its bdev; the data stays')
@@ -135,6 +139,8 @@ def spdk_rpc_plugin_initialize(subparsers):
     p.add_argument('-T', '--dedupe-min-timer-ms', type=int,
                    help='shortest interval between two looks for late answers, in milliseconds (1 to 1000)')
     p.add_argument('--compression', action=switch, help='compress what is written from now on')
+    p.add_argument('--discard-freed', action=switch,
+                   help='discard blocks on the base bdev that are freed from now on')
     p.set_defaults(func=_bdev_vdo_set_options)
 
     p = subparsers.add_parser('bdev_vdo_inject_index_answers',

@@ -122,6 +122,9 @@ pub struct Create {
     /// Whether to compress.
     #[serde(default)]
     pub compression: bool,
+    /// Whether to discard blocks on the base bdev when they are freed.
+    #[serde(default)]
+    pub discard_freed: bool,
 }
 
 impl Create {
@@ -164,6 +167,7 @@ impl Create {
             block_map_cache_mib: Create::default_block_map_cache_mib(),
             deduplication: Create::default_deduplication(),
             compression: false,
+            discard_freed: false,
         }
     }
 
@@ -283,6 +287,9 @@ pub struct SetOptions {
     /// Whether to compress what is written from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<bool>,
+    /// Whether to discard blocks on the base bdev that are freed from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discard_freed: Option<bool>,
 }
 
 impl Parameters for SetOptions {
@@ -309,9 +316,10 @@ impl Parameters for SetOptions {
         if self.dedupe_timeout_ms.is_none()
             && self.dedupe_min_timer_ms.is_none()
             && self.compression.is_none()
+            && self.discard_freed.is_none()
         {
             return Err(RpcError::invalid_params(
-                "nothing to set: give dedupe_timeout_ms, dedupe_min_timer_ms or compression",
+                "nothing to set: give dedupe_timeout_ms, dedupe_min_timer_ms, compression or discard_freed",
             ));
         }
         Ok(())

@@ -17,6 +17,8 @@ pub struct VdoInfo {
     pub index_state: String,
     /// Whether new data is compressed.
     pub compression: bool,
+    /// What is done about freed blocks: `off`, `on` (they are discarded on the base bdev), `unsupported` or `failed`.
+    pub discard_freed: String,
     /// How many zone threads share the work.
     pub zones: u64,
     /// Blocks (4 KiB) of the volume.

@@ -351,6 +351,7 @@ fn every_option_that_can_be_set_under_load_takes_hold_at_once_in_both_directions
         dedupe_timeout_ms: Some(1),
         dedupe_min_timer_ms: Some(1),
         compression: Some(true),
+        discard_freed: Some(true),
     };
     let Value::Object(all) = serde_json::to_value(all).unwrap() else {
         panic!("options are an object");
@@ -396,6 +397,12 @@ fn every_option_that_can_be_set_under_load_takes_hold_at_once_in_both_directions
                 for on in [true, false] {
                     set("compression", json!(on));
                     assert_eq!(info(&target)["compression"], on);
+                }
+            }
+            "discard_freed" => {
+                for (on, word) in [(true, "on"), (false, "off")] {
+                    set("discard_freed", json!(on));
+                    assert_eq!(info(&target)["discard_freed"], word);
                 }
             }
             option => panic!("nothing here tries {option}"),

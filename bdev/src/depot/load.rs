@@ -268,6 +268,7 @@ impl PhysicalZone {
     pub async fn drain(&self, save: bool) -> Result<(), VdoError> {
         if self.with(|state| state.core.is_normal()) {
             self.scrubbed().await;
+            self.end_discards().await;
         }
         // Changes that wait make progress only while the zone is at work.
         while self.with(DepotState::has_waiters) {
@@ -334,6 +335,7 @@ impl PhysicalZone {
                 ));
             };
             state.core.phase = DepotPhase::Normal;
+            state.core.discards.resume();
             for slab in &mut state.slabs {
                 if saved {
                     slab.journal.reopen();

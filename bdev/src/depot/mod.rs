@@ -19,10 +19,12 @@
 //! - `summary`: what the next start must know of each slab
 //! - `slab`: the order in which a change reaches these, and the disk
 //! - `state`, `work`, `writer`: what the slabs of a zone share, and what writes it
+//! - `discards`: telling the base device of freed blocks
 //! - `scrubbing`: bringing slabs up to date after a crash, while the zone is at work
 //! - `zone`, `load`: what the rest of the volume asks for
 
 mod allocator;
+mod discards;
 mod load;
 mod locks;
 mod priority;
@@ -42,4 +44,4 @@ pub use locks::{IncrementBudget, WriteKind};
 pub use reference_counts::ReferenceOperation;
 pub use slab::ReferenceChange;
 pub use summary::{LastRun, combine_summaries};
-pub use zone::{DepotGeometry, DepotLimits, DuplicateLock, PhysicalZone};
+pub use zone::{DEFAULT_DISCARD_DELAY, DepotGeometry, DepotLimits, DuplicateLock, PhysicalZone};

@@ -211,10 +211,20 @@ impl Slab {
         let (consequence, lock) = self.counts.apply(offset, change.operation, at, locked);
         match consequence {
             Consequence::None => {}
+            Consequence::ProvisionalTaken if core.discards.is_under_way(self.local, offset) => {
+                let pbn = change.pbn;
+                let what = format_args!(
+                    "physical block {pbn} is being discarded and was to get a reference"
+                );
+                return Some(Err(self.fail(core, what)));
+            }
             Consequence::ProvisionalTaken => core.locks.set_provisional(change.pbn, false),
             Consequence::ProvisionalMade => core.locks.set_provisional(change.pbn, true),
             Consequence::Allocated => self.free_changed(core, false),
-            Consequence::Freed => self.free_changed(core, true),
+            Consequence::Freed => {
+                self.free_changed(core, true);
+                core.block_freed(self.local, offset);
+            }
         }
         if lock == EntryLock::Taken {
             self.journal.add_locks(at.sequence, 1);

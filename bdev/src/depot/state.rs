@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::allocator::Allocator;
+use super::discards::Discards;
 use super::locks::PbnLocks;
 use super::scrubbing::Scrubber;
 use super::slab::{ReferenceChange, Slab};
@@ -198,6 +199,7 @@ pub(super) struct Core {
     pub(super) summary: Summary,
     pub(super) work: Work,
     pub(super) scrubber: Scrubber,
+    pub(super) discards: Discards,
     pub(super) tickets: Tickets,
     pub(super) dirty_journals: DirtyJournals,
     pub(super) effects: VecDeque<Effect>,
@@ -215,7 +217,7 @@ impl Core {
         allocator: Allocator,
         summary: Summary,
         work: Work,
-        scrubber: Scrubber,
+        (scrubber, discards): (Scrubber, Discards),
     ) -> Core {
         Core {
             services,
@@ -226,6 +228,7 @@ impl Core {
             summary,
             work,
             scrubber,
+            discards,
             tickets: Tickets::with_capacity(changes),
             dirty_journals: DirtyJournals::with_capacity(slabs),
             effects: VecDeque::with_capacity(changes),
@@ -238,7 +241,8 @@ impl Core {
     /// Bytes of memory that locks and changes under way hold.
     pub(super) fn memory_held(&self) -> usize {
         let effects = self.effects.capacity() * size_of::<Effect>();
-        self.locks.memory_held() + self.tickets.memory_held() + effects
+        let discards = self.discards.memory_held();
+        self.locks.memory_held() + self.tickets.memory_held() + effects + discards
     }
 
     /// Whether nothing may be written any more.
@@ -251,6 +255,28 @@ impl Core {
     #[inline]
     pub(super) fn is_normal(&self) -> bool {
         self.phase == DepotPhase::Normal
+    }
+
+    /// Whether freed blocks are to be discarded on the base device.
+    pub(super) fn discards_freed(&self) -> bool {
+        self.services.discards_freed()
+    }
+
+    /// Free blocks are about to be discarded.
+    pub(super) fn discard_began(&self) {
+        self.services.discard_began();
+    }
+
+    /// They have been, or not.
+    pub(super) fn discard_ended(&self, result: &Result<(), VdoError>) {
+        self.services.discard_ended(result);
+    }
+
+    /// A block has lost its last reference.
+    pub(super) fn block_freed(&mut self, slab: u32, offset: u32) {
+        if self.discards_freed() {
+            self.discards.freed(slab, offset);
+        }
     }
 
     /// Turns the volume read-only because of `error`.

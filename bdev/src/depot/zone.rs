@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::allocator::Allocator;
+use super::discards::{self, DISCARDERS, Discards};
 use super::locks::{IncrementBudget, PbnLocks, ReadLock, WriteKind};
 use super::reference_counts::ReferenceStatus;
 use super::scrubbing::Scrubber;
@@ -30,6 +31,7 @@ use crate::runtime::base::{BaseDevice, IoClass};
 use crate::runtime::services::{JournalHolder, ZoneServices};
 use crate::runtime::shared_flush::SharedFlush;
 use crate::runtime::task::Scheduler;
+use crate::seam::Nanos;
 use crate::stats::ZoneStatistics;
 use crate::types::{MAXIMUM_REFERENCE_COUNT, Pbn, SequenceNumber, SlabNumber, ZoneIndex};
 
@@ -59,7 +61,12 @@ pub struct DepotLimits {
     pub changes: usize,
     /// One-block buffers to write slab metadata from, and tasks to do it.
     pub writers: usize,
+    /// How long after a block was freed it is discarded on the base device, together with those freed meanwhile.
+    pub discard_delay: Nanos,
 }
+
+/// [`DepotLimits::discard_delay`] of volumes in use.
+pub const DEFAULT_DISCARD_DELAY: Nanos = Nanos(100_000_000);
 
 impl Default for DepotLimits {
     fn default() -> DepotLimits {
@@ -67,6 +74,7 @@ impl Default for DepotLimits {
             locks: 2 * 2048,
             changes: 2 * 2048,
             writers: 64,
+            discard_delay: DEFAULT_DISCARD_DELAY,
         }
     }
 }
@@ -80,7 +88,7 @@ pub enum DuplicateLock {
     /// Someone is writing the block.
     WriteLocked,
     /// The block can take no more references (or never could: it is a page of the block map, or holds no
-    /// data; or it is not known how many it has, for its slab is not scrubbed yet).
+    /// data; or it is not known how many it has, for its slab is not scrubbed yet; or what it holds is being discarded).
     NoIncrements,
 }
 
@@ -131,6 +139,8 @@ impl PhysicalZone {
             .zip(numbers)
             .map(|(local, number)| Slab::new(local, number, &slabs, nonce, limits.writers))
             .collect::<Result<_, _>>()?;
+        let blocks = slabs.config.data_blocks as u32;
+        let discards = Discards::new(own.len(), blocks, limits.discard_delay, scheduler);
         let core = Core::new(
             Rc::clone(&services),
             (own.len(), limits.changes),
@@ -138,7 +148,7 @@ impl PhysicalZone {
             Allocator::new(own.len(), slabs.config.data_blocks),
             Summary::new(&slabs, summary, zone, memory)?,
             Work::new(limits.writers.max(1), own.len(), scheduler, memory)?,
-            Scrubber::new(scheduler),
+            (Scrubber::new(scheduler), discards),
         );
         let physical = Rc::new(PhysicalZone {
             geometry,
@@ -151,6 +161,9 @@ impl PhysicalZone {
         });
         for _ in 0..limits.writers.max(1) {
             scheduler.spawn(writer::serve(Rc::clone(&physical)));
+        }
+        for _ in 0..DISCARDERS {
+            scheduler.spawn(discards::serve(Rc::clone(&physical)));
         }
         Ok(physical)
     }
@@ -279,7 +292,7 @@ impl PhysicalZone {
                 return Ok(DuplicateLock::NoIncrements);
             }
             let limit = slab.counts.increment_limit(offset);
-            if limit == 0 {
+            if limit == 0 || core.discards.is_under_way(local, offset) {
                 return Ok(DuplicateLock::NoIncrements);
             }
             let lock = core.locks.lock_for_reading(pbn);
@@ -328,6 +341,7 @@ impl PhysicalZone {
             let (slab, core) = state.slab(local);
             if slab.counts.release_provisional(offset) {
                 slab.free_changed(core, true);
+                core.block_freed(local, offset);
             } else {
                 let count = slab.counts.count(offset);
                 core.fail(VdoError::Inconsistent(format!(
@@ -402,7 +416,10 @@ impl PhysicalZone {
 
     /// Blocks of this zone that are not free, pages of the block map among them.
     pub fn allocated_blocks(&self) -> u64 {
-        self.with(|state| state.core.allocator.allocated())
+        self.with(|state| {
+            let core = &state.core;
+            core.allocator.allocated() - core.discards.blocks_under_way()
+        })
     }
 
     /// Bytes of memory that counters, slab journals and locks hold, buffers for I/O aside.
@@ -447,6 +464,7 @@ impl PhysicalZone {
             to.slab_journal.add(&core.slab_journal);
             to.slab_summary.add(&core.slab_summary);
             to.ref_counts.add(&core.ref_counts);
+            to.freed_discards.add(&core.discards.statistics());
         });
     }
 }

@@ -15,6 +15,7 @@ use crate::seam::{BaseChannel, BaseOp, Host, IoCompletion, Nanos};
 use crate::types::ZoneIndex;
 use crate::zone::logical_locks::SlotIndex;
 use crate::zone::owner::Zone;
+use crate::zone::room::RoomSeen;
 
 /// Tasks run at one go before the thread looks at its mailbox and its channel again.
 const TASKS_PER_ROUND: usize = 4096;
@@ -51,8 +52,8 @@ pub struct ZoneThread<H: Host> {
     flushes: Rc<FlushDesk<H::Request>>,
     mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
     read_only_known: bool,
-    /// How many slabs had been scrubbed at the last poll.
-    scrubbed_known: u32,
+    /// How often room had come at the last poll.
+    room_seen: RoomSeen,
 }
 
 impl<H: Host> Drop for ZoneThread<H> {
@@ -81,7 +82,7 @@ impl<H: Host> ZoneThread<H> {
             flushes,
             mailboxes,
             read_only_known,
-            scrubbed_known: 0,
+            room_seen: RoomSeen::default(),
         }
     }
 
@@ -93,10 +94,10 @@ impl<H: Host> ZoneThread<H> {
         let mut busy = self.take_mail();
         busy |= self.take_completions();
         busy |= self.zone.hash.poll(&self.zone, now);
-        let scrubbed = self.zone.shared.scrubbed_slabs();
-        if scrubbed != self.scrubbed_known {
-            self.scrubbed_known = scrubbed;
-            self.zone.scrubbed.wake_all();
+        let room_seen = self.zone.shared.room.seen();
+        if room_seen != self.room_seen {
+            self.room_seen = room_seen;
+            self.zone.room_came.wake_all();
         }
         busy |= self.zone.hash.serve_short(&self.zone);
         if self.zone.shared.is_read_only() && !self.read_only_known {
@@ -167,21 +168,25 @@ impl<H: Host> ZoneThread<H> {
         any
     }
 
-    /// Sends the writes on that have waited too long for the index, without deduplication, or in the packer, without company;
-    /// says whether there were any.
+    /// Sends the writes on that have waited too long for the index, without deduplication, or in the packer, without company,
+    /// and begins to discard blocks that were freed a while ago; says whether there were any.
     /// To be called, by a timer of the host, when [`ZoneThread::next_deadline`] has come; the next
     /// [`poll`](ZoneThread::poll) lets the writes run. Before the deadline it does nothing.
     pub fn expire_contexts(&mut self, now: Nanos) -> bool {
         self.zone.scheduler.set_now(now);
-        self.zone.hash.expire(&self.zone, now)
+        self.zone.hash.expire(&self.zone, now) | self.zone.physical.begin_discards(now)
     }
 
     /// When the thread wants [`expire_contexts`](ZoneThread::expire_contexts) and [`poll`](ZoneThread::poll) to be called
     /// even if nothing happens; `None` for never. Changes only in these two, and is not taken back when an answer comes
     /// in time, or when the packer is emptied, so that a host sets its timer rarely. It comes to be sooner than it was when a
-    /// timeout is lowered, or something enters the packer.
+    /// timeout is lowered, something enters the packer, or a block is freed that is to be discarded.
     pub fn next_deadline(&self) -> Option<Nanos> {
-        self.zone.hash.next_deadline()
+        let deadlines = [
+            self.zone.hash.next_deadline(),
+            self.zone.physical.next_discards(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The thread is about to sleep until it is woken; false if it should not, since there is work.

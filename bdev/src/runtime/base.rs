@@ -285,10 +285,6 @@ impl BaseDevice {
     }
 
     /// Tells the device that `blocks` blocks at `pbn` hold nothing of use.
-    #[allow(
-        dead_code,
-        reason = "unmaps are not handed down to the base device yet"
-    )]
     pub async fn discard(&self, pbn: Pbn, blocks: usize) -> Result<(), VdoError> {
         let io = (BaseOp::Discard, pbn, blocks, NonNull::dangling(), false);
         self.run(IoClass::Data, io, Memory::None).await.1

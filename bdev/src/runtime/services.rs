@@ -40,6 +40,17 @@ pub trait ZoneServices: 'static {
 
     /// A slab of this zone was scrubbed: there may be room now.
     fn slab_scrubbed(&self);
+
+    /// Whether freed blocks are to be discarded on the base device.
+    fn discards_freed(&self) -> bool {
+        false
+    }
+
+    /// Free blocks of this zone are about to be discarded, and are not to be had until [`ZoneServices::discard_ended`].
+    fn discard_began(&self) {}
+
+    /// They are to be had again, whatever came of the discard. After a failure no more are tried.
+    fn discard_ended(&self, _result: &Result<(), VdoError>) {}
 }
 
 /// A future that is boxed because it is rare: growing the block-map tree.

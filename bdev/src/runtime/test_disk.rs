@@ -27,6 +27,8 @@ pub(crate) struct TestDisk {
     pub(crate) bad_writes: HashSet<u64>,
     /// Flushes fail with EIO.
     pub(crate) bad_flushes: bool,
+    /// Discards fail with EIO.
+    pub(crate) bad_discards: bool,
     /// Every I/O in the order it was taken.
     pub(crate) trace: Vec<(BaseOp, u64, u32)>,
     /// When not zero, I/Os complete in an order drawn from this state, one at a time.
@@ -59,6 +61,7 @@ impl TestDisk {
             bad_reads: HashSet::new(),
             bad_writes: HashSet::new(),
             bad_flushes: false,
+            bad_discards: false,
             trace: Vec::new(),
             shuffle: 0,
             unflushed: Vec::new(),
@@ -242,6 +245,7 @@ impl TestDisk {
                         });
                     }
                 }
+                BaseOp::Discard if self.bad_discards => return 5,
                 BaseOp::Discard => {
                     self.blocks.remove(&pbn);
                 }

@@ -40,6 +40,7 @@ use crate::buffer::{CountedMemory, DmaMemory};
 use crate::dedupe;
 pub use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
 pub use crate::dedupe::{ContextTally, IndexWord, LockId, LockReport, LockState, TransitionCounts};
+use crate::depot::DEFAULT_DISCARD_DELAY;
 use crate::error::VdoError;
 use crate::format;
 use crate::format::components::VolumeState;
@@ -55,11 +56,12 @@ use crate::request::pieces::{Cursor, zones_of};
 pub use crate::request::{RequestReport, Stage, SweepReport};
 use crate::runtime::stopwatch::StageTimes;
 pub use crate::runtime::stopwatch::{Lap, StageTime, Stretch, Tracer};
-use crate::seam::{Host, HostRequest, RequestHeader, RequestKind};
+use crate::seam::{Host, HostRequest, Nanos, RequestHeader, RequestKind};
 use crate::stats::VolumeStatistics;
 use crate::types::{BLOCK_SIZE, ZoneIndex};
 use crate::zone::admin;
 pub use crate::zone::admin::IndexCommand;
+pub use crate::zone::discarding::Discarding;
 use crate::zone::owner::Zone;
 use crate::zone::shared::Shared;
 
@@ -130,6 +132,9 @@ pub enum VolumeError {
         /// What its super block says.
         state: VolumeState,
     },
+    /// Freed blocks were to be discarded on a base device that cannot.
+    #[error("its base device has no unmap, so freed blocks cannot be discarded on it")]
+    NoDiscard,
     /// An option makes no sense.
     #[error("{0}")]
     Option(String),
@@ -146,6 +151,7 @@ impl VolumeError {
             | VolumeError::NotReadOnly { .. }
             | VolumeError::Option(_) => 22,
             VolumeError::NotRecovered { .. } => 5,
+            VolumeError::NoDiscard => 95,
             VolumeError::Failed(error) => error.errno(),
             VolumeError::NotBlank { .. } => 17,
             VolumeError::NoMemory { .. } | VolumeError::TooMuchMemory { .. } => 12,
@@ -177,6 +183,12 @@ pub struct VolumeOptions {
     pub deduplication: bool,
     /// Whether new data is compressed.
     pub compression: bool,
+    /// Whether blocks that are freed are discarded on the base device.
+    pub discard_freed: bool,
+    /// Whether the base device can discard.
+    pub base_discards: bool,
+    /// How long after it was freed a block is discarded, together with those freed meanwhile.
+    pub discard_delay: Nanos,
     /// Milliseconds since 1970, now: a save of the index says when it was written.
     pub unix_ms: u64,
     /// Requests for one block served at once, all zone threads together.
@@ -194,6 +206,9 @@ impl Default for VolumeOptions {
             block_map_maximum_age: DEFAULT_BLOCK_MAP_MAXIMUM_AGE,
             deduplication: true,
             compression: false,
+            discard_freed: false,
+            base_discards: true,
+            discard_delay: DEFAULT_DISCARD_DELAY,
             unix_ms: 0,
             requests: REQUESTS,
             kept: None,
@@ -207,6 +222,21 @@ fn names(volume: &format::Volume, zones: u8) -> NameZones {
     let geometry = volume.geometry.index.geometry().or(default.geometry());
     let geometry = geometry.expect("the default index can be");
     NameZones::new(&geometry, zones)
+}
+
+/// What is done about freed blocks if they are to be discarded, or not.
+fn discarding_of(options: &VolumeOptions, wanted: bool) -> Discarding {
+    match (wanted, options.base_discards) {
+        (false, _) => Discarding::Off,
+        (true, true) => Discarding::On,
+        (true, false) => {
+            log::warn!(
+                "volume {}: freed blocks are not discarded, since its base device has no unmap",
+                options.name
+            );
+            Discarding::Unsupported
+        }
+    }
 }
 
 /// Called once with the end of something that was asked for, on a zone thread.
@@ -271,6 +301,9 @@ impl<H: Host> Volume<H> {
             names(&found, zones),
         );
         shared.set_compression(options.compression);
+        shared
+            .discarding
+            .set(discarding_of(&options, options.discard_freed));
         if let Some(reason) = read_only {
             shared.set_found_read_only(reason);
         }
@@ -360,7 +393,7 @@ impl<H: Host> Volume<H> {
 
     /// Whether slabs are still being scrubbed after a crash: their free blocks are not to be had yet.
     pub fn is_recovering(&self) -> bool {
-        self.shared.unrecovered_slabs() > 0
+        self.shared.room.unrecovered() > 0
     }
 
     /// Turns the volume read-only, as an error of its own would: for a host that sees what the volume cannot, as a base
@@ -375,6 +408,25 @@ impl<H: Host> Volume<H> {
     /// Whether new data is compressed.
     pub fn compression(&self) -> bool {
         self.shared.compression()
+    }
+
+    /// Whether freed blocks are discarded on the base device.
+    pub fn discarding(&self) -> Discarding {
+        self.shared.discarding.get()
+    }
+
+    /// Has blocks that are freed from now on discarded on the base device, or no more of them. Switched on when it is on, it is tried
+    /// again after a failure.
+    ///
+    /// # Errors
+    /// When it was to be switched on, and the base device cannot discard.
+    pub fn set_discard_freed(&self, on: bool) -> Result<(), VolumeError> {
+        if on && !self.options.base_discards {
+            return Err(VolumeError::NoDiscard);
+        }
+        let discarding = discarding_of(&self.options, on);
+        self.shared.discarding.set(discarding);
+        Ok(())
     }
 
     /// The state of its index.

@@ -157,7 +157,7 @@ pub(super) fn usage<H: Host>(volume: &Volume<H>) -> Usage {
 }
 
 fn mode<H: Host>(volume: &Volume<H>) -> OperatingMode {
-    match (volume.is_read_only(), volume.shared.unrecovered_slabs()) {
+    match (volume.is_read_only(), volume.shared.room.unrecovered()) {
         (true, _) => OperatingMode::ReadOnly,
         (false, 0) => OperatingMode::Normal,
         (false, _) => OperatingMode::Recovering,
@@ -181,7 +181,7 @@ pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
         read_only_recoveries: volume.recoveries.1,
         mode: mode(volume),
         recovery_percentage: {
-            let (slabs, left) = (layout.slabs.slab_count, volume.shared.unrecovered_slabs());
+            let (slabs, left) = (layout.slabs.slab_count, volume.shared.room.unrecovered());
             u64::from(slabs.saturating_sub(left)) * 100 / u64::from(slabs.max(1))
         },
         max_vios: u64::from(volume.options.requests),

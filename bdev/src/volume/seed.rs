@@ -101,6 +101,7 @@ impl<H: Host> ZoneSeed<H> {
                 locks: 2 * requests as usize,
                 changes: 2 * share as usize,
                 writers: meta_io,
+                discard_delay: self.options.discard_delay,
             },
             &scheduler,
             &base,
@@ -166,7 +167,9 @@ impl<H: Host> ZoneSeed<H> {
         let flushes = Rc::new(FlushDesk::new(&zone));
         scheduler.spawn(Rc::clone(&flushes).serve(Rc::clone(&zone)));
         scheduler.spawn(Rc::clone(&zone).serve_late_changes());
-        // Of each other zone thread a barrier and a step may be under way.
+        scheduler.spawn(Rc::clone(&zone).discard_freed());
+        // Of each other zone thread a barrier may be under way, of zone thread 0 two and a step. Whoever those wait for may need a
+        // block from here.
         for _ in 0..2 * zones {
             scheduler.spawn(Rc::clone(&zone).serve_calls());
         }

@@ -23,17 +23,17 @@ impl Zone {
     }
 
     /// A free block for a page of the block map, write-locked: of this thread's slabs if they have one, else of
-    /// others'. While slabs are being scrubbed, this waits for one rather than find none.
+    /// others'. While free blocks are not to be had yet, this waits for them rather than find none.
     pub async fn allocate_tree_page(&self) -> Result<Pbn, VdoError> {
         loop {
-            let seen = self.shared.scrubbed_slabs();
+            let seen = self.shared.room.seen();
             let result = self.try_allocate_tree_page().await;
             let found_none = matches!(result, Err(VdoError::NoSpace));
-            if !found_none || !self.shared.room_may_come(seen) {
+            if !found_none || !self.shared.room.may_come(seen) {
                 return result;
             }
-            let has_come = || self.shared.room_has_come(seen);
-            self.scrubbed.wait_until(has_come).await;
+            let is_settled = || self.shared.is_room_settled(seen);
+            self.room_came.wait_until(is_settled).await;
         }
     }
 

@@ -8,6 +8,7 @@
 pub mod admin;
 pub(crate) mod asking;
 pub mod counters;
+pub mod discarding;
 pub mod events;
 pub mod fragments;
 pub mod generations;
@@ -18,6 +19,7 @@ pub mod logical_locks;
 pub mod message;
 pub mod owner;
 pub mod post;
+pub mod room;
 pub mod scratch;
 pub mod service_desk;
 pub(crate) mod serving;

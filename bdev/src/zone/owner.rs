@@ -84,8 +84,8 @@ pub struct Zone {
     pub shuts_since: Cell<Option<Nanos>>,
     /// Woken when the volume turns read-only.
     pub read_only: WaitList,
-    /// Woken when a slab was scrubbed, here or elsewhere, or none will be.
-    pub scrubbed: WaitList,
+    /// Woken when room has come, here or elsewhere, or none will.
+    pub room_came: WaitList,
     /// What zone thread 0 keeps for the whole volume.
     pub(crate) admin: OnceCell<Admin>,
     pub(super) journaling: Journaling,
@@ -164,7 +164,7 @@ impl Zone {
             closed: Cell::new(false),
             shuts_since: Cell::new(None),
             read_only: WaitList::new(&scheduler),
-            scrubbed: WaitList::new(&scheduler),
+            room_came: WaitList::new(&scheduler),
             admin: OnceCell::new(),
             journaling: Journaling::new(&scheduler, slots, zones),
             packing: Cell::new(0),
@@ -256,6 +256,6 @@ impl Zone {
             journal.read_only_entered();
         }
         self.read_only.wake_all();
-        self.scrubbed.wake_all();
+        self.room_came.wake_all();
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use super::discarding::Discarding;
 use super::journaling::JournalerTag;
 use super::message::Note;
 use super::owner::Zone;
@@ -93,11 +94,35 @@ impl ZoneServices for ServiceDesk {
     }
 
     fn slabs_to_scrub(&self, slabs: u32) {
-        self.shared.slabs_to_scrub(slabs);
+        self.shared.room.slabs_to_scrub(slabs);
     }
 
     fn slab_scrubbed(&self) {
-        self.shared.slab_scrubbed();
+        if let Some(all) = self.shared.room.slab_scrubbed() {
+            log::info!("volume {}: all {all} slabs are scrubbed", self.shared.name);
+        }
+        self.shared.tell_of_room();
+    }
+
+    fn discards_freed(&self) -> bool {
+        self.shared.discarding.get() == Discarding::On
+    }
+
+    fn discard_began(&self) {
+        self.shared.room.discard_began();
+    }
+
+    fn discard_ended(&self, result: &Result<(), VdoError>) {
+        if let Err(error) = result
+            && self.shared.discarding.fail()
+        {
+            let name = &self.shared.name;
+            log::warn!(
+                "volume {name}: freed blocks are not discarded any more, since the base device failed to: {error}"
+            );
+        }
+        self.shared.room.discard_ended();
+        self.shared.tell_of_room();
     }
 }
 

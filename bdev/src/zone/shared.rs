@@ -2,9 +2,11 @@
 //! read-only.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::discarding::DiscardSwitch;
 use super::journaling::Watermark;
+use super::room::{Room, RoomSeen};
 use super::usage::ZoneUsage;
 use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
 use crate::format::slab::SlabGeometry;
@@ -66,10 +68,10 @@ pub struct Shared {
     read_only: AtomicBool,
     found_read_only: bool,
     read_only_reason: OnceLock<String>,
-    /// Slabs that are not scrubbed yet.
-    unrecovered: AtomicU32,
-    /// How many have been.
-    scrubbed: AtomicU32,
+    /// Where blocks come from that are not to be had yet.
+    pub room: Room,
+    /// Whether freed blocks are discarded on the base device.
+    pub discarding: DiscardSwitch,
     wake_everyone: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -98,8 +100,8 @@ impl Shared {
             dedupe_timeout_ms: AtomicU64::new(DEFAULT_TIMEOUT_MS),
             dedupe_minimum_timer_ms: AtomicU64::new(DEFAULT_MINIMUM_TIMER_MS),
             index_answers: AtomicBool::new(false),
-            unrecovered: AtomicU32::new(0),
-            scrubbed: AtomicU32::new(0),
+            room: Room::default(),
+            discarding: DiscardSwitch::default(),
             wake_everyone: OnceLock::new(),
             read_only: AtomicBool::new(false),
             found_read_only: false,
@@ -155,45 +157,16 @@ impl Shared {
         self.found_read_only
     }
 
-    /// How many slabs are not scrubbed yet: their blocks are not to be had.
-    #[inline]
-    pub fn unrecovered_slabs(&self) -> u32 {
-        self.unrecovered.load(Ordering::Acquire)
-    }
-
-    /// How many slabs have been scrubbed since the volume was opened: whoever found no room before one was may find some.
-    /// Read after [`Shared::unrecovered_slabs`] by whoever needs both.
-    #[inline]
-    pub fn scrubbed_slabs(&self) -> u32 {
-        self.scrubbed.load(Ordering::Acquire)
-    }
-
-    /// Whether there may be room for one who found none, or may come to be: slabs are still to be scrubbed, or one was since
-    /// `seen` had been.
-    pub fn room_may_come(&self, seen: u32) -> bool {
-        self.unrecovered_slabs() > 0 || self.scrubbed_slabs() != seen
-    }
-
-    /// Whether one who waits for room need wait no longer, since a slab was scrubbed after `seen` had been, or none will be.
-    pub fn room_has_come(&self, seen: u32) -> bool {
-        self.unrecovered_slabs() == 0 || self.is_read_only() || self.scrubbed_slabs() != seen
-    }
-
-    /// So many more slabs are to be scrubbed.
-    pub fn slabs_to_scrub(&self, slabs: u32) {
-        self.unrecovered.fetch_add(slabs, Ordering::AcqRel);
-    }
-
-    /// A slab was scrubbed. All zone threads are woken.
-    pub fn slab_scrubbed(&self) {
-        self.scrubbed.fetch_add(1, Ordering::AcqRel);
-        if self.unrecovered.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let scrubbed = self.scrubbed.load(Ordering::Acquire);
-            log::info!("volume {}: all {scrubbed} slabs are scrubbed", self.name);
-        }
+    /// A slab was scrubbed, or a discard has ended: whoever found no room may find some now.
+    pub fn tell_of_room(&self) {
         if let Some(wake) = self.wake_everyone.get() {
             wake();
         }
+    }
+
+    /// Whether one who found no room need wait no longer: see [`Room::has_come`].
+    pub fn is_room_settled(&self, seen: RoomSeen) -> bool {
+        self.is_read_only() || self.room.has_come(seen)
     }
 
     /// Whether new data is compressed.

@@ -35,6 +35,7 @@ pub fn info<H: Host>(volume: &Volume<H>, base_bdev_name: &str) -> VdoInfo {
         read_only_reason: volume.read_only_reason().map(str::to_owned),
         index_state: volume.index_word().as_str().to_owned(),
         compression: volume.compression(),
+        discard_freed: volume.discarding().name().to_owned(),
         zones: u64::from(volume.options().zones),
         logical_blocks: volume.layout().logical_blocks,
         logical_blocks_used: usage.logical_blocks_used,
@@ -47,11 +48,23 @@ pub fn info<H: Host>(volume: &Volume<H>, base_bdev_name: &str) -> VdoInfo {
 }
 
 /// Does what `bdev_vdo_set_options` asks.
-pub fn apply_options<H: Host>(volume: &Volume<H>, options: &SetOptions) {
+///
+/// # Errors
+/// When the base bdev cannot do what is asked; nothing was changed then.
+pub fn apply_options<H: Host>(volume: &Volume<H>, options: &SetOptions) -> Result<(), RpcError> {
+    if let Some(discard_freed) = options.discard_freed {
+        let name = &options.name;
+        let switched = volume.set_discard_freed(discard_freed);
+        switched.map_err(|error| {
+            let what = format!("discard_freed: volume \"{name}\": {error}");
+            RpcError::errno(error.errno(), what)
+        })?;
+    }
     volume.set_dedupe_timeouts(options.dedupe_timeout_ms, options.dedupe_min_timer_ms);
     if let Some(compression) = options.compression {
         volume.set_compression(compression);
     }
+    Ok(())
 }
 
 /// How the index is to answer.

@@ -14,16 +14,28 @@ use crate::params::{Create, Format, SetOptions};
 /// The calls that make a volume again, in order: `bdev_vdo_create` and, if dedupe timeouts were changed,
 /// `bdev_vdo_set_options`. `params` are those the volume was made with.
 pub fn config<H: Host>(params: &Create, volume: &Volume<H>) -> Vec<Value> {
-    calls(params, volume.compression(), volume.dedupe_timeouts())
+    let switches = Switches {
+        compression: volume.compression(),
+        discard_freed: volume.discarding().is_wanted(),
+    };
+    calls(params, switches, volume.dedupe_timeouts())
 }
 
-fn calls(params: &Create, compression: bool, timeouts: (u64, u64)) -> Vec<Value> {
+/// What can be switched while a volume works, and is a parameter of `bdev_vdo_create` too.
+#[derive(Clone, Copy)]
+struct Switches {
+    compression: bool,
+    discard_freed: bool,
+}
+
+fn calls(params: &Create, switches: Switches, timeouts: (u64, u64)) -> Vec<Value> {
     let create = Create {
         format: match params.format {
             Format::Never => Format::Never,
             Format::IfBlank | Format::Force => Format::IfBlank,
         },
-        compression,
+        compression: switches.compression,
+        discard_freed: switches.discard_freed,
         ..params.clone()
     };
     let changed = |now: u64, usual: u64| (now != usual).then_some(now);
@@ -32,6 +44,7 @@ fn calls(params: &Create, compression: bool, timeouts: (u64, u64)) -> Vec<Value>
         dedupe_timeout_ms: changed(timeouts.0, DEFAULT_TIMEOUT_MS),
         dedupe_min_timer_ms: changed(timeouts.1, DEFAULT_MINIMUM_TIMER_MS),
         compression: None,
+        discard_freed: None,
     };
     let mut calls = vec![json!({ "method": methods::BDEV_VDO_CREATE, "params": create })];
     if options.dedupe_timeout_ms.is_some() || options.dedupe_min_timer_ms.is_some() {
@@ -47,8 +60,13 @@ mod tests {
 
     const USUAL: (u64, u64) = (DEFAULT_TIMEOUT_MS, DEFAULT_MINIMUM_TIMER_MS);
 
-    fn saved(params: &Create, compression: bool, timeouts: (u64, u64)) -> (Create, Vec<Value>) {
-        let mut calls = calls(params, compression, timeouts);
+    const OFF: Switches = Switches {
+        compression: false,
+        discard_freed: false,
+    };
+
+    fn saved(params: &Create, now: Switches, timeouts: (u64, u64)) -> (Create, Vec<Value>) {
+        let mut calls = calls(params, now, timeouts);
         let first = calls.remove(0);
         assert_eq!(first["method"], "bdev_vdo_create");
         (Create::decode(first.get("params")).unwrap(), calls)
@@ -72,7 +90,7 @@ mod tests {
                 deduplication: false,
                 ..Create::new("v", "b")
             };
-            let (create, more) = saved(&params, false, USUAL);
+            let (create, more) = saved(&params, OFF, USUAL);
             let expected = Create {
                 format: comes_back,
                 ..params
@@ -85,22 +103,28 @@ mod tests {
     #[test]
     fn what_was_set_since_is_saved_as_it_is_now() {
         let params = Create::new("v", "b");
-        let (create, more) = saved(&params, true, (70, DEFAULT_MINIMUM_TIMER_MS));
-        assert!(create.compression);
+        let on = Switches {
+            compression: true,
+            discard_freed: true,
+        };
+        let (create, more) = saved(&params, on, (70, DEFAULT_MINIMUM_TIMER_MS));
+        assert!(create.compression && create.discard_freed);
         let expected = json!({
             "method": "bdev_vdo_set_options", "params": {"name": "v", "dedupe_timeout_ms": 70}
         });
         assert_eq!(more, [expected]);
         SetOptions::decode(more[0].get("params")).unwrap();
-        let (_, more) = saved(&params, true, (DEFAULT_TIMEOUT_MS, 2));
+        let (_, more) = saved(&params, on, (DEFAULT_TIMEOUT_MS, 2));
         assert_eq!(
             more[0]["params"],
             json!({"name": "v", "dedupe_min_timer_ms": 2})
         );
         let switched_off = Create {
             compression: true,
+            discard_freed: true,
             ..params
         };
-        assert!(!saved(&switched_off, false, USUAL).0.compression);
+        let (create, _) = saved(&switched_off, OFF, USUAL);
+        assert!(!create.compression && !create.discard_freed);
     }
 }

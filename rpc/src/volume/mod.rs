@@ -120,7 +120,7 @@ fn cache_blocks(params: &Create) -> u32 {
     u32::try_from(params.block_map_cache_mib * BLOCKS_PER_MIB).unwrap_or(u32::MAX)
 }
 
-/// How the engine shall run the volume that was found, on `zones` zone threads. Keeps memory for it as long as it lives.
+/// How the engine shall run the volume that was found, on `zones` zone threads and a base bdev that can unmap or not. Keeps memory for it as long as it lives.
 ///
 /// # Errors
 /// When there is not so much memory: others may have come up since it was found.
@@ -128,11 +128,13 @@ pub fn volume_options(
     params: &Create,
     found: &format::Volume,
     zones: u8,
+    base_unmaps: bool,
 ) -> Result<VolumeOptions, VolumeError> {
     let index = params.deduplication.then_some(found.geometry.index.memory);
     let demand = Demand::of(&found.layout, index, cache_blocks(params), REQUESTS);
     Ok(VolumeOptions {
         kept: Some(memory::promise(&demand)?),
+        base_discards: base_unmaps,
         ..options_of(params, zones)
     })
 }
@@ -144,6 +146,7 @@ fn options_of(params: &Create, zones: u8) -> VolumeOptions {
         block_map_cache_blocks: cache_blocks(params),
         deduplication: params.deduplication,
         compression: params.compression,
+        discard_freed: params.discard_freed,
         unix_ms: since_1970().as_millis() as u64,
         ..VolumeOptions::default()
     }

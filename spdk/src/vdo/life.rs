@@ -305,6 +305,7 @@ async fn take_over(params: &Create, base_name: &str) -> Result<bool, RpcError> {
         ),
     })?;
     let volume = Arc::clone(bdev.volume());
+    let discards = volume.discarding().is_wanted();
     volume::apply_options(
         &volume,
         &SetOptions {
@@ -312,8 +313,9 @@ async fn take_over(params: &Create, base_name: &str) -> Result<bool, RpcError> {
             dedupe_timeout_ms: None,
             dedupe_min_timer_ms: None,
             compression: Some(params.compression),
+            discard_freed: (params.discard_freed != discards).then_some(params.discard_freed),
         },
-    );
+    )?;
     if params.deduplication != found.deduplication {
         let command = match params.deduplication {
             true => IndexCommand::Online,
@@ -450,7 +452,8 @@ async fn start(
     memory: &Arc<dyn DmaMemory>,
 ) -> Result<Started, VolumeError> {
     let wakers: Vec<_> = cores.iter().map(|_| SpdkWaker::new()).collect();
-    let options = volume::volume_options(params, &found.volume, cores.len() as u8)?;
+    let unmaps = base.supports(spdk_sys::SPDK_BDEV_IO_TYPE_UNMAP);
+    let options = volume::volume_options(params, &found.volume, cores.len() as u8, unmaps)?;
     let (volume, seeds) = Volume::<SpdkHost>::assemble(found, options, wakers.clone(), memory)?;
     let mut zones = Vec::new();
     let mut result = Ok(());

@@ -162,7 +162,7 @@ impl Method for Options {
 
     async fn call(params: SetOptions) -> Result<Value, RpcError> {
         let volume = volume_called(&params.name)?;
-        volume::apply_options(&volume, &params);
+        volume::apply_options(&volume, &params)?;
         Ok(json!(true))
     }
 }

@@ -94,6 +94,7 @@ fn main() -> ExitCode {
         "requests: {} done, {} without space, {} failed; {} volumes ended read-only",
         tally.done, tally.no_space, tally.failed, batch.read_only
     );
+    println!("discards of freed blocks: {}", batch.outcome.discards);
     println!("\nsteps of hash locks:");
     for (row, count) in batch.outcome.transitions.iter() {
         println!("{:>24}{count:>12}  {}", row.name(), row.why());

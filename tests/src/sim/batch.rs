@@ -34,6 +34,7 @@ pub fn run_seeds(
     for outcome in outcomes {
         batch.outcome.transitions.add(&outcome.transitions);
         batch.outcome.tally.add(&outcome.tally);
+        batch.outcome.discards += outcome.discards;
         batch.read_only += u64::from(outcome.read_only);
     }
     batch

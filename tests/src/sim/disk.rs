@@ -3,7 +3,7 @@
 //!
 //! An I/O that was submitted is *under way* until the world picks it, in any order; only then does it
 //! touch the blocks, or fail. So two I/Os under way at once may happen in either order, as on a real
-//! device. What was written stands in a volatile cache, until a flush that began after the write had ended is
+//! device. A block that is discarded holds garbage from then on, of which nobody knows whether it stays. What was written stands in a volatile cache, until a flush that began after the write had ended is
 //! done, or the write itself asked for it: [`SimDisk::after_power_loss`] shows what might be left.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -362,13 +362,27 @@ impl DiskState {
             .map(|(_, pbn, block)| (*pbn, block.clone(), true))
             .collect();
         let under_way = self.under_way.iter().map(|one| &one.io);
-        for io in under_way.filter(|io| io.op == BaseOp::Write) {
-            let data = data_of(io);
+        for io in under_way {
+            let data = self.data_of(io);
             for (pbn, block) in (io.pbn.get()..).zip(data.as_chunks::<BLOCK_SIZE>().0) {
                 writes.push((pbn, Box::new(*block), false));
             }
         }
         writes
+    }
+
+    /// What the blocks of an I/O are to hold: garbage after a discard, which is another each time.
+    fn data_of(&self, io: &BaseIo) -> Vec<u8> {
+        if io.op != BaseOp::Discard {
+            return written_by(io);
+        }
+        let mut data = vec![0; io.blocks as usize * BLOCK_SIZE];
+        let (words, _) = data.as_chunks_mut();
+        for (number, word) in (0..).zip(words) {
+            let place = io.pbn.get() * BLOCK_SIZE as u64 + number;
+            *word = (place ^ (self.written << 40) ^ (u64::MAX / 3)).to_be_bytes();
+        }
+        data
     }
 
     /// What a block holds that nobody has written.
@@ -434,28 +448,31 @@ impl DiskState {
             BaseOp::Discard => self.tally.discards += 1,
         }
         let first = io.pbn.get();
-        if first + u64::from(io.blocks) > size || self.fails(io) {
+        let in_range = first + u64::from(io.blocks) <= size;
+        let fails = !in_range || self.fails(io);
+        // A discard that failed may have been done all the same.
+        if fails && (io.op != BaseOp::Discard || !in_range) {
             return EIO;
         }
         if io.op == BaseOp::Flush {
             self.make_durable(began);
             return 0;
         }
+        let data = self.data_of(io);
         for index in 0..u64::from(io.blocks) {
             let pbn = first + index;
-            // SAFETY: the engine keeps the memory of an I/O valid, and to the device, until its completion.
-            let start = unsafe { io.memory.as_ptr().add(index as usize * BLOCK_SIZE) };
             match io.op {
                 BaseOp::Read => {
                     let known = self.blocks.get(&pbn);
                     let block = known.map_or_else(|| self.never_written(pbn), |block| **block);
-                    // SAFETY: as above; a whole block of memory is there.
-                    unsafe { start.copy_from(block.as_ptr(), BLOCK_SIZE) };
+                    // SAFETY: the engine keeps the memory of an I/O valid, and to the device, until its completion.
+                    unsafe {
+                        let start = io.memory.as_ptr().add(index as usize * BLOCK_SIZE);
+                        start.copy_from(block.as_ptr(), BLOCK_SIZE);
+                    }
                 }
-                BaseOp::Write => {
-                    let mut block = Box::new([0; BLOCK_SIZE]);
-                    // SAFETY: as above; a whole block of memory is there.
-                    unsafe { start.copy_to(block.as_mut_ptr(), BLOCK_SIZE) };
+                BaseOp::Write | BaseOp::Discard => {
+                    let block = Box::new(data.as_chunks::<BLOCK_SIZE>().0[index as usize]);
                     self.written += 1;
                     if self.volatile && io.fua {
                         self.durable.insert(pbn, (self.written, block.clone()));
@@ -464,13 +481,10 @@ impl DiskState {
                     }
                     self.blocks.insert(pbn, block);
                 }
-                BaseOp::Discard => {
-                    self.blocks.remove(&pbn);
-                }
                 BaseOp::Flush => {}
             }
         }
-        0
+        if fails { EIO } else { 0 }
     }
 }
 
@@ -480,7 +494,7 @@ fn name_of(io: &BaseIo) -> (IoToken, u64, u32, u8, bool) {
 }
 
 /// What a write is to write.
-fn data_of(io: &BaseIo) -> Vec<u8> {
+fn written_by(io: &BaseIo) -> Vec<u8> {
     let length = match io.op {
         BaseOp::Write => io.blocks as usize * BLOCK_SIZE,
         _ => 0,
@@ -502,7 +516,7 @@ impl BaseChannel for SimChannel {
         let mut state = self.disk.state();
         let began = state.written;
         if let Some(trace) = &mut state.trace {
-            trace.note(("I/O begins", self.number, name_of(&io), data_of(&io)));
+            trace.note(("I/O begins", self.number, name_of(&io), written_by(&io)));
         }
         state.under_way.push(UnderWay {
             channel: self.number,

@@ -40,7 +40,7 @@ pub fn arm(disk: &SimDisk, trouble: Trouble, random: &mut ChaCha8Rng) {
             (Trouble::MetadataReads, BaseOp::Read) | (Trouble::MetadataWrites, BaseOp::Write) => {
                 !is_data(pbn, block)
             }
-            (Trouble::Flushes, BaseOp::Flush) => true,
+            (Trouble::Flushes, BaseOp::Flush) | (Trouble::Discards, BaseOp::Discard) => true,
             (Trouble::Anything, _) => true,
             _ => false,
         };

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 use vdo::format::FormatOptions;
 use vdo::format::tree::ENTRIES_PER_PAGE;
+use vdo::seam::Nanos;
 use vdo::volume::{FormatPolicy, OpenRequest, RecoveryPolicy, VolumeOptions};
 
 /// The nonce of simulated volumes.
@@ -30,19 +31,40 @@ pub enum Trouble {
     MetadataWrites,
     /// Flushes fail.
     Flushes,
+    /// Discards fail.
+    Discards,
     /// Anything fails.
     Anything,
 }
 
-/// Whether new data is compressed.
+impl Trouble {
+    /// Whether it is none that a caller could hear of by a write.
+    pub fn is_harmless(self) -> bool {
+        matches!(self, Trouble::None | Trouble::DataReads | Trouble::Discards)
+    }
+
+    /// Whether a caller may be told of an error.
+    pub fn is_heard_of(self) -> bool {
+        !matches!(self, Trouble::None | Trouble::Discards)
+    }
+}
+
+/// Whether an option is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
+pub enum Switch {
     /// Never.
     Off,
     /// All the time.
     On,
     /// Switched on and off on the way.
     Switched,
+}
+
+impl Switch {
+    fn random(random: &mut ChaCha8Rng) -> Switch {
+        let all = [Switch::Off, Switch::On, Switch::Switched];
+        *all.choose(random).expect("not empty")
+    }
 }
 
 /// What a seed stands for.
@@ -77,7 +99,11 @@ pub struct Profile {
     /// At most so many nanoseconds pass with each step.
     pub pace: u64,
     /// Whether new data is compressed. If it ever is, each block of data compresses by 0 to 99 percent.
-    pub compression: Compression,
+    pub compression: Switch,
+    /// Whether freed blocks are discarded on the base device.
+    pub discard_freed: Switch,
+    /// How long after they were freed, in nanoseconds.
+    pub discard_delay: u64,
     /// Whether the index is slow, silent, failing, closed and opened on the way.
     pub moody_index: bool,
     /// What goes wrong.
@@ -221,6 +247,7 @@ impl Profile {
             3 => Trouble::MetadataWrites,
             4 => Trouble::Flushes,
             5 => Trouble::Anything,
+            6 => Trouble::Discards,
             _ => Trouble::None,
         };
         Profile {
@@ -244,9 +271,9 @@ impl Profile {
             callers: *[1, 8, 64, 400].choose(random).expect("not empty"),
             longest,
             pace: *[100, 20_000, 2_000_000].choose(random).expect("not empty"),
-            compression: *[Compression::Off, Compression::On, Compression::Switched]
-                .choose(random)
-                .expect("not empty"),
+            compression: Switch::random(random),
+            discard_freed: Switch::random(random),
+            discard_delay: *[0, 50_000, 100_000_000].choose(random).expect("not empty"),
             moody_index: random.random_bool(0.5),
             trouble,
             roomy,
@@ -278,7 +305,9 @@ impl Profile {
             block_map_cache_blocks: self.cache_pages,
             block_map_maximum_age: self.maximum_age,
             requests: self.requests,
-            compression: self.compression == Compression::On,
+            compression: self.compression == Switch::On,
+            discard_freed: self.discard_freed == Switch::On,
+            discard_delay: Nanos(self.discard_delay),
             ..VolumeOptions::default()
         }
     }

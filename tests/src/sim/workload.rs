@@ -11,7 +11,7 @@ use vdo::types::BLOCK_SIZE;
 use vdo::volume::{AnswerMode, IndexCommand, TransitionCounts};
 
 use super::model::{Model, Moment};
-use super::profile::{Compression, Profile, Trouble};
+use super::profile::{Profile, Switch};
 use super::request::Ticket;
 use super::salvage::Salvage;
 use super::world::World;
@@ -214,9 +214,8 @@ impl<'a> Workload<'a> {
         if world.volume.is_read_only() && !self.known_read_only {
             self.known_read_only = true;
             self.model.lose();
-            let harmless = [Trouble::None, Trouble::DataReads].contains(&self.profile.trouble);
             assert!(
-                !harmless,
+                !self.profile.trouble.is_harmless(),
                 "the volume is read-only without reason: {:?}",
                 world.volume.read_only_reason()
             );
@@ -247,7 +246,7 @@ impl<'a> Workload<'a> {
         }
         let excused = match errno {
             0 => true,
-            EIO => self.profile.trouble != Trouble::None,
+            EIO => self.profile.trouble.is_heard_of(),
             ENOSPC => !self.profile.roomy && header.kind != RequestKind::Read,
             _ => false,
         };
@@ -387,7 +386,7 @@ impl<'a> Workload<'a> {
                     }
                 };
                 match profile.compression {
-                    Compression::Off => content(id, part),
+                    Switch::Off => content(id, part),
                     _ => compressible(id, part),
                 }
             }
@@ -397,9 +396,14 @@ impl<'a> Workload<'a> {
     }
 
     fn administer(&mut self, world: &mut World) {
-        if self.profile.compression == Compression::Switched && world.random.random_bool(0.5) {
+        if self.profile.compression == Switch::Switched && world.random.random_bool(0.5) {
             let on = world.random.random_bool(0.6);
             return world.volume.set_compression(on);
+        }
+        if self.profile.discard_freed == Switch::Switched && world.random.random_bool(0.3) {
+            let on = world.random.random_bool(0.6);
+            let switched = world.volume.set_discard_freed(on);
+            return switched.expect("the disk can discard");
         }
         let choice = world.random.random_range(0..10);
         let questions = Arc::clone(&self.questions);

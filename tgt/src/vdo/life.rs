@@ -335,8 +335,11 @@ fn start(
     params: Create,
 ) -> Result<VdoBdev, VdoError> {
     let failed = |error| VdoError::from(volume::volume_error(&params.base_bdev_name, error));
-    let options =
-        volume::volume_options(&params, &found.volume, reactors.len() as u8).map_err(failed)?;
+    let (zones, unmaps) = (
+        reactors.len() as u8,
+        base.info().supports.contains(IoKind::Unmap),
+    );
+    let options = volume::volume_options(&params, &found.volume, zones, unmaps).map_err(failed)?;
     let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
     let uuid = found.volume.layout.uuid;
     let wakers = reactors

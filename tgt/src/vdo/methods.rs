@@ -67,7 +67,7 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
         Allowed::Runtime,
         move |params: SetOptions| {
             let bdev = find(&shared, &params.name)?;
-            volume::apply_options(bdev.volume(), &params);
+            volume::apply_options(bdev.volume(), &params)?;
             Ok(true)
         },
     );

@@ -304,6 +304,7 @@ fn load_error(prepare: impl FnOnce(&mut TestDisk, SlabGeometry)) -> VdoError {
         locks: 4,
         changes: 4,
         writers: 1,
+        ..DepotLimits::default()
     };
     let services: Rc<dyn ZoneServices> = Rc::new(Recorder::default());
     let geometry = fixture.geometry;

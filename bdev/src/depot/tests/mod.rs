@@ -5,6 +5,7 @@
 
 mod allocation;
 mod counts;
+mod discards;
 mod drain;
 mod journal;
 mod model;
@@ -39,6 +40,10 @@ struct Recorder {
     acquired: Cell<u64>,
     released: Cell<u64>,
     why: RefCell<Option<VdoError>>,
+    /// Whether freed blocks are to be discarded.
+    discards: Cell<bool>,
+    /// Discards under way.
+    discarding: Cell<u32>,
 }
 
 impl ZoneServices for Recorder {
@@ -70,6 +75,19 @@ impl ZoneServices for Recorder {
     fn slabs_to_scrub(&self, _: u32) {}
 
     fn slab_scrubbed(&self) {}
+
+    fn discards_freed(&self) -> bool {
+        self.discards.get()
+    }
+
+    fn discard_began(&self) {
+        self.discarding.set(self.discarding.get() + 1);
+    }
+
+    fn discard_ended(&self, result: &Result<(), VdoError>) {
+        self.discarding.set(self.discarding.get() - 1);
+        self.discards.set(self.discards.get() && result.is_ok());
+    }
 }
 
 /// The outcomes of changes, in the order they were asked for.
@@ -145,6 +163,7 @@ impl Fixture {
             locks: 4096,
             changes: 4096,
             writers,
+            ..DepotLimits::default()
         };
         let (scheduler, base) = (Rc::clone(&disk.scheduler), Rc::clone(&disk.base));
         let asked: Rc<dyn ZoneServices> = services.clone();

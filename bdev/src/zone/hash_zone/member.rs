@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::super::events::Verdict;
 use super::super::generations::Generation;
 use super::super::message::{Entrant, RequestAddress};
+use super::super::room::RoomSeen;
 use super::lone::Lone;
 use crate::buffer::Buffer;
 use crate::dedupe::{LockHost, ReadLock, RequestId};
@@ -25,7 +26,7 @@ pub(super) enum Waits {
     Machine,
     /// For another zone to allocate a block; `asked` have none.
     Allocation { asked: u8 },
-    /// For a slab to be scrubbed, since none of those that are has a free block.
+    /// For room, since there is no free block to be had yet.
     Room,
     /// For the owner of a block to lock it.
     Lock,
@@ -68,8 +69,8 @@ pub(super) struct Member {
     pub(super) packs: Generation,
     /// How far it has come, as long as it needs no hash lock.
     pub(super) lone: Option<Lone>,
-    /// How many slabs had been scrubbed when it first asked for a block.
-    pub(super) scrubbed: u32,
+    /// How often room had come when it last began to ask for a block.
+    pub(super) room_seen: RoomSeen,
     /// Compared with newcomers', written, and let go of before the request hears the last word.
     pub(super) data: Arc<Buffer>,
     /// The block allocated to it, as long as the lock on that is its own.
@@ -98,7 +99,7 @@ impl Member {
             waits: Waits::Machine,
             packs,
             lone: None,
-            scrubbed: 0,
+            room_seen: RoomSeen::default(),
             data,
             allocation: None,
             own_lock: None,

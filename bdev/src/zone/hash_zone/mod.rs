@@ -99,7 +99,7 @@ pub struct HashZone {
     invalid_advice: Cell<u64>,
     /// Answers of the index and members whose time is up, in the making.
     answers: RefCell<VecDeque<(RequestId, Answer)>>,
-    /// Members that wait for a slab to be scrubbed.
+    /// Members that wait for room.
     short: RefCell<Vec<RequestId>>,
 }
 
@@ -147,7 +147,7 @@ impl HashZone {
             return false;
         }
         let mut member = Member::new(entrant);
-        member.scrubbed = zone.shared.scrubbed_slabs();
+        member.room_seen = zone.shared.room.seen();
         self.state.borrow_mut().members[id.0 as usize] = Some(member);
         let block = zone.physical.allocate(WriteKind::Data);
         let promised = block.is_ok();

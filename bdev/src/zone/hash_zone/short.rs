@@ -1,4 +1,4 @@
-//! Writes that find no free block while slabs are being scrubbed: they wait for one, and ask again.
+//! Writes that find no free block while some are not to be had yet: they wait for one, and ask again.
 //!
 //! They have not entered a hash lock yet, and nobody waits for them but the request they come from.
 
@@ -10,8 +10,8 @@ use crate::depot::WriteKind;
 impl HashZone {
     /// Whether room may come that a member did not find.
     pub(super) fn may_come(&self, zone: &Zone, id: RequestId) -> bool {
-        let seen = self.with(id, |member| member.scrubbed);
-        seen.is_none_or(|seen| zone.shared.room_may_come(seen))
+        let seen = self.with(id, |member| member.room_seen);
+        seen.is_none_or(|seen| zone.shared.room.may_come(seen))
     }
 
     pub(super) fn wait_for_room(&self, id: RequestId) {
@@ -21,8 +21,8 @@ impl HashZone {
 
     /// Whether a member that waits for room need wait no longer.
     fn is_served(&self, zone: &Zone, id: RequestId) -> bool {
-        let seen = self.with(id, |member| member.scrubbed);
-        seen.is_none_or(|seen| zone.shared.room_has_come(seen))
+        let seen = self.with(id, |member| member.room_seen);
+        seen.is_none_or(|seen| zone.shared.is_room_settled(seen))
     }
 
     /// Whether [`HashZone::serve_short`] has something to do.
@@ -31,7 +31,7 @@ impl HashZone {
         short.iter().any(|id| self.is_served(zone, *id))
     }
 
-    /// Lets members ask again for a block, if a slab was scrubbed since they did; says whether there were any.
+    /// Lets members ask again for a block, if room has come since they did; says whether there were any.
     #[inline]
     pub fn serve_short(&self, zone: &Zone) -> bool {
         !self.short.borrow().is_empty() && self.ask_again(zone)
@@ -44,8 +44,8 @@ impl HashZone {
             all.into_iter().partition(|id| self.is_served(zone, *id));
         *self.short.borrow_mut() = waiting;
         for &id in &served {
-            let scrubbed = zone.shared.scrubbed_slabs();
-            self.with(id, |member| member.scrubbed = scrubbed);
+            let seen = zone.shared.room.seen();
+            self.with(id, |member| member.room_seen = seen);
             let block = zone.physical.allocate(WriteKind::Data);
             let from = self.with(id, |member| member.from);
             // A request that entered from here expects to be told by that very call, which is over.
