@@ -459,7 +459,7 @@ pub struct VolumeFigures {
     /// A number that tells volumes of one process apart.
     pub instance: u64,
     /// Most requests for one block that can be under way.
-    pub max_vios: u64,
+    pub vio_limit: u64,
     /// Memory.
     pub memory_usage: MemoryUsage,
     /// The index's state: `closed`, `closing`, `error`, `offline`, `online`, `opening`, `suspended` or `unknown`.
@@ -467,7 +467,7 @@ pub struct VolumeFigures {
     /// Chapters of the index that a rebuild has read, and all it is to read; both 0 if there is none.
     pub index_rebuild: (u64, u64),
     /// Most requests for one block that were ever under way at once.
-    pub peak_vios: u64,
+    pub max_vios: u64,
 }
 
 /// The statistics of a volume at one moment (each zone's at a moment of its own).
@@ -508,7 +508,7 @@ impl VolumeStatistics {
         visitor.number("recovery_percentage", figures.recovery_percentage);
         visitor.number("instance", figures.instance);
         visitor.number("max_vios", figures.max_vios);
-        visitor.number("peak_vios", figures.peak_vios);
+        visitor.number("vio_limit", figures.vio_limit);
         visitor.number("logical_block_size", crate::types::BLOCK_SIZE as u64);
         figures.memory_usage.show("memory_usage", visitor);
         visitor.text("index_state", figures.index_state);

@@ -438,9 +438,9 @@ fn requests_beyond_the_slots_wait_and_all_are_served() {
     assert!(writes.iter().all(|write| write.result() == Some(0)));
     let statistics = world.statistics();
     assert!(
-        statistics.figures.peak_vios <= 4,
+        statistics.figures.max_vios <= 4,
         "{}",
-        statistics.figures.peak_vios
+        statistics.figures.max_vios
     );
     for n in 150..200 {
         assert_eq!(

@@ -169,7 +169,12 @@ impl<R: HostRequest> Requests<R> {
             sweep.refuse(&VdoError::ReadOnly);
             return self.idle.push(slot);
         }
-        match self.look(&mut sweep, brought) {
+        let passed = sweep.passed;
+        let turn = self.look(&mut sweep, brought);
+        let RequestHeader { kind, fua, .. } = sweep.way.header;
+        let blocks = (sweep.passed - passed).div_ceil(BLOCK);
+        self.zone.counters.passed(kind, blocks, fua);
+        match turn {
             Turn::Needs(job) => self.park(slot, sweep, job),
             Turn::Passed => {
                 self.line_up(sweep);

@@ -184,7 +184,7 @@ pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
             let (slabs, left) = (layout.slabs.slab_count, volume.shared.room.unrecovered());
             u64::from(slabs.saturating_sub(left)) * 100 / u64::from(slabs.max(1))
         },
-        max_vios: u64::from(volume.options.requests),
+        vio_limit: u64::from(volume.options.requests),
         memory_usage: MemoryUsage {
             bytes_used: volume.memory_held(),
             peak_bytes_used: 0,
@@ -206,7 +206,7 @@ pub(super) fn statistics(
     let before = most_memory.fetch_max(memory.bytes_used, Ordering::Relaxed);
     memory.peak_bytes_used = before.max(memory.bytes_used);
     let mut zones: Vec<_> = parts.iter().map(|part| part.counters).collect();
-    figures.peak_vios = parts.iter().map(|part| u64::from(part.peak)).sum();
+    figures.max_vios = parts.iter().map(|part| u64::from(part.peak)).sum();
     // The journal's zone took all block-map pages off its own blocks, which may be fewer: what data
     // there is is only known of all zones together.
     let data = zones

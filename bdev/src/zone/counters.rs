@@ -35,12 +35,20 @@ impl Counters {
         counters.current_vios_in_progress -= 1;
     }
 
+    /// So many blocks of a request are as they should be already.
+    pub(crate) fn passed(&self, kind: RequestKind, blocks: u64, fua: bool) {
+        let counters = &mut *self.0.borrow_mut();
+        count_blocks(&mut counters.bios_in, kind, blocks, fua);
+        count_blocks(&mut counters.bios_acknowledged, kind, blocks, fua);
+    }
+
     pub(crate) fn flush_in(&self) {
-        self.0.borrow_mut().bios_in.empty_flush += 1;
+        count(&mut self.0.borrow_mut().bios_in, RequestKind::Flush, false);
     }
 
     pub(crate) fn flush_acknowledged(&self) {
-        self.0.borrow_mut().bios_acknowledged.empty_flush += 1;
+        let bios = &mut self.0.borrow_mut().bios_acknowledged;
+        count(bios, RequestKind::Flush, false);
     }
 
     pub(crate) fn count_error(&self, error: &VdoError) {
@@ -82,13 +90,23 @@ impl Counters {
 }
 
 fn count(bios: &mut BioStatistics, kind: RequestKind, fua: bool) {
+    count_blocks(bios, kind, 1, fua);
+}
+
+/// As dm-vdo would get them: zeroes are written to it as data, and a flush is one that has none.
+fn count_blocks(bios: &mut BioStatistics, kind: RequestKind, blocks: u64, fua: bool) {
     match kind {
-        RequestKind::Read => bios.read += 1,
-        RequestKind::Write => bios.write += 1,
-        RequestKind::Unmap | RequestKind::WriteZeroes => bios.discard += 1,
-        RequestKind::Flush => bios.empty_flush += 1,
+        RequestKind::Read => bios.read += blocks,
+        RequestKind::Write | RequestKind::WriteZeroes => bios.write += blocks,
+        RequestKind::Unmap => bios.discard += blocks,
+        RequestKind::Flush => {
+            bios.empty_flush += blocks;
+            bios.flush += blocks;
+        }
     }
-    bios.fua += u64::from(fua);
+    if fua {
+        bios.fua += blocks;
+    }
 }
 
 /// Fills the groups of I/O counters from what a zone thread's table of I/Os counted.
@@ -99,7 +117,7 @@ pub(crate) fn fill_io(counters: &mut ZoneStatistics, io: &IoCounts) {
             write: io.writes[class],
             empty_flush: io.flushes[class],
             discard: io.discards[class],
-            flush: 0,
+            flush: io.flushes[class],
             fua: io.fuas[class],
         },
         |class: usize| BioStatistics {
@@ -107,7 +125,7 @@ pub(crate) fn fill_io(counters: &mut ZoneStatistics, io: &IoCounts) {
             write: io.writes_completed[class],
             empty_flush: io.flushes_completed[class],
             discard: io.discards_completed[class],
-            flush: 0,
+            flush: io.flushes_completed[class],
             fua: 0,
         },
     );
