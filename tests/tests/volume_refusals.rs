@@ -4,13 +4,16 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
+use vdo::format::geometry::{Geometry, GeometryVersion};
+use vdo::format::index_region::IndexMemory;
 use vdo::format::open::read_geometry;
 use vdo::format::super_block::SuperBlock;
+use vdo::types::Pbn;
 use vdo_rpc::ErrorCode;
 use vdo_tests::dm_vdo::{Loop, lacking};
 use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, TIGHT, block, check, fill, info};
 use vdo_tests::target::{Options, Target, bdev_config};
-use vdo_tests::tools::run;
+use vdo_tests::tools::{run, skipped};
 
 /// A volume with a little data in it, shut down cleanly.
 fn made() -> Rig {
@@ -121,9 +124,10 @@ fn sizes_on_disk_that_cannot_be_are_refused_and_the_volume_beside_goes_on() {
         file.read_exact_at(&mut block, pbn * BLOCK).unwrap();
         block
     };
-    let geometry = read_geometry(&block_at(0), ROOMY * MIB / BLOCK).unwrap();
+    let put = |pbn: u64, block: &[u8]| file.write_all_at(block, pbn * BLOCK).unwrap();
+    let first = block_at(0);
+    let geometry = read_geometry(&first, ROOMY * MIB / BLOCK).unwrap();
     let at = geometry.super_block().get();
-    let whole = block_at(at);
     let target = healthy.start(&Setup::default());
     let params = json!({"name": "damaged", "filename": damaged.file(), "block_size": BLOCK});
     target.rpc("bdev_uring_create", params).unwrap();
@@ -131,6 +135,49 @@ fn sizes_on_disk_that_cannot_be_are_refused_and_the_volume_beside_goes_on() {
         let params = json!({"name": "vdo1", "base_bdev_name": "damaged", "format": "never"});
         target.rpc("bdev_vdo_create", params)
     };
+    let refused = |what: &str| {
+        let error = create().expect_err("it cannot be opened");
+        assert!(
+            [ErrorCode::EINVAL, ErrorCode::ENOMEM].contains(&error.code),
+            "{what}: {error:?}"
+        );
+        says(&error.message, &["bdev \"damaged\""]);
+        let words = error.message.split_whitespace().count();
+        assert!(words > 6, "{what}: {error:?}");
+    };
+    let write_geometry = |found: &Geometry| {
+        let mut block = [0; BLOCK as usize];
+        found.encode(GeometryVersion::V5, &mut block);
+        put(0, &block);
+    };
+    let places: [fn(&mut Geometry, u64); 4] = [
+        |found, absurd| found.index_start = Pbn(absurd),
+        |found, absurd| found.data_start = Pbn(absurd),
+        |found, absurd| found.bio_offset = absurd,
+        |found, absurd| found.index.memory = IndexMemory::from_code((absurd % 1024) as u32),
+    ];
+    for (number, place) in places.into_iter().enumerate() {
+        for absurd in [(1 << 50) - 1, u64::MAX] {
+            let mut found = geometry.clone();
+            place(&mut found, absurd);
+            write_geometry(&found);
+            refused(&format!("place {number}, {absurd}"));
+        }
+    }
+    // An index of a size that nobody knows is no reason not to open the volume, which does without.
+    let mut found = geometry.clone();
+    found.index.memory = IndexMemory::from_code(u32::MAX);
+    write_geometry(&found);
+    create().unwrap();
+    let up = target
+        .rpc("bdev_get_bdevs", json!({"name": "vdo1"}))
+        .unwrap();
+    assert_eq!(up[0]["driver_specific"]["vdo"]["index_state"], "error");
+    target
+        .rpc("bdev_vdo_delete", json!({"name": "vdo1"}))
+        .unwrap();
+    put(0, &first);
+    let whole = block_at(at);
     let sizes: [fn(&mut SuperBlock) -> &mut u64; 10] = [
         |found| &mut found.volume.config.logical_blocks,
         |found| &mut found.volume.config.physical_blocks,
@@ -149,12 +196,11 @@ fn sizes_on_disk_that_cannot_be_are_refused_and_the_volume_beside_goes_on() {
             *size(&mut found) = absurd;
             let mut block = [0; BLOCK as usize];
             found.encode(&mut block);
-            file.write_all_at(&block, at * BLOCK).unwrap();
-            let error = create().expect_err("it cannot be opened");
-            assert!(!error.message.is_empty(), "{number}: {error:?}");
+            put(at, &block);
+            refused(&format!("size {number}, {absurd}"));
         }
     }
-    file.write_all_at(&whole, at * BLOCK).unwrap();
+    put(at, &whole);
     create().unwrap();
     fill(&mut healthy.connect(), 0..100, |lbn| lbn);
     assert!(target.stop().success());
@@ -172,6 +218,61 @@ fn a_device_that_lost_its_end_is_refused() {
         &rig.refused(&Setup::default()),
         &["needs", &found, "full size"],
     );
+}
+
+/// Memory of this machine in GiB, rounded down.
+fn machine_gib() -> u64 {
+    let machine = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = machine
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"));
+    let total = total
+        .and_then(|rest| rest.split_whitespace().next())
+        .unwrap();
+    total.parse::<u64>().unwrap() >> 20
+}
+
+#[test]
+fn an_index_that_is_opened_later_needs_memory_then() {
+    let test = "an_index_that_is_opened_later_needs_memory_then";
+    let gib = machine_gib() + 1;
+    if gib > 1000 {
+        return skipped(test, "this machine can have every index there is");
+    }
+    // An index takes somewhat more than ten times its memory on the device.
+    let rig = Rig::new((12 * gib + 2) << 10);
+    let setup = Setup::default()
+        .with("deduplication", false)
+        .with("format", "force")
+        .with("index_memory_gb", gib);
+    let target = rig.start(&setup);
+    let mut client = rig.connect();
+    fill(&mut client, 0..100, |lbn| lbn);
+    let before = info(&target)["index_state"].clone();
+    for verb in ["open", "online", "create"] {
+        let method = format!("bdev_vdo_index_{verb}");
+        let refused = target.rpc(&method, json!({"name": "vdo0"})).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::ENOMEM, "{verb}: {refused:?}");
+        let needed = format!("needs {} MiB", gib << 10);
+        says(&refused.message, &["\"vdo0\"", &needed, "index_memory_gb"]);
+        assert_eq!(info(&target)["index_state"], before);
+    }
+    // What needs none is done.
+    for verb in ["offline", "close"] {
+        let method = format!("bdev_vdo_index_{verb}");
+        let done = target.rpc(&method, json!({"name": "vdo0"}));
+        assert_eq!(done.unwrap(), true, "{verb}");
+    }
+    check(&mut client, 0..100, |lbn| lbn);
+    drop(client);
+    assert!(target.stop().success());
+
+    let small = Rig::new(ROOMY);
+    let target = small.start(&Setup::default().with("deduplication", false));
+    let done = target.rpc("bdev_vdo_index_online", json!({"name": "vdo0"}));
+    assert_eq!(done.unwrap(), true);
+    assert_eq!(info(&target)["index_state"], "online");
+    assert!(target.stop().success());
 }
 
 #[test]
@@ -202,14 +303,7 @@ fn memory_the_machine_cannot_have_is_refused_by_name_and_touches_nothing() {
         ("large", json!({"index_memory_gb": 512}), "index_memory_gb"),
         ("largest", huge_slabs, "base_bdev_name"),
     ];
-    let machine = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let total = machine
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"));
-    let total = total
-        .and_then(|rest| rest.split_whitespace().next())
-        .unwrap();
-    let gib = total.parse::<u64>().unwrap() >> 20;
+    let gib = machine_gib();
     let wanted = (gib + 1) << 18;
     let params = json!({"name": "memory", "num_blocks": wanted, "block_size": BLOCK});
     let error = target.rpc("bdev_malloc_create", params).unwrap_err();

@@ -63,13 +63,12 @@ impl Demand {
     ) -> Demand {
         let slabs = &layout.slabs;
         let data = slabs.data_blocks();
-        let index = index.and_then(IndexMemory::megabytes).unwrap_or(0);
         Demand([
             (
                 Purpose::Cache,
                 u64::from(cache_blocks) * block_map::CACHE_PAGE_BYTES,
             ),
-            (Purpose::Index, index << 20),
+            (Purpose::Index, index_bytes(index)),
             // Beside each 4 KiB of counters, what is known of them.
             (
                 Purpose::Counters,
@@ -119,6 +118,11 @@ impl Demand {
             bytes,
         })
     }
+}
+
+/// What an index of this memory takes, in bytes.
+pub(super) fn index_bytes(index: Option<IndexMemory>) -> u64 {
+    index.and_then(IndexMemory::megabytes).unwrap_or(0) << 20
 }
 
 /// The places of upper pages: one number for each that there can be. (The pages come with the data, and are 812 times

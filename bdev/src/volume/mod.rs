@@ -23,8 +23,8 @@ mod seed;
 
 use std::any::Any;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
 
@@ -44,7 +44,7 @@ use crate::depot::DEFAULT_DISCARD_DELAY;
 use crate::error::VdoError;
 use crate::format;
 use crate::format::components::VolumeState;
-use crate::format::index_region::IndexConfig;
+use crate::format::index_region::{IndexConfig, IndexMemory};
 use crate::index::NameZones;
 pub use crate::index::{AnswerMode, ShardReport};
 use crate::poll::mailbox::{Errand, Mailbox};
@@ -168,6 +168,9 @@ impl std::fmt::Display for Size {
     }
 }
 
+/// Something of the host's that lives as long as a volume: memory that is set apart for it.
+pub type Kept = Arc<dyn Any + Send + Sync>;
+
 /// How a volume is to be run. Nothing in it is written to the device.
 #[derive(Clone, Debug)]
 pub struct VolumeOptions {
@@ -194,7 +197,7 @@ pub struct VolumeOptions {
     /// Requests for one block served at once, all zone threads together.
     pub requests: u32,
     /// Something of the host's that is to live as long as the volume does.
-    pub kept: Option<Arc<dyn Any + Send + Sync>>,
+    pub kept: Option<Kept>,
 }
 
 impl Default for VolumeOptions {
@@ -254,6 +257,9 @@ pub struct Volume<H: Host> {
     /// How often it was recovered, and how often rebuilt, in its life.
     recoveries: (u64, u64),
     options: VolumeOptions,
+    index_memory: IndexMemory,
+    /// What the host keeps for an index that was not wanted at first.
+    kept_for_index: OnceLock<Kept>,
     index_word: Arc<AtomicU8>,
     /// Buffers for I/O come from here.
     memory: Arc<CountedMemory>,
@@ -328,6 +334,8 @@ impl<H: Host> Volume<H> {
                 (volume.complete_recoveries, volume.read_only_recoveries)
             },
             options,
+            index_memory: found.geometry.index.memory,
+            kept_for_index: OnceLock::new(),
             index_word: Arc::new(AtomicU8::new(IndexWord::Unknown as u8)),
             memory: Arc::new(CountedMemory::new(memory)),
             most_memory: Arc::default(),
@@ -523,6 +531,21 @@ impl<H: Host> Volume<H> {
         for zone in 0..self.shared.zones {
             self.errand(zone, Box::new(move |zone, _| zone.give_way(give_way)));
         }
+    }
+
+    /// Has the host set memory apart for the index, so many bytes, before it is opened for the first time. Does nothing if that was done,
+    /// or the volume was opened for an index.
+    ///
+    /// # Errors
+    /// Why the host has no memory.
+    pub fn keep_for_index<E>(&self, keep: impl FnOnce(u64) -> Result<Kept, E>) -> Result<(), E> {
+        if self.options.deduplication || self.kept_for_index.get().is_some() {
+            return Ok(());
+        }
+        let kept = keep(demand::index_bytes(Some(self.index_memory)))?;
+        // Whoever was faster keeps it; what was set apart a second time is let go of.
+        _ = self.kept_for_index.set(kept);
+        Ok(())
     }
 
     /// Does something to the index, and says what state it is in then. Refused unless the volume is online.

@@ -8,6 +8,7 @@ use vdo::volume::{
     VolumeDump,
 };
 
+use super::memory;
 use crate::methods;
 use crate::params::{Answers, InjectAnswers, SetOptions};
 use crate::results::{
@@ -75,6 +76,32 @@ pub fn answer_mode(params: &InjectAnswers) -> AnswerMode {
         Answers::Never => AnswerMode::Never,
         Answers::Fail => AnswerMode::Fail,
     }
+}
+
+/// To be called before `Volume::index` of the volume called `name`: sees to it that there is memory for an index that the volume was
+/// opened without.
+///
+/// # Errors
+/// `-ENOMEM` when there is not.
+pub fn prepare_index<H: Host>(
+    volume: &Volume<H>,
+    name: &str,
+    command: IndexCommand,
+) -> Result<(), RpcError> {
+    match command {
+        IndexCommand::Create | IndexCommand::Open | IndexCommand::Online => {}
+        IndexCommand::Close | IndexCommand::Offline => return Ok(()),
+    }
+    volume.keep_for_index(|bytes| {
+        memory::keep(bytes).map_err(|left| {
+            let (needed, left) = (bytes >> 20, left >> 20);
+            let what = format!(
+                "name: the index of volume \"{name}\" needs {needed} MiB of memory, and {left} MiB can be had here; \
+                 use a machine with more memory, or format with a smaller index_memory_gb"
+            );
+            RpcError::new(ErrorCode::ENOMEM, what)
+        })
+    })
 }
 
 /// The answer of a method of [`INDEX_VERBS`]: what `Volume::index` said of the volume called `name`.

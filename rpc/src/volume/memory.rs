@@ -5,11 +5,10 @@
 //! is left. What others have come for already is gone from the free memory, and so is not taken off twice: as much of
 //! the promises counts as used as the process has private memory.
 
-use std::any::Any;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vdo::volume::{Demand, VolumeError};
+use vdo::volume::{Demand, Kept, VolumeError};
 
 static PROMISED: Mutex<u64> = Mutex::new(0);
 
@@ -36,7 +35,7 @@ pub(super) fn available() -> u64 {
 ///
 /// # Errors
 /// When there is not so much.
-pub(super) fn promise(demand: &Demand) -> Result<Arc<dyn Any + Send + Sync>, VolumeError> {
+pub(super) fn promise(demand: &Demand) -> Result<Kept, VolumeError> {
     keep_if(demand.total(), |left| demand.check(left))
 }
 
@@ -44,7 +43,7 @@ pub(super) fn promise(demand: &Demand) -> Result<Arc<dyn Any + Send + Sync>, Vol
 ///
 /// # Errors
 /// When there is not so much; what can be had, in bytes.
-pub fn keep(bytes: u64) -> Result<Arc<dyn Any + Send + Sync>, u64> {
+pub fn keep(bytes: u64) -> Result<Kept, u64> {
     keep_if(bytes, |left| match bytes > left {
         true => Err(left),
         false => Ok(()),
@@ -52,10 +51,7 @@ pub fn keep(bytes: u64) -> Result<Arc<dyn Any + Send + Sync>, u64> {
 }
 
 /// Keeps memory if `check` finds nothing wrong with what is left.
-fn keep_if<E>(
-    bytes: u64,
-    check: impl FnOnce(u64) -> Result<(), E>,
-) -> Result<Arc<dyn Any + Send + Sync>, E> {
+fn keep_if<E>(bytes: u64, check: impl FnOnce(u64) -> Result<(), E>) -> Result<Kept, E> {
     let mut promised = promised();
     check(left(*promised))?;
     *promised = promised.saturating_add(bytes);

@@ -32,7 +32,7 @@ use vdo::volume::{
 
 pub use self::answers::{
     INDEX_VERBS, answer_mode, apply_options, dump, engine_error, histograms, index_answer, info,
-    no_answer,
+    no_answer, prepare_index,
 };
 pub use self::config::config;
 pub use self::openings::{Shown, index_rebuild, openings, show};

@@ -321,6 +321,7 @@ async fn take_over(params: &Create, base_name: &str) -> Result<bool, RpcError> {
             true => IndexCommand::Online,
             false => IndexCommand::Offline,
         };
+        volume::prepare_index(&*volume, &params.name, command)?;
         let result = ask(|done| volume.index(command, done)).await;
         let result = result.ok_or_else(|| volume::no_answer(&params.name))?;
         volume::index_answer(&params.name, result)?;

@@ -129,6 +129,7 @@ impl Method for GetStatistics {
 }
 
 async fn index(name: String, command: IndexCommand) -> Result<Value, RpcError> {
+    volume::prepare_index(&*volume_called(&name)?, &name, command)?;
     let result = ask(&name, |volume, done| volume.index(command, done)).await?;
     volume::index_answer(&name, result).map(|done| json!(done))
 }

@@ -157,6 +157,7 @@ fn get_stats(target: &Target, params: &GetStats) -> Result<Value, RpcError> {
 }
 
 fn index(target: &Target, name: &str, command: IndexCommand) -> Result<bool, RpcError> {
+    volume::prepare_index(find(target, name)?.volume(), name, command)?;
     let answer = ask(target, name, |volume, done| volume.index(command, done))?;
     volume::index_answer(name, answer)
 }
