@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
+use vdo_tests::nbd_probe::NbdProbe;
 use vdo_tests::rig::{
     BLOCK, MIB, ROOMY, Rig, Setup, check, check_with, compressible, fill, fill_with, stats,
 };
@@ -122,8 +123,8 @@ fn boot_compressing(kit: &Kit, disks: &[PathBuf]) -> Guest {
 }
 
 #[test]
-fn what_is_compressed_here_is_read_by_the_kernel_and_the_other_way_round() {
-    let test = "what_is_compressed_here_is_read_by_the_kernel_and_the_other_way_round";
+fn what_is_compressed_here_is_read_and_shared_by_the_kernel_and_the_other_way_round() {
+    let test = "what_is_compressed_here_is_read_and_shared_by_the_kernel_and_the_other_way_round";
     let kit = match Kit::gather(&Recipe::dm_vdo()) {
         Ok(kit) => kit,
         Err(why) => return skipped(test, why),
@@ -139,16 +140,26 @@ fn what_is_compressed_here_is_read_by_the_kernel_and_the_other_way_round() {
     drop(client);
     assert!(target.stop().success());
     rig.audit(test);
+    let data_blocks = |stats: &serde_json::Value| stats["data_blocks_used"].as_u64().unwrap();
+    let own = data_blocks(&here);
 
     let mut guest = boot_compressing(&kit, &[rig.file()]);
     let (second, third) = (LOGICAL / 4, LOGICAL / 2);
-    // The kernel writes what was compressed here, which its index does not know yet, and that again. It overwrites some of what
-    // was compressed here, and unmaps some.
+    // The kernel, not compressing, writes what is compressed here: it knows that by the index that was saved here. Then it
+    // compresses data of its own, which is that of here with each byte one higher. It overwrites some of what was
+    // compressed here with more of that, and unmaps some.
     let (part, last) = (WRITTEN / 8, WRITTEN * 7 / 8);
-    guest.tell(&format!(
-        "dd if=/dev/mapper/vdo0 of=/tmp/all bs=4096 count={WRITTEN}
+    let said = guest.tell(&format!(
+        "used() {{ dmsetup message vdo0 0 stats | grep -o 'dataBlocksUsed : [0-9]*'; }}
+         dd if=/dev/mapper/vdo0 of=/tmp/all bs=4096 count={WRITTEN}
+         used
+         dmsetup message vdo0 0 compression off
          dd if=/tmp/all of=/dev/mapper/vdo0 bs=4096 seek={second} conv=fsync
-         dd if=/tmp/all of=/dev/mapper/vdo0 bs=4096 seek={third} conv=fsync
+         used
+         dmsetup message vdo0 0 compression on
+         tr '\\000-\\377' '\\001-\\377\\000' </tmp/all >/tmp/higher
+         dd if=/tmp/higher of=/dev/mapper/vdo0 bs=4096 seek={third} conv=fsync
+         used
          dd if=/tmp/all of=/dev/mapper/vdo0 bs=4096 skip={part} count={part} conv=fsync
          blkdiscard -o $(({last} * 4096)) -l $(({part} * 4096)) /dev/mapper/vdo0 ||
              dd if=/dev/zero of=/dev/mapper/vdo0 bs=4096 seek={last} count={part} conv=fsync
@@ -156,31 +167,55 @@ fn what_is_compressed_here_is_read_by_the_kernel_and_the_other_way_round() {
     ));
     guest.power_off().unwrap_or_else(|error| panic!("{error}"));
     rig.audit(test);
+    let used: Vec<u64> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("dataBlocksUsed : "))
+        .map(|number| number.parse().expect("a number"))
+        .collect();
+    let few = WRITTEN / 20;
+    let [first, shared, packed] = used[..] else {
+        panic!("{said}");
+    };
+    assert_eq!(first, own, "blocks of here, as the kernel counts them");
+    assert!(
+        shared < own + few,
+        "the kernel shares what is packed: {said}"
+    );
+    let theirs = packed - shared;
+    assert!(theirs < WRITTEN * 3 / 4, "the kernel packed: {said}");
 
     let target = rig.start(&setup);
     let mut client = rig.connect();
-    let there = stats(&target);
-    let used = there["data_blocks_used"].as_u64();
-    assert!(
-        used < Some(2 * WRITTEN * 3 / 4),
-        "the kernel packed too: {there}"
-    );
-    check_with(&mut client, 0..part, |lbn| compressible(lbn + part));
-    check_with(&mut client, part..last, compressible);
-    check_with(&mut client, last..last + part, |_| vec![0; BLOCK as usize]);
+    let higher = |lbn: u64| {
+        let data = compressible(lbn);
+        data.iter().map(|byte| byte.wrapping_add(1)).collect()
+    };
+    let zeroes = |_| vec![0; BLOCK as usize];
+    let contents = |client: &mut NbdProbe| {
+        check_with(client, 0..part, |lbn| compressible(lbn + part));
+        check_with(client, part..last, compressible);
+        check_with(client, last..last + part, zeroes);
+        check_with(client, third..third + WRITTEN, |lbn| higher(lbn - third));
+    };
+    contents(&mut client);
     check_with(&mut client, second..second + WRITTEN, |lbn| {
         compressible(lbn - second)
     });
-    check_with(&mut client, third..third + WRITTEN, |lbn| {
-        compressible(lbn - third)
+    // Without compression: what the kernel packed is found and shared here.
+    let options = serde_json::json!({"name": "vdo0", "compression": false});
+    target.rpc("bdev_vdo_set_options", options).expect("no");
+    let before = data_blocks(&stats(&target));
+    let fourth = 3 * LOGICAL / 4;
+    fill_with(&mut client, fourth..fourth + WRITTEN, |lbn| {
+        higher(lbn - fourth)
     });
-    // Over what the kernel packed.
-    let over = |lbn: u64| compressible(lbn + 3);
+    let after = stats(&target);
+    assert!(data_blocks(&after) < before + few, "{before}: {after}");
+    // Over what was packed here and is shared by the kernel.
+    let over = |lbn: u64| higher(lbn + WRITTEN);
     fill_with(&mut client, second..second + WRITTEN / 2, over);
     check_with(&mut client, second..second + WRITTEN / 2, over);
-    check_with(&mut client, third..third + WRITTEN, |lbn| {
-        compressible(lbn - third)
-    });
+    contents(&mut client);
     drop(client);
     assert!(target.stop().success());
     rig.audit(test);
