@@ -26,8 +26,27 @@ fn a_volume_filled_here_opens_in_the_kernel_and_comes_back_filled_by_it() {
         Ok(kit) => kit,
         Err(why) => return skipped(test, why),
     };
-    let rig = Rig::new(ROOMY);
-    let target = rig.start(&Setup::default());
+    filled_here_and_there(test, &kit, ROOMY, &Setup::default());
+}
+
+/// MiB of a volume with a sparse index, which takes more than 22 GiB.
+const SPARSE_ROOMY: u64 = 26 * 1024;
+
+#[test]
+fn a_volume_with_a_sparse_index_is_deduplicated_by_the_kernel_and_comes_back_deduplicated_by_it() {
+    let test = "a_volume_with_a_sparse_index_is_deduplicated_by_the_kernel_and_comes_back_deduplicated_by_it";
+    let kit = match Kit::gather(&Recipe::dm_vdo()) {
+        Ok(kit) => kit,
+        Err(why) => return skipped(test, why),
+    };
+    let setup = Setup::default().with("index_sparse", true);
+    filled_here_and_there(test, &kit, SPARSE_ROOMY, &setup);
+}
+
+/// Fills a volume of so many MiB here, then in the kernel with the same data, and then here again.
+fn filled_here_and_there(test: &str, kit: &Kit, mib: u64, setup: &Setup) {
+    let rig = Rig::new(mib);
+    let target = rig.start(setup);
     let mut client = rig.connect();
     fill(&mut client, 0..WRITTEN, |lbn| lbn);
     fill(&mut client, WRITTEN..WRITTEN + COPIED, |lbn| lbn - WRITTEN);
@@ -44,9 +63,9 @@ fn a_volume_filled_here_opens_in_the_kernel_and_comes_back_filled_by_it() {
         }],
         ..Machine::default()
     };
-    let mut guest = Guest::boot(&kit, machine).unwrap_or_else(|error| panic!("{error}"));
+    let mut guest = Guest::boot(kit, machine).unwrap_or_else(|error| panic!("{error}"));
     // The device, its blocks, the least block map cache and the longest block map era there can be.
-    let (sectors, blocks) = (LOGICAL * 8, ROOMY * MIB / BLOCK);
+    let (sectors, blocks) = (LOGICAL * 8, mib * MIB / BLOCK);
     // It loads the index that was saved here.
     let said = guest.tell(&format!(
         "export DM_DISABLE_UDEV=1
@@ -69,7 +88,7 @@ fn a_volume_filled_here_opens_in_the_kernel_and_comes_back_filled_by_it() {
     guest.power_off().unwrap_or_else(|error| panic!("{error}"));
     rig.audit(test);
 
-    let target = rig.start(&Setup::default());
+    let target = rig.start(setup);
     let mut client = rig.connect();
     check(&mut client, 0..WRITTEN, |lbn| lbn);
     check(&mut client, WRITTEN..WRITTEN + COPIED, |lbn| lbn - WRITTEN);

@@ -1,8 +1,10 @@
 //! Deduplication survives: what a volume has indexed is found again after a restart, after a crash, and by other numbers of zone threads.
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use vdo::stats::IndexStatistics;
 use vdo::volume::{IndexCommand, IndexWord};
-use vdo_tests::sim::small::{BLOCK, data, disk, open};
+use vdo_tests::sim::small::{BLOCK, data, disk, open, options, request};
 use vdo_tests::sim::{SimDisk, World};
 
 /// Blocks that are written: more than five chapters of the index of a small volume, and fewer than it holds.
@@ -157,6 +159,37 @@ fn an_index_with_any_block_damaged_is_loaded_rebuilt_or_replaced() {
             matches!(word, IndexWord::Online | IndexWord::Error),
             "block {damaged}: {word}"
         );
+        world.shut_down().0.unwrap();
+    }
+}
+
+/// A volume whose index knows most of its chapters by samples only.
+fn open_sparse(disk: &SimDisk, zones: u8) -> World {
+    let mut request = request();
+    request.format.index.sparse = true;
+    let random = ChaCha8Rng::seed_from_u64(3);
+    World::open(disk, request, options(zones), random).expect("it is opened")
+}
+
+#[test]
+fn a_sparse_index_knows_old_data_that_comes_again_in_order_by_its_samples() {
+    /// Many more than the four chapters that are dense.
+    const OLD: u64 = 14 * CHAPTER;
+    for (first, second) in [(1, 1), (2, 3), (3, 1)] {
+        let disk = disk(14);
+        let mut world = open_sparse(&disk, first);
+        write(&mut world, OLD, 0);
+        assert_eq!(index(&mut world).posts_not_found, OLD);
+        world.shut_down().0.unwrap();
+        let mut world = open_sparse(&disk, second);
+        let known = known_again(&mut world, OLD);
+        // The first of each chapter are not known, before one comes that is a sample: of 256, 32 or so.
+        assert!(
+            known > OLD * 3 / 4,
+            "{first} to {second} zones: {known} of {OLD}"
+        );
+        // By samples and dense chapters alone.
+        assert!(known > 2 * (OLD / 32 + 4 * CHAPTER), "{known} of {OLD}");
         world.shut_down().0.unwrap();
     }
 }

@@ -3,7 +3,8 @@
 //! A request is answered at once if that takes nothing but memory. Otherwise it is a *lookup*: it waits for a page of a chapter, which one of
 //! the thread's readers brings ([`IndexShard::next_wanted`], [`IndexShard::page_read`]), and is asked again then; what it needs a
 //! second time may be another page. If the share is stalled (its chapter is full, and the one before it is not on disk), requests wait in
-//! line until it is ([`IndexShard::chapter_written`]).
+//! line until it is ([`IndexShard::chapter_written`]). In a sparse index, names that the volume index does not know wait there as long as a
+//! chapter is being read as a whole ([`IndexShard::next_wanted_chapter`], [`IndexShard::chapter_read`]).
 //!
 //! A share without parts is closed. It gets its parts when the index is made or loaded ([`IndexShard::install`]), answers from
 //! [`IndexShard::open`] until [`IndexShard::stop`], and when what was asked has ended it can be saved and given up. After an error it
@@ -20,7 +21,8 @@ use super::uds::lookup::{Chapters, Look};
 use super::uds::open_chapter::OpenChapter;
 use super::uds::page_cache::{PageOf, Wanted};
 use super::uds::ring::Ring;
-use super::uds::zone::{IndexZone, Outcome, Question};
+use super::uds::sparse_cache::ChapterPages;
+use super::uds::zone::{IndexZone, Outcome, Question, Seen};
 use crate::error::IndexError;
 use crate::format::index::IndexRecord;
 use crate::format::index::config::CACHE_CHAPTERS;
@@ -56,7 +58,7 @@ impl ShardParts {
         let pages = CACHE_CHAPTERS * geometry.record_pages / u32::from(zones.max(1));
         Ok(ShardParts {
             zone: IndexZone::new(geometry, number.get(), zones)?,
-            chapters: Chapters::new(ring, pages.max(LEAST_PAGES) as usize)?,
+            chapters: Chapters::new(ring, pages.max(LEAST_PAGES) as usize, zones)?,
             dealt: (NameZones::new(geometry, zones), number),
         })
     }
@@ -91,7 +93,7 @@ enum Asked {
     Answer(Result<Option<Mapping>, IndexError>),
     /// It needs this page.
     Read(PageOf),
-    /// It must wait for a chapter to be written.
+    /// It must wait for a chapter to be written, or to be read as a whole.
     Stalled,
 }
 
@@ -105,7 +107,7 @@ pub struct IndexShard {
     is_touched: bool,
     answers: AnswerQueue,
     lookups: Table<IndexRequest>,
-    /// Requests that wait for a chapter to be written, or for a place in the cache.
+    /// Requests that wait for a chapter to be written or to be read, or for a place in the cache.
     line: VecDeque<IndexRequest>,
     /// Requests whose page has come, in the making.
     served: Vec<u32>,
@@ -176,7 +178,9 @@ impl IndexShard {
 
     /// Whether everything that was asked has ended.
     pub fn is_idle(&self) -> bool {
-        self.lookups.len() == 0 && self.line.is_empty() && self.answers.is_empty()
+        let reads = |parts: &ShardParts| parts.chapters.sparse.is_waiting();
+        let asked = self.lookups.len() + self.line.len();
+        asked == 0 && self.answers.is_empty() && !self.parts().is_some_and(reads)
     }
 
     /// Whether it was stopped.
@@ -245,17 +249,24 @@ impl IndexShard {
         };
         let mut seen = None;
         let known = loop {
-            let outcome = zone.ask(&question, seen);
-            match outcome.map_err(|_| IndexError::Damaged) {
+            let (name, chapters) = (&request.name, &mut parts.chapters);
+            let (place, look) = match zone.ask(&question, seen) {
                 Ok(Outcome::Answer(known)) => break known,
                 Ok(Outcome::LookIn(chapter)) => {
-                    match parts.chapters.look(chapter, &request.name, arrived) {
-                        Ok(Look::Known(record)) => seen = Some((chapter, record)),
-                        Ok(Look::Read(page)) => return Asked::Read(page),
-                        Err(error) => return Asked::Answer(Err(self.fail(error))),
+                    if zone.is_sparse(chapter) && chapters.sparse.want(chapter) {
+                        self.readers.wake_one();
                     }
+                    (Some(chapter), chapters.look(chapter, name, arrived))
                 }
-                Err(error) => return Asked::Answer(Err(self.fail(error))),
+                Ok(Outcome::LookBeyond) => (None, chapters.look_beyond(name, arrived)),
+                Err(_) => (None, Err(IndexError::Damaged)),
+            };
+            match (look, place) {
+                (Ok(Look::Known(record)), Some(chapter)) => seen = Some(Seen::In(chapter, record)),
+                (Ok(Look::Known(record)), None) => seen = Some(Seen::Beyond(record)),
+                (Ok(Look::Read(page)), _) => return Asked::Read(page),
+                (Ok(Look::Wait), _) => return Asked::Stalled,
+                (Err(error), _) => return Asked::Answer(Err(self.fail(error))),
             }
         };
         if zone.is_full() && !zone.is_closing() {
@@ -344,6 +355,42 @@ impl IndexShard {
         self.serve_line();
     }
 
+    /// The next chapter whose index a reader is to read as a whole, and the ring it is in.
+    pub fn next_wanted_chapter(&mut self) -> Option<(Ring, u64)> {
+        let chapters = &mut self.parts.as_deref_mut()?.chapters;
+        Some((chapters.ring, chapters.sparse.next_wanted()?))
+    }
+
+    /// A reader has read the index of a chapter, or could not.
+    pub fn chapter_read(&mut self, chapter: u64, read: Result<Arc<ChapterPages>, IndexError>) {
+        let Some(parts) = self.parts.as_deref_mut() else {
+            return;
+        };
+        match read {
+            Ok(pages) => return self.chapter_lent(pages),
+            // Another has taken its place meanwhile.
+            Err(IndexError::Damaged) if chapter < parts.zone.oldest() => {}
+            Err(error) => _ = self.fail(error),
+        }
+        if let Some(parts) = self.parts.as_deref_mut() {
+            parts.chapters.sparse.give_up(chapter);
+        }
+        self.serve_line();
+    }
+
+    /// Another zone thread has read the index of a chapter, and this one may look in it, too.
+    pub fn chapter_lent(&mut self, pages: Arc<ChapterPages>) {
+        let Some(parts) = self.parts.as_deref_mut() else {
+            return;
+        };
+        let chapters = &mut parts.chapters;
+        if pages.is_of(&chapters.ring) {
+            chapters.sparse.take_in(pages);
+            chapters.sparse.forget_before(parts.zone.oldest());
+        }
+        self.serve_line();
+    }
+
     /// The chapter of all shares is to be closed: does so, unless that was done.
     pub fn close_chapter(&mut self, chapter: u64) {
         let Some(parts) = self.parts.as_deref_mut() else {
@@ -362,6 +409,8 @@ impl IndexShard {
         parts.chapters.note(chapter, last_lists);
         let zone = &mut parts.zone;
         zone.written();
+        // The next chapter to be written takes the place of the last of those.
+        parts.chapters.sparse.forget_before(zone.oldest());
         // One that is stopped is saved as it is.
         if zone.is_full() && self.is_open {
             self.closed = Some((zone.newest(), zone.close()));

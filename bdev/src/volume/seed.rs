@@ -174,7 +174,7 @@ impl<H: Host> ZoneSeed<H> {
             scheduler.spawn(Rc::clone(&zone).serve_calls());
         }
         for _ in 0..zone.index_device.ios {
-            scheduler.spawn(index::read_pages(Rc::clone(&zone)));
+            scheduler.spawn(index::read_for_lookups(Rc::clone(&zone)));
         }
         let executor = Executor::new(scheduler);
         Ok(ZoneThread::new(

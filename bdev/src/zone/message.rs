@@ -17,6 +17,7 @@ use crate::dedupe::RequestId;
 use crate::depot::{DuplicateLock, IncrementBudget, WriteKind};
 use crate::error::VdoError;
 use crate::format::recovery_journal::RecoveryJournalEntry;
+use crate::index::uds::sparse_cache::ChapterPages;
 use crate::index::{ClosedShare, IndexError};
 use crate::runtime::services::JournalHolder;
 use crate::types::{JournalPoint, Pbn, RecordName, SequenceNumber, ZoneIndex};
@@ -129,6 +130,8 @@ pub enum Note {
     CloseChapter(u64),
     /// From zone thread 0: a chapter of the index is on disk.
     ChapterWritten(Arc<WrittenChapter>),
+    /// From another zone thread: the index of a chapter, as a whole.
+    ChapterPages(Arc<ChapterPages>),
     /// To zone thread 0: the index is of no use any more.
     IndexFailed(IndexError),
     /// To a hash zone: a write wants a place for its data.

@@ -57,6 +57,7 @@ impl Zone {
             Note::CommitSlabJournals(oldest) => self.physical.commit_oldest(oldest),
             Note::IndexShare(from, share) => self.gather_share(from, share),
             Note::CloseChapter(chapter) => self.close_index_chapter(chapter),
+            Note::ChapterPages(pages) => self.index_chapter_lent(pages),
             Note::ChapterWritten(written) => self.index_chapter_written(&written),
             Note::IndexFailed(error) => self.index_failed(error),
             Note::Enter(entrant) => {

@@ -104,10 +104,28 @@ impl Model {
         self.contents.expected(&self.geometry, name)
     }
 
-    /// Something was asked and answered; `newest` is open now.
-    pub(crate) fn asked(&mut self, op: IndexOp, record: IndexRecord, newest: u64) {
+    /// The same, if names are looked for in these chapters too, the newest first.
+    pub(crate) fn expected_beyond(
+        &self,
+        name: &RecordName,
+        chapters: &[u64],
+    ) -> Option<RecordData> {
+        let in_one = |chapter: &u64| self.contents.closed[*chapter as usize].get(name).copied();
+        let looked_for = self.geometry.is_sparse() && !self.geometry.is_sample(name);
+        let beyond = || chapters.iter().filter(|_| looked_for).find_map(in_one);
+        self.expected(name).or_else(beyond)
+    }
+
+    /// Something was asked and answered: this was known. `newest` is open now.
+    pub(crate) fn asked(
+        &mut self,
+        op: IndexOp,
+        record: IndexRecord,
+        known: Option<RecordData>,
+        newest: u64,
+    ) {
         self.asked += 1;
-        self.apply(op, record);
+        self.apply(op, record, known);
         if newest > self.contents.closed.len() as u64 {
             self.contents
                 .closed
@@ -119,13 +137,17 @@ impl Model {
     }
 
     /// Something was asked, and a chapter was about to be closed when the device failed.
-    pub(crate) fn was_asking(&mut self, op: IndexOp, record: IndexRecord) {
-        self.apply(op, record);
+    pub(crate) fn was_asking(
+        &mut self,
+        op: IndexOp,
+        record: IndexRecord,
+        known: Option<RecordData>,
+    ) {
+        self.apply(op, record, known);
         self.may_be_spoiled = true;
     }
 
-    fn apply(&mut self, op: IndexOp, record: IndexRecord) {
-        let known = self.expected(&record.name);
+    fn apply(&mut self, op: IndexOp, record: IndexRecord, known: Option<RecordData>) {
         let data = match (op, known) {
             (IndexOp::Peek, _) | (IndexOp::Query, None) => return,
             (IndexOp::Update, _) | (IndexOp::Post, None) => record.data,

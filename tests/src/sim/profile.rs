@@ -199,6 +199,9 @@ impl Profile {
 
     /// The profile of a seed.
     pub fn random(random: &mut ChaCha8Rng) -> Profile {
+        // What options came later is drawn from a stream of its own, so that a seed stands for what it always stood for.
+        let mut later = random.clone();
+        later.set_stream(1);
         let zones = |random: &mut ChaCha8Rng| *[1, 1, 2, 3, 4].choose(random).expect("not empty");
         let lives: Vec<u8> = (0..random.random_range(1..=3))
             .map(|_| zones(random))
@@ -220,6 +223,7 @@ impl Profile {
         let requests = *[4, 16, 64, 200].choose(random).expect("not empty");
         let mut format = FormatOptions::miniature(slab_blocks, slab_journal, journal);
         format.logical_blocks = Some((leaves[leaves.len() - 1] + 1) * ENTRIES_PER_PAGE);
+        format.index.sparse = later.random_bool(0.3);
         let longest = match crowd {
             true => 64,
             false => *[1, 4, 64].choose(random).expect("not empty"),
@@ -272,8 +276,10 @@ impl Profile {
             longest,
             pace: *[100, 20_000, 2_000_000].choose(random).expect("not empty"),
             compression: Switch::random(random),
-            discard_freed: Switch::random(random),
-            discard_delay: *[0, 50_000, 100_000_000].choose(random).expect("not empty"),
+            discard_freed: Switch::random(&mut later),
+            discard_delay: *[0, 50_000, 100_000_000]
+                .choose(&mut later)
+                .expect("not empty"),
             moody_index: random.random_bool(0.5),
             trouble,
             roomy,

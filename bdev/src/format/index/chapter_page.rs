@@ -26,6 +26,17 @@ fn table(list: u32) -> u64 {
     CHAPTER_PAGE_HEADER as u64 * 8 + u64::from(list) * u64::from(LIST_OFFSET_BITS)
 }
 
+/// What the front of a page says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageFront {
+    /// The virtual chapter.
+    pub chapter: u64,
+    /// The first list on the page.
+    pub first_list: u32,
+    /// How many lists are on it.
+    pub lists: u32,
+}
+
 /// A chapter index page whose table makes sense.
 #[derive(Clone, Copy, Debug)]
 pub struct ChapterPage<'a> {
@@ -84,6 +95,27 @@ impl<'a> ChapterPage<'a> {
         };
         page.check_table()?;
         Ok(page)
+    }
+
+    /// What its front says.
+    pub fn front(&self) -> PageFront {
+        PageFront {
+            chapter: self.chapter,
+            first_list: self.first_list,
+            lists: self.lists,
+        }
+    }
+
+    /// A page that was judged before and has not changed since; what its front says is known.
+    #[inline]
+    pub fn again(bytes: &'a [u8], front: PageFront, geometry: &IndexGeometry) -> ChapterPage<'a> {
+        ChapterPage {
+            bytes,
+            chapter: front.chapter,
+            first_list: front.first_list,
+            lists: front.lists,
+            geometry: *geometry,
+        }
     }
 
     fn check_table(&self) -> Result<(), DecodeError> {

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use super::lookup::{Chapters, Look};
+use super::page_cache::PageOf;
 use crate::format::index::record_page::RecordData;
 use crate::index::IndexError;
 use crate::types::{Pbn, RecordName};
@@ -43,11 +44,35 @@ pub async fn find<D: IndexDevice>(
     chapter: u64,
     name: &RecordName,
 ) -> Result<Option<RecordData>, IndexError> {
+    let look = |chapters: &mut Chapters, arrived| chapters.look(chapter, name, arrived);
+    look_until_known(device, chapters, look).await
+}
+
+/// Looks for a name that the volume index does not know, and waits for the pages that are needed.
+///
+/// # Errors
+/// [`IndexError::Io`], or [`IndexError::Damaged`].
+pub async fn find_beyond<D: IndexDevice>(
+    device: &D,
+    chapters: &mut Chapters,
+    name: &RecordName,
+) -> Result<Option<RecordData>, IndexError> {
+    let look = |chapters: &mut Chapters, arrived| chapters.look_beyond(name, arrived);
+    look_until_known(device, chapters, look).await
+}
+
+async fn look_until_known<D: IndexDevice>(
+    device: &D,
+    chapters: &mut Chapters,
+    look: impl Fn(&mut Chapters, Option<PageOf>) -> Result<Look, IndexError>,
+) -> Result<Option<RecordData>, IndexError> {
     let mut bytes = Vec::new();
     let mut arrived = None;
     loop {
-        match chapters.look(chapter, name, arrived)? {
+        match look(chapters, arrived)? {
             Look::Known(record) => return Ok(record),
+            // Whoever waits here reads chapters at once.
+            Look::Wait => return Ok(None),
             Look::Read(page) => {
                 bytes.resize(chapters.ring.geometry.page_bytes as usize, 0);
                 device

@@ -6,6 +6,7 @@
 
 use super::page_cache::{PageCache, PageOf};
 use super::ring::Ring;
+use super::sparse_cache::SparseCache;
 use crate::format::index::page_map::IndexPageMap;
 use crate::format::index::record_page::{self, RecordData};
 use crate::index::IndexError;
@@ -18,6 +19,8 @@ pub enum Look {
     Known(Option<RecordData>),
     /// This page is to be read first.
     Read(PageOf),
+    /// A chapter is being read that is to be looked in first.
+    Wait,
 }
 
 /// The chapters on disk, as one who looks for names sees them.
@@ -29,24 +32,27 @@ pub struct Chapters {
     pub page_map: IndexPageMap,
     /// Pages in memory.
     pub cache: PageCache,
+    /// Chapters that are looked in for names the volume index does not know.
+    pub sparse: SparseCache,
 }
 
 impl Chapters {
-    /// The chapters of a ring, of whose pages so many are kept in memory.
+    /// The chapters of a ring, as one of `zones` zones sees them, of whose pages so many are kept in memory.
     ///
     /// # Errors
     /// [`IndexError::NoMemory`].
-    pub fn new(ring: Ring, cache_pages: usize) -> Result<Chapters, IndexError> {
+    pub fn new(ring: Ring, cache_pages: usize, zones: u8) -> Result<Chapters, IndexError> {
         Ok(Chapters {
             ring,
             page_map: IndexPageMap::new(&ring.geometry),
             cache: PageCache::new(cache_pages, ring.geometry.page_bytes)?,
+            sparse: SparseCache::new(zones),
         })
     }
 
     /// Bytes of memory taken.
     pub fn memory_bytes(&self) -> u64 {
-        self.cache.memory_bytes() + self.page_map.memory_bytes()
+        self.cache.memory_bytes() + self.page_map.memory_bytes() + self.sparse.memory_bytes()
     }
 
     /// Notes where the lists of a chapter are: the last on each of its index pages.
@@ -101,5 +107,45 @@ impl Chapters {
             Some(records) => Look::Known(record_page::find(records, name)),
             None => Look::Read(record_page),
         })
+    }
+
+    /// Looks for a name that the volume index does not know in the chapters that are looked in for such names, the newest first, on
+    /// behalf of somebody who waited for the page that has `arrived`, if any.
+    ///
+    /// # Errors
+    /// [`IndexError::Damaged`].
+    pub fn look_beyond(
+        &mut self,
+        name: &RecordName,
+        arrived: Option<PageOf>,
+    ) -> Result<Look, IndexError> {
+        if self.sparse.is_waiting() {
+            return Ok(Look::Wait);
+        }
+        let index_pages = self.ring.geometry.index_pages;
+        let is_of_one = |page: &PageOf| {
+            page.page >= index_pages && self.sparse.chapters().any(|one| one == page.chapter)
+        };
+        // Of the chapters before that one nothing needs to be known any more.
+        let mut next = arrived.filter(is_of_one);
+        let mut before = u64::MAX;
+        loop {
+            let page = match next.take() {
+                Some(page) => page,
+                None => match self.sparse.next_page(name, before)? {
+                    Some(page) => page,
+                    None => return Ok(Look::Known(None)),
+                },
+            };
+            let Some(records) = self.cache.get(page) else {
+                return Ok(Look::Read(page));
+            };
+            let record = record_page::find(records, name);
+            self.sparse.looked_at(page.chapter, record.is_some());
+            if record.is_some() {
+                return Ok(Look::Known(record));
+            }
+            before = page.chapter;
+        }
     }
 }

@@ -4,7 +4,8 @@
 //! - [`delta_lists`] is the memory of the [`volume_index`], which says in which chapter a name is;
 //! - [`open_chapter`] takes in records until it is full; then [`chapter`] makes pages of them;
 //! - [`zone`] answers questions out of these two; an index may be cut into up to 16 zones, by the delta lists of names;
-//! - [`ring`] is where chapters are on disk, and [`lookup`] finds names in them, through a [`page_cache`];
+//! - [`ring`] is where chapters are on disk, and [`lookup`] finds names in them, through a [`page_cache`]; in a sparse index also by way
+//!   of the chapters in the [`sparse_cache`];
 //! - [`saved`] makes a stream of bytes of the volume index, and [`saves`] puts that and the rest where it belongs;
 //! - [`rebuild`] makes an index that was not saved again from its chapters;
 //! - [`whole`] is all of it together, on one thread.
@@ -21,6 +22,7 @@ pub mod rebuild;
 pub mod ring;
 pub mod saved;
 pub mod saves;
+pub mod sparse_cache;
 pub mod volume_index;
 pub mod whole;
 pub mod zone;

@@ -325,6 +325,19 @@ impl VolumeIndexZone {
         self.part_of(sampled).find(sampled, name)
     }
 
+    /// Whether there may be chapters with a name that is not here.
+    #[inline]
+    pub fn may_lack(&self, name: &RecordName) -> bool {
+        self.samples.is_some() && !self.geometry.is_sample(name)
+    }
+
+    /// Whether of the names of this chapter only the samples are here.
+    #[inline]
+    pub fn is_sparse(&self, chapter: u64) -> bool {
+        self.geometry
+            .is_chapter_sparse(self.oldest(), self.dense.newest, chapter)
+    }
+
     /// The chapter in which a sample may be; changes nothing.
     pub fn peek_sample(&self, name: &RecordName) -> Option<u64> {
         let samples = self.samples.as_ref()?;

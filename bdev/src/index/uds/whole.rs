@@ -2,13 +2,16 @@
 //!
 //! It is the index with nothing around it. Chapters are written while nothing is asked, and a page that is not in memory is waited for.
 
+use std::sync::Arc;
+
 use super::device::{self, IndexDevice};
 use super::lookup::Chapters;
 use super::rebuild::{self, ChapterNames};
 use super::ring::Ring;
 use super::saves::{self, LastSave, LoadedSave, SaveSheet};
+use super::sparse_cache::ChapterPages;
 use super::volume_index::VolumeIndexCounts;
-use super::zone::{IndexZone, Outcome, Question};
+use super::zone::{IndexZone, Outcome, Question, Seen};
 use crate::format::index::nonce::NonceInfo;
 use crate::format::index::record_page::RecordData;
 use crate::format::index::super_block::IndexLayout;
@@ -61,7 +64,7 @@ impl<D: IndexDevice> WholeIndex<D> {
         };
         Ok(WholeIndex {
             device,
-            chapters: Chapters::new(ring, plan.cache_pages)?,
+            chapters: Chapters::new(ring, plan.cache_pages, plan.zones)?,
             zones: (0..plan.zones).map(zone).collect::<Result<_, _>>()?,
             names: NameZones::new(&geometry, plan.zones),
             last_save: None,
@@ -150,9 +153,17 @@ impl<D: IndexDevice> WholeIndex<D> {
                 .map_err(|_| IndexError::Damaged)?
             {
                 Outcome::LookIn(chapter) => {
+                    if self.zones[zone].is_sparse(chapter) && op != IndexOp::Peek {
+                        self.take_in(chapter).await?;
+                    }
                     let (device, chapters) = (&self.device, &mut self.chapters);
                     let record = device::find(device, chapters, chapter, &record.name).await?;
-                    seen = Some((chapter, record));
+                    seen = Some(Seen::In(chapter, record));
+                }
+                Outcome::LookBeyond => {
+                    let (device, chapters) = (&self.device, &mut self.chapters);
+                    let record = device::find_beyond(device, chapters, &record.name).await?;
+                    seen = Some(Seen::Beyond(record));
                 }
                 Outcome::Answer(known) => {
                     if self.zones[zone].is_full() {
@@ -164,7 +175,22 @@ impl<D: IndexDevice> WholeIndex<D> {
         }
     }
 
-    /// What is known of `name`; changes nothing but the order in which pages are forgotten.
+    /// Looks in a chapter from now on for names that the volume index does not know.
+    async fn take_in(&mut self, chapter: u64) -> Result<(), IndexError> {
+        let sparse = &mut self.chapters.sparse;
+        if sparse.want(chapter) {
+            let pages = ChapterPages::read(&self.device, self.chapters.ring, chapter).await?;
+            sparse.take_in(Arc::new(pages));
+        }
+        Ok(())
+    }
+
+    /// The chapters that are looked in for names the volume index does not know, the newest first.
+    pub fn sparse_chapters(&self) -> Vec<u64> {
+        self.chapters.sparse.chapters().collect()
+    }
+
+    /// What is known of `name`, as far as the volume index knows; changes nothing but the order in which pages are forgotten.
     ///
     /// # Errors
     /// As [`WholeIndex::ask`].
@@ -194,6 +220,8 @@ impl<D: IndexDevice> WholeIndex<D> {
         self.chapters.note(chapter, &last_lists);
         drop(closed);
         self.zones.iter_mut().for_each(IndexZone::written);
+        let oldest = self.zones.iter().map(IndexZone::oldest).max();
+        self.chapters.sparse.forget_before(oldest.unwrap_or(0));
         Ok(())
     }
 

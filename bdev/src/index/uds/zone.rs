@@ -5,6 +5,9 @@
 //! at. Meanwhile the name may have moved, so everything is looked up again, and what was found on disk counts only if it is still the
 //! chapter the volume index speaks of.
 //!
+//! Of a sparse index, the volume index does not know all names. One that it does not know, and that is no sample, may be in a chapter
+//! that is being looked in for such names; then the question is to be asked again with what was found *beyond* the volume index.
+//!
 //! What is found moves to the open chapter, as what is new goes there: so the names that are asked for stay.
 //!
 //! When the share of a zone is full, the chapter of all zones is *closed* ([`IndexZone::close`]): each goes on in another one at once. The
@@ -36,6 +39,18 @@ pub enum Outcome {
     Answer(Option<RecordData>),
     /// The name may be in this chapter on disk: ask again when that is known.
     LookIn(u64),
+    /// The volume index does not know the name, and need not: ask again when those chapters were looked in that are looked in
+    /// for such names.
+    LookBeyond,
+}
+
+/// What was found of a name on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// In this chapter, where the volume index says the name may be.
+    In(u64, Option<RecordData>),
+    /// In chapters of whose names the volume index does not know all.
+    Beyond(Option<RecordData>),
 }
 
 /// One zone of an index.
@@ -65,33 +80,34 @@ impl IndexZone {
         })
     }
 
-    /// Takes a question as far as it can be taken without I/O. `seen` is what the last chapter that was looked in had.
+    /// Takes a question as far as it can be taken without I/O. `seen` is what was found where the last outcome said.
     ///
     /// # Errors
     /// [`DeltaError::Corrupt`], after which the index is of no use any more.
-    pub fn ask(
-        &mut self,
-        question: &Question,
-        seen: Option<(u64, Option<RecordData>)>,
-    ) -> Result<Outcome, DeltaError> {
+    pub fn ask(&mut self, question: &Question, seen: Option<Seen>) -> Result<Outcome, DeltaError> {
         let name = &question.record.name;
         let sighting = self.volume_index.find(name)?;
         let known = match sighting.chapter {
-            None => None,
+            None => match seen {
+                Some(Seen::Beyond(record)) => record,
+                _ if self.looks_beyond(question) => return Ok(Outcome::LookBeyond),
+                _ => None,
+            },
             Some(chapter) if chapter == self.newest => self.open.find(name),
             Some(chapter) => match (&self.closed, seen) {
                 (Some(closed), _) if chapter + 1 == self.newest => closed.find(name),
-                (_, Some((looked_in, record))) if looked_in == chapter => record,
+                (_, Some(Seen::In(looked_in, record))) if looked_in == chapter => record,
                 _ => return Ok(Outcome::LookIn(chapter)),
             },
         };
+        let is_noted = known.is_some() && sighting.chapter.is_some();
         // The volume index has the whole name, but the chapter lost it for want of room in its own index.
         let was_lost = known.is_none() && sighting.chapter.is_some() && sighting.is_exact();
         let only_asks = matches!(question.op, IndexOp::Query | IndexOp::Peek);
         if question.op == IndexOp::Peek || (known.is_none() && only_asks) {
             return Ok(Outcome::Answer(known));
         }
-        if known.is_some() || was_lost {
+        if is_noted || was_lost {
             if sighting.chapter != Some(self.newest) {
                 self.volume_index.set_chapter(&sighting, self.newest);
             } else if question.op != IndexOp::Update {
@@ -101,7 +117,7 @@ impl IndexZone {
             match self.volume_index.put(&sighting, name, self.newest) {
                 Ok(()) => {}
                 // It is not remembered; that costs savings only.
-                Err(DeltaError::Overflow) => return Ok(Outcome::Answer(None)),
+                Err(DeltaError::Overflow) => return Ok(Outcome::Answer(known)),
                 Err(error) => return Err(error),
             }
         }
@@ -111,6 +127,16 @@ impl IndexZone {
         };
         self.open.put(IndexRecord { name: *name, data });
         Ok(Outcome::Answer(known))
+    }
+
+    /// Whether a name that the volume index does not know may be in the index all the same. Whoever only peeks need not know.
+    fn looks_beyond(&self, question: &Question) -> bool {
+        question.op != IndexOp::Peek && self.volume_index.may_lack(&question.record.name)
+    }
+
+    /// Whether `chapter` is one of those of which the volume index knows the samples only.
+    pub fn is_sparse(&self, chapter: u64) -> bool {
+        self.volume_index.is_sparse(chapter)
     }
 
     /// Whether the chapter is to be closed.

@@ -13,7 +13,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Gathering, IndexKeeper};
+use crate::index::uds::ring::Ring;
 use crate::index::uds::saves;
+use crate::index::uds::sparse_cache::ChapterPages;
 use crate::index::{ClosedShare, IndexError};
 use crate::types::ZoneIndex;
 use crate::zone::message::Note;
@@ -91,6 +93,25 @@ impl Zone {
         self.look_at_index();
     }
 
+    /// Reads the index of a chapter as a whole, and lends it to all zone threads.
+    async fn read_chapter(&self, ring: Ring, chapter: u64) {
+        let read = ChapterPages::read(&*self.index_device, ring, chapter).await;
+        let read = read.map(Arc::new);
+        if let Ok(pages) = &read {
+            let others = (0..self.shared.zones).map(ZoneIndex);
+            for other in others.filter(|other| *other != self.index) {
+                self.post.note(other, Note::ChapterPages(Arc::clone(pages)));
+            }
+        }
+        self.hash
+            .with_index(|shard| shard.chapter_read(chapter, read));
+    }
+
+    /// Another zone thread has read the index of a chapter.
+    pub(crate) fn index_chapter_lent(&self, pages: Arc<ChapterPages>) {
+        self.hash.with_index(|shard| shard.chapter_lent(pages));
+    }
+
     /// A chapter is on disk.
     pub(crate) fn index_chapter_written(&self, written: &WrittenChapter) {
         let WrittenChapter {
@@ -154,17 +175,21 @@ async fn write_chapter(zone: &Zone, keeper: &IndexKeeper) -> Result<WrittenChapt
     })
 }
 
-/// Reads pages that lookups need, for ever. Each zone thread has some of these tasks.
-pub(crate) async fn read_pages(zone: Rc<Zone>) {
+/// Reads what lookups need, for ever. Each zone thread has some of these tasks.
+pub(crate) async fn read_for_lookups(zone: Rc<Zone>) {
     let readers = zone.hash.with_index(|shard| shard.readers());
     loop {
-        let Some((wanted, at, blocks)) = zone.hash.with_index(|shard| shard.next_wanted()) else {
+        if let Some((wanted, at, blocks)) = zone.hash.with_index(|shard| shard.next_wanted()) {
+            let take = |bytes: Result<&[u8], IndexError>| {
+                zone.hash.with_index(|shard| shard.page_read(wanted, bytes));
+            };
+            zone.index_device.read_for(at, blocks, take).await;
+        } else if let Some((ring, chapter)) =
+            zone.hash.with_index(|shard| shard.next_wanted_chapter())
+        {
+            zone.read_chapter(ring, chapter).await;
+        } else {
             readers.wait().await;
-            continue;
-        };
-        let take = |bytes: Result<&[u8], IndexError>| {
-            zone.hash.with_index(|shard| shard.page_read(wanted, bytes));
-        };
-        zone.index_device.read_for(at, blocks, take).await;
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub use self::chapters::WrittenChapter;
-pub(crate) use self::chapters::{read_pages, write_chapters};
+pub(crate) use self::chapters::{read_for_lookups, write_chapters};
 pub(crate) use self::life::{close, open};
 pub use self::steps::ShardStep;
 use crate::format::Volume;
