@@ -243,6 +243,16 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
         ),
         (
             "bdev_vdo_set_options",
+            named(json!({"discard_freed": true, "compression": true})),
+            Error(-95, "no unmap"),
+        ),
+        (
+            "bdev_vdo_set_options",
+            named(json!({"discard_freed": false})),
+            Answer(json!(true)),
+        ),
+        (
+            "bdev_vdo_set_options",
             named(
                 json!({"dedupe_timeout_ms": 700, "dedupe_min_timer_ms": 50, "compression": true}),
             ),

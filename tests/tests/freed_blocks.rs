@@ -216,29 +216,3 @@ fn an_unmap_that_fails_is_told_once_and_no_user_hears_of_it() {
     drop(client);
     assert!(target.stop().success());
 }
-
-#[test]
-fn a_full_volume_waits_for_discards_instead_of_finding_no_space() {
-    let rig = Rig::new(vdo_tests::rig::TIGHT);
-    let setup = Setup {
-        cpumask: "0x3",
-        // Of a discard, which is no write here: as long as a write.
-        ..Setup::over(Between::Delay(0, 20_000))
-    };
-    let setup = setup.with("slab_size_mib", 8).with("discard_freed", true);
-    let target = rig.start(&setup);
-    let mut client = rig.connect();
-    let room = info(&target)["physical_blocks"].as_u64().unwrap()
-        - info(&target)["overhead_blocks_used"].as_u64().unwrap();
-    let most = room - 100;
-    fill(&mut client, 0..most, |lbn| lbn);
-    assert_eq!(client.flush(), Ok(()));
-    for round in 1..4 {
-        assert_eq!(client.trim(0, (most * BLOCK) as u32), Ok(()));
-        assert_eq!(client.flush(), Ok(()));
-        fill(&mut client, 0..most, |lbn| lbn + 10_000 * round);
-    }
-    check(&mut client, 0..most, |lbn| lbn + 30_000);
-    drop(client);
-    assert!(target.stop().success());
-}

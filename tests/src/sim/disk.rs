@@ -115,6 +115,10 @@ pub struct IoTally {
 pub struct DiskState {
     blocks: BTreeMap<u64, Box<Block>>,
     under_way: Vec<UnderWay>,
+    /// I/Os of this kind do not happen for now.
+    pub hold: Option<BaseOp>,
+    /// Those that do not.
+    held: Vec<UnderWay>,
     completions: Vec<VecDeque<IoCompletion>>,
     /// Makes I/Os fail.
     pub fault: Option<Fault>,
@@ -187,6 +191,18 @@ impl SimDisk {
     /// How many I/Os are under way.
     pub fn under_way(&self) -> usize {
         self.state().under_way.len()
+    }
+
+    /// How many I/Os are held.
+    pub fn held(&self) -> usize {
+        self.state().held.len()
+    }
+
+    /// Lets I/Os that are held happen, and all to come.
+    pub fn release_held(&self) {
+        let state = &mut *self.state();
+        state.hold = None;
+        state.under_way.append(&mut state.held);
     }
 
     /// Lets the I/O number `pick` of those under way happen.
@@ -518,11 +534,15 @@ impl BaseChannel for SimChannel {
         if let Some(trace) = &mut state.trace {
             trace.note(("I/O begins", self.number, name_of(&io), written_by(&io)));
         }
-        state.under_way.push(UnderWay {
+        let under_way = UnderWay {
             channel: self.number,
             io,
             began,
-        });
+        };
+        match state.hold == Some(io.op) {
+            true => state.held.push(under_way),
+            false => state.under_way.push(under_way),
+        }
     }
 
     fn poll(&mut self, done: &mut dyn FnMut(IoCompletion)) -> bool {
