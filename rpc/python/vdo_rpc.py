@@ -68,6 +68,10 @@ def _bdev_vdo_set_options(args):
           discard_freed=args.discard_freed)
 
 
+def _bdev_vdo_grow_logical(args):
+    _call(args, 'bdev_vdo_grow_logical', name=_name(args), logical_size_mib=args.logical_size_mib)
+
+
 def _bdev_vdo_inject_index_answers(args):
     _call(args, 'bdev_vdo_inject_index_answers', name=_name(args), answers=args.answers, delay_ms=args.delay_ms)
 
@@ -142,6 +146,11 @@ def spdk_rpc_plugin_initialize(subparsers):
     p.add_argument('--discard-freed', action=switch,
                    help='discard blocks on the base bdev that are freed from now on')
     p.set_defaults(func=_bdev_vdo_set_options)
+
+    p = subparsers.add_parser('bdev_vdo_grow_logical', help='Make a working VDO bdev present more')
+    _add_name(p)
+    p.add_argument('-s', '--logical-size-mib', type=int, required=True, help='size it is to have in MiB')
+    p.set_defaults(func=_bdev_vdo_grow_logical)
 
     p = subparsers.add_parser('bdev_vdo_inject_index_answers',
                               help='Make the index slow, silent or failing, to see what becomes of writes')

@@ -48,6 +48,8 @@ methods! {
     /// Changes what can be changed while the volume works: [`crate::params::SetOptions`].
     BDEV_VDO_SET_OPTIONS = "bdev_vdo_set_options" ("name")
         ["dedupe_timeout_ms", "dedupe_min_timer_ms", "compression", "discard_freed"];
+    /// Makes a volume present more, while it works: [`crate::params::GrowLogical`], [`crate::results::Grown`].
+    BDEV_VDO_GROW_LOGICAL = "bdev_vdo_grow_logical" ("name", "logical_size_mib") [];
     /// Makes the index slow, silent or failing, to see what becomes of writes: [`crate::params::InjectAnswers`].
     BDEV_VDO_INJECT_INDEX_ANSWERS = "bdev_vdo_inject_index_answers" ("name", "answers") ["delay_ms"];
     /// Shows what is under way in the hash zones: [`crate::params::Name`], [`crate::results::Dump`].

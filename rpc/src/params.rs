@@ -188,15 +188,7 @@ impl Parameters for Create {
                 "the base bdev has that name; choose another",
             ));
         }
-        if let Some(size) = self.logical_size_mib
-            && !(1..=Create::LARGEST_LOGICAL_SIZE_MIB).contains(&size)
-        {
-            return Err(RpcError::bad_value(
-                "logical_size_mib",
-                size,
-                "choose from 1 to 4294967296 (4 PiB)",
-            ));
-        }
+        self.logical_size_mib.map_or(Ok(()), logical_size)?;
         if !self.slab_size_mib.is_power_of_two()
             || self.slab_size_mib > Create::LARGEST_SLAB_SIZE_MIB
         {
@@ -323,6 +315,35 @@ impl Parameters for SetOptions {
             ));
         }
         Ok(())
+    }
+}
+
+/// Parameters of `bdev_vdo_grow_logical`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrowLogical {
+    /// The volume's bdev name.
+    pub name: String,
+    /// The size it is to have, in MiB.
+    pub logical_size_mib: u64,
+}
+
+impl Parameters for GrowLogical {
+    fn check(&self) -> Result<(), RpcError> {
+        bdev_name("name", &self.name)?;
+        logical_size(self.logical_size_mib)
+    }
+}
+
+/// Whether a volume can present so many MiB.
+fn logical_size(mib: u64) -> Result<(), RpcError> {
+    match (1..=Create::LARGEST_LOGICAL_SIZE_MIB).contains(&mib) {
+        true => Ok(()),
+        false => Err(RpcError::bad_value(
+            "logical_size_mib",
+            mib,
+            "choose from 1 to 4294967296 (4 PiB)",
+        )),
     }
 }
 
@@ -558,6 +579,7 @@ mod tests {
                 crate::methods::BDEV_VDO_REBUILD => known::<Rebuild>,
                 crate::methods::BDEV_VDO_GET_STATS => known::<GetStats>,
                 crate::methods::BDEV_VDO_SET_OPTIONS => known::<SetOptions>,
+                crate::methods::BDEV_VDO_GROW_LOGICAL => known::<GrowLogical>,
                 crate::methods::BDEV_VDO_ENABLE_HISTOGRAMS => known::<EnableHistograms>,
                 crate::methods::BDEV_VDO_INJECT_INDEX_ANSWERS => known::<InjectAnswers>,
                 _ => known::<Name>,

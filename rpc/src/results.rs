@@ -58,6 +58,15 @@ pub fn saving_percent(logical_blocks: u64, data_blocks: u64) -> Option<u64> {
     u64::try_from(saved * 100 / u128::from(logical_blocks)).ok()
 }
 
+/// The answer of the methods that have a volume grow: its sizes now, in blocks (4 KiB).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grown {
+    /// Blocks it presents.
+    pub logical_blocks: u64,
+    /// Blocks of the base bdev that belong to it.
+    pub physical_blocks: u64,
+}
+
 /// One volume in the answer of `bdev_vdo_get_progress`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpeningInfo {

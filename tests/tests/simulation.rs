@@ -68,6 +68,7 @@ fn a_volume_does_what_the_model_says_whatever_is_done_to_it() {
     let tally = &batch.outcome.tally;
     assert!(tally.no_space > 0, "no volume was ever full");
     assert!(tally.failed > 0, "no request ever failed");
+    assert!(tally.grown > 0, "no volume ever grew");
     assert!(batch.read_only > 0, "no volume ever turned read-only");
     let listed = |list: &[(Row, &str)], row| list.iter().any(|(listed, _)| *listed == row);
     for (row, count) in batch.outcome.transitions.iter() {

@@ -41,6 +41,21 @@ impl Forest {
         zone: ZoneIndex,
         zones: u8,
     ) -> Result<Forest, VdoError> {
+        Forest::with_trees(geometry, |root| geometry.root_zone(root, zones) == zone)
+    }
+
+    /// The same trees with room for all pages of `geometry`, which has more leaves; no page of them in memory.
+    ///
+    /// # Errors
+    /// When there is no memory for the directory.
+    pub(super) fn extended(&self, geometry: TreeGeometry) -> Result<Forest, VdoError> {
+        Forest::with_trees(geometry, |root| self.owns(root))
+    }
+
+    fn with_trees(
+        geometry: TreeGeometry,
+        is_own: impl Fn(u32) -> bool,
+    ) -> Result<Forest, VdoError> {
         let mut heights = [0; TREE_HEIGHT];
         let mut tree_size = 0;
         for (height, pages) in geometry.pages_per_tree().into_iter().enumerate().skip(1) {
@@ -50,7 +65,7 @@ impl Forest {
         let mut begin = 0;
         let mut trees = vec![NONE; geometry.roots as usize];
         for root in 0..geometry.roots {
-            if geometry.root_zone(root, zones) == zone {
+            if is_own(root) {
                 trees[root as usize] = begin;
                 begin += tree_size;
             }
@@ -62,6 +77,28 @@ impl Forest {
             heights,
             growths: Vec::new(),
         })
+    }
+
+    /// Takes the place of `old`, of which it is an extension: knows the pages that are in memory or being made.
+    pub(super) fn replace(&mut self, old: &mut Forest) {
+        let pages = old.geometry.pages_per_tree();
+        for root in (0..old.geometry.roots).filter(|root| old.owns(*root)) {
+            for (height, pages) in (0..).zip(pages).skip(1) {
+                let first = TreePage {
+                    root,
+                    height,
+                    index: 0,
+                };
+                let (from, to, pages) = (old.at(first), self.at(first), pages as usize);
+                self.directory[to..to + pages].copy_from_slice(&old.directory[from..from + pages]);
+            }
+        }
+        self.growths = std::mem::take(&mut old.growths);
+    }
+
+    /// The forest it is a part of.
+    pub(super) fn geometry(&self) -> TreeGeometry {
+        self.geometry
     }
 
     /// Whether the zone owns a tree.
@@ -171,5 +208,47 @@ mod tests {
         let second = Forest::new(geometry, ZoneIndex(1), 2).expect("little memory");
         assert!(second.owns(3) && !second.owns(4));
         assert_eq!(geometry.zone(Lbn(0), 2), ZoneIndex(0));
+    }
+
+    #[test]
+    fn an_extended_forest_knows_every_page_the_old_one_knew_and_no_other() {
+        let small = TreeGeometry {
+            root_origin: Pbn(100),
+            roots: 7,
+            logical_blocks: 812 * 7 * 900,
+        };
+        let large = TreeGeometry {
+            logical_blocks: 812 * 7 * 812 * 3,
+            ..small
+        };
+        let zone = ZoneIndex(1);
+        let mut forest = Forest::new(small, zone, 2).expect("little memory");
+        let pages = |geometry: TreeGeometry| {
+            let heights = (0..).zip(geometry.pages_per_tree()).skip(1);
+            let all = heights.flat_map(move |(height, pages)| {
+                (0..pages).flat_map(move |index| {
+                    (0..geometry.roots).map(move |root| TreePage {
+                        root,
+                        height,
+                        index,
+                    })
+                })
+            });
+            all.filter(move |page| geometry.root_zone(page.root, 2) == zone)
+        };
+        let known: Vec<_> = pages(small).step_by(3).collect();
+        for (number, page) in (0..).zip(&known) {
+            forest.insert(*page, PageId::new(number));
+        }
+        forest.start_growth(PageId::new(0), 5);
+        let mut extended = forest.extended(large).expect("little memory");
+        extended.replace(&mut forest);
+        for page in pages(large) {
+            let number = known.iter().position(|known| *known == page);
+            let expected = number.map(|number| PageId::new(number as u32));
+            assert_eq!(extended.page(page), expected, "{page:?}");
+        }
+        assert!(extended.growth(PageId::new(0), 5).is_some());
+        assert!(!extended.owns(0) && extended.owns(1));
     }
 }

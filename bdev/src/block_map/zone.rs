@@ -1,11 +1,12 @@
 //! One logical zone's part of the block map, as the rest of the zone thread sees it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::config::BlockMapConfig;
 use super::core::MapCore;
+use super::forest::Forest;
 use super::page_io;
 use super::state::{DataBlockTest, Descent, Growing, MapPhase, MapState, NextLeaf, Progress};
 use super::waiters::PageOp;
@@ -41,7 +42,9 @@ pub struct BlockMapEnvironment {
 /// One logical zone's part of the block map. Lives on one zone thread.
 pub struct BlockMapZone {
     core: Rc<MapCore>,
-    geometry: TreeGeometry,
+    geometry: Cell<TreeGeometry>,
+    /// What is ready for more logical blocks.
+    extension: RefCell<Option<Forest>>,
     source: Rc<dyn TreePageSource>,
 }
 
@@ -103,7 +106,8 @@ impl BlockMapZone {
         }
         Ok(Rc::new(BlockMapZone {
             core,
-            geometry: config.geometry,
+            geometry: Cell::new(config.geometry),
+            extension: RefCell::new(None),
             source,
         }))
     }
@@ -121,13 +125,14 @@ impl BlockMapZone {
         if let Some(slot) = self.locate_now(lbn) {
             return Ok(Some(slot));
         }
-        let (leaf, slot) = self.geometry.leaf(lbn);
+        let geometry = self.geometry.get();
+        let (leaf, slot) = geometry.leaf(lbn);
         {
             let mut state = self.core.state.borrow_mut();
-            if lbn.get() >= self.geometry.logical_blocks || !state.owns(leaf) {
+            if lbn.get() >= geometry.logical_blocks || !state.owns(leaf) {
                 return Err(VdoError::Invalid(format!(
                     "logical block {lbn} is not in this zone of a volume of {} blocks",
-                    self.geometry.logical_blocks
+                    geometry.logical_blocks
                 )));
             }
             if state.phase != MapPhase::Open {
@@ -144,10 +149,11 @@ impl BlockMapZone {
     /// As [`BlockMapZone::locate`], if the way is in memory and leads to a page.
     #[inline]
     pub fn locate_now(&self, lbn: Lbn) -> Option<BlockMapSlot> {
-        if lbn.get() >= self.geometry.logical_blocks {
+        let geometry = self.geometry.get();
+        if lbn.get() >= geometry.logical_blocks {
             return None;
         }
-        let (leaf, slot) = self.geometry.leaf(lbn);
+        let (leaf, slot) = geometry.leaf(lbn);
         let pbn = self.core.state.borrow().locate_now(leaf)?;
         Some(BlockMapSlot { pbn, slot })
     }
@@ -300,6 +306,29 @@ impl BlockMapZone {
     /// The recovery journal has begun block `tail`: pages with changes that are now too old are written.
     pub fn advance_era(&self, tail: SequenceNumber) {
         self.core.state.borrow_mut().advance(tail);
+    }
+
+    /// Takes the memory for a map of more logical blocks, as many as `geometry` says.
+    ///
+    /// # Errors
+    /// [`VdoError::NoMemory`]; nothing has changed then.
+    pub fn prepare_extension(&self, geometry: TreeGeometry) -> Result<(), VdoError> {
+        let forest = self.core.state.borrow().extended_forest(geometry)?;
+        *self.extension.borrow_mut() = Some(forest);
+        Ok(())
+    }
+
+    /// Maps as many logical blocks as were prepared for, if any were.
+    pub fn extend(&self) {
+        if let Some(forest) = self.extension.take() {
+            self.geometry.set(forest.geometry());
+            self.core.state.borrow_mut().extend(forest);
+        }
+    }
+
+    /// Gives back what [`BlockMapZone::prepare_extension`] took.
+    pub fn abandon_extension(&self) {
+        *self.extension.borrow_mut() = None;
     }
 
     /// Waits until nothing is under way; with `save`, until everything dirty is on the device and no

@@ -11,8 +11,8 @@
 //! - *arithmetic*: where a physical block lies in the depot ([`slab`]), which tree pages map a
 //!   logical block ([`tree`]), how large the index is ([`index_region`]); and the [`mod@index`] itself, which has a folder of its own.
 //!
-//! On top of them stand [`plan`], which says what to write to make a new volume, and [`open`], which
-//! says what a device holds and whether it may be opened. All numbers on disk are little-endian.
+//! On top of them stand [`plan`], which says what to write to make a new volume, [`open`], which
+//! says what a device holds and whether it may be opened, and [`growth`], which says what a larger one looks like. All numbers on disk are little-endian.
 //! `docs/format.md` describes the same in words and drawings.
 
 pub mod block_map_page;
@@ -21,6 +21,7 @@ pub mod components;
 pub mod compressed_block;
 pub mod error;
 pub mod geometry;
+pub mod growth;
 pub mod identify;
 pub mod index;
 pub mod index_region;
@@ -37,6 +38,7 @@ pub mod tree;
 
 pub use codec::Version;
 pub use error::DecodeError;
+pub use growth::{Growth, GrowthError};
 pub use layout::Extent;
 pub use open::{OpenError, Volume, VolumeLayout};
 pub use plan::{FormatError, FormatOptions, FormatPlan};

@@ -94,7 +94,7 @@ pub struct Volume {
     pub layout: VolumeLayout,
 }
 
-/// Where every part of a volume is, and how large. Nothing in it changes while a volume is open.
+/// Where every part of a volume is, and how large. While a volume is open that changes only by [growing](super::growth).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeLayout {
     /// The volume's nonce.

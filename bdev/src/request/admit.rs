@@ -34,7 +34,7 @@ impl<R: HostRequest> Requests<R> {
             RequestKind::Unmap | RequestKind::WriteZeroes => {
                 let (request, header) = cursor.into_parts();
                 let zone = (self.zone.index, shared.zones);
-                let sweep = Sweep::new(request, header, shared.tree, zone, now);
+                let sweep = Sweep::new(request, header, shared.extent.tree(), zone, now);
                 Waiting::Sweep(Box::new(sweep))
             }
             _ => Waiting::Pieces(cursor, now),
@@ -53,7 +53,9 @@ impl<R: HostRequest> Requests<R> {
             Waiting::Sweep(sweep) => sweep.refuse(&error),
             Waiting::Pieces(mut cursor, _) => {
                 let shared = &self.zone.shared;
-                while let Some(piece) = cursor.next(&shared.tree, self.zone.index, shared.zones) {
+                while let Some(piece) =
+                    cursor.next(&shared.extent.tree(), self.zone.index, shared.zones)
+                {
                     piece.request.complete(piece.length as u64, error.errno());
                 }
             }
@@ -84,7 +86,7 @@ impl<R: HostRequest> Requests<R> {
             match waiting {
                 Waiting::Pieces(mut cursor, came) => {
                     let shared = &self.zone.shared;
-                    let piece = cursor.next(&shared.tree, self.zone.index, shared.zones);
+                    let piece = cursor.next(&shared.extent.tree(), self.zone.index, shared.zones);
                     if piece.is_some() && !cursor.is_finished() {
                         self.line.join(Waiting::Pieces(cursor, came));
                     }

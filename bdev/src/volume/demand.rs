@@ -82,6 +82,15 @@ impl Demand {
         ])
     }
 
+    /// What this wants beside `less`.
+    pub fn beyond(&self, less: &Demand) -> Demand {
+        let mut beyond = *self;
+        for ((_, bytes), (_, less)) in beyond.0.iter_mut().zip(&less.0) {
+            *bytes = bytes.saturating_sub(*less);
+        }
+        beyond
+    }
+
     /// All of it, in bytes.
     pub fn total(&self) -> u64 {
         self.0

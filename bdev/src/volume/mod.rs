@@ -7,6 +7,7 @@
 //! 3. [`Volume::start`] loads the depot, marks the volume dirty on disk, opens the index, and only then
 //!    are requests taken.
 //! 4. [`Volume::submit`] takes requests, from any thread.
+//!    [`Volume::grow`] makes it larger meanwhile.
 //! 5. [`Volume::shut_down`] lets what is under way end, writes all metadata out and marks the volume
 //!    clean. Afterwards the host drops the zone threads.
 //!
@@ -14,6 +15,7 @@
 //! runs there.
 
 mod demand;
+mod growing;
 mod life;
 mod opening;
 mod progress;
@@ -24,11 +26,12 @@ mod seed;
 use std::any::Any;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use thiserror::Error;
 
 pub use self::demand::{Demand, Purpose};
+pub use self::growing::MemoryKeeper;
 pub use self::life::Phase;
 use self::life::{Life, Stop};
 pub use self::opening::{FormatPolicy, Found, OpenRequest, Opening, RecoveryPolicy};
@@ -135,6 +138,9 @@ pub enum VolumeError {
     /// Freed blocks were to be discarded on a base device that cannot.
     #[error("its base device has no unmap, so freed blocks cannot be discarded on it")]
     NoDiscard,
+    /// It cannot grow as asked.
+    #[error(transparent)]
+    Growth(#[from] format::GrowthError),
     /// An option makes no sense.
     #[error("{0}")]
     Option(String),
@@ -149,6 +155,7 @@ impl VolumeError {
             | VolumeError::Format(_)
             | VolumeError::TooFewSlabs { .. }
             | VolumeError::NotReadOnly { .. }
+            | VolumeError::Growth(_)
             | VolumeError::Option(_) => 22,
             VolumeError::NotRecovered { .. } => 5,
             VolumeError::NoDiscard => 95,
@@ -253,7 +260,8 @@ pub struct Volume<H: Host> {
     shared: Arc<Shared>,
     mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
     life: Life,
-    layout: format::VolumeLayout,
+    /// What the host keeps for what it has grown by.
+    kept: Mutex<Vec<Kept>>,
     /// How often it was recovered, and how often rebuilt, in its life.
     recoveries: (u64, u64),
     options: VolumeOptions,
@@ -302,8 +310,7 @@ impl<H: Host> Volume<H> {
             options.name.clone(),
             zones,
             options.requests.div_ceil(u32::from(zones)).max(1),
-            found.layout.tree,
-            found.layout.slabs,
+            found.layout.clone(),
             names(&found, zones),
         );
         shared.set_compression(options.compression);
@@ -328,7 +335,7 @@ impl<H: Host> Volume<H> {
             shared,
             mailboxes,
             life: Life::new(),
-            layout: found.layout.clone(),
+            kept: Mutex::default(),
             recoveries: {
                 let volume = &found.super_block.volume;
                 (volume.complete_recoveries, volume.read_only_recoveries)
@@ -370,8 +377,8 @@ impl<H: Host> Volume<H> {
     }
 
     /// Where everything is on the device.
-    pub fn layout(&self) -> &format::VolumeLayout {
-        &self.layout
+    pub fn layout(&self) -> Arc<format::VolumeLayout> {
+        self.shared.extent.layout()
     }
 
     /// How it is run.
@@ -381,7 +388,7 @@ impl<H: Host> Volume<H> {
 
     /// Its size in bytes.
     pub fn bytes(&self) -> u64 {
-        self.layout.logical_blocks * BLOCK_SIZE as u64
+        self.shared.extent.logical_blocks() * BLOCK_SIZE as u64
     }
 
     /// Where it is in its life.
@@ -465,7 +472,7 @@ impl<H: Host> Volume<H> {
         if end.is_none_or(|end| end > self.bytes()) {
             return request.complete(header.length, 22);
         }
-        let mut zones = zones_of(&header, &self.shared.tree, self.shared.zones);
+        let mut zones = zones_of(&header, &self.shared.extent.tree(), self.shared.zones);
         if zones == 0 {
             return request.complete(0, 0);
         }

@@ -151,7 +151,7 @@ pub(super) fn usage<H: Host>(volume: &Volume<H>) -> Usage {
         mode: mode(volume),
         logical_blocks_used: counts.logical,
         data_blocks_used: counts.allocated - pages,
-        overhead_blocks_used: fixed_overhead(layout) + pages,
+        overhead_blocks_used: fixed_overhead(&layout) + pages,
         physical_blocks: layout.physical_blocks,
     }
 }
@@ -173,7 +173,7 @@ pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
     let layout = volume.layout();
     let pages = u64::from(volume.options.block_map_cache_blocks);
     VolumeFigures {
-        overhead_blocks_used: fixed_overhead(layout),
+        overhead_blocks_used: fixed_overhead(&layout),
         physical_blocks: layout.physical_blocks,
         logical_blocks: layout.logical_blocks,
         block_map_cache_size: pages * BLOCK_SIZE as u64,

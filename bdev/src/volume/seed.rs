@@ -24,6 +24,7 @@ use crate::runtime::task::{Executor, Scheduler, WaitList};
 use crate::seam::Host;
 use crate::types::ZoneIndex;
 use crate::zone::admin::Admin;
+use crate::zone::growth::GrowthTurns;
 use crate::zone::hash_zone::HashZone;
 use crate::zone::index::{self, IndexKeeper, IndexPlace};
 use crate::zone::owner::{Parts, Zone};
@@ -108,7 +109,7 @@ impl<H: Host> ZoneSeed<H> {
             services.clone(),
             &self.memory,
         )?;
-        let slabs = layout.slabs;
+        let shared = Arc::clone(&self.shared);
         let block_map = BlockMapZone::new(
             &BlockMapConfig {
                 geometry: layout.tree,
@@ -129,7 +130,7 @@ impl<H: Host> ZoneSeed<H> {
                 source: services.clone(),
                 memory: Arc::clone(&self.memory),
                 overlay: self.overlay.clone(),
-                is_data_block: Box::new(move |pbn| slabs.is_data_block(pbn)),
+                is_data_block: Box::new(move |pbn| shared.extent.slabs().is_data_block(pbn)),
             },
         )?;
         let blocks = self.buffers(packer::blocks_for(slots), "the blocks of the packer")?;
@@ -246,6 +247,7 @@ impl<H: Host> ZoneSeed<H> {
             ),
             marked: Cell::new(false),
             marked_now: WaitList::new(&zone.scheduler),
+            growth_turns: GrowthTurns::new(&zone.scheduler),
             index_word: Arc::clone(&self.index_word),
             deduplication: self.options.deduplication,
         };

@@ -4,7 +4,7 @@
 //! disk, open the index (after a crash that is begun and not waited for). Of a volume that was found read-only nothing is loaded; one whose slabs contradict
 //! themselves turns so.
 //!
-//! A stop, each step on every zone thread before the next begins: requests end, the index is closed, the block map is
+//! A stop, each step on every zone thread before the next begins: a growth that is under way ends, requests end, the index is closed, the block map is
 //! written out, the journal comes to rest, the depot is written out, and the super block says *clean*. If the volume turns
 //! read-only meanwhile, or is, the super block says so instead, and nothing else is written.
 
@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::growth::GrowthTurns;
 use super::index::{self, IndexKeeper};
 use super::message::AdminStep;
 use super::owner::Zone;
@@ -51,6 +52,8 @@ pub(crate) struct Admin {
     /// Whether the super block was marked when the volume turned read-only, or failed to be.
     pub(crate) marked: Cell<bool>,
     pub(crate) marked_now: WaitList,
+    /// Whose turn it is to have the volume grow.
+    pub(crate) growth_turns: GrowthTurns,
     pub(crate) index_word: Arc<AtomicU8>,
     pub(crate) deduplication: bool,
 }
@@ -73,7 +76,7 @@ pub(crate) fn word_of(byte: u8) -> IndexWord {
         .unwrap_or(IndexWord::Unknown)
 }
 
-fn admin(zone: &Zone) -> Result<&Admin, VdoError> {
+pub(super) fn admin(zone: &Zone) -> Result<&Admin, VdoError> {
     zone.admin
         .get()
         .ok_or_else(|| VdoError::Inconsistent("an errand for zone thread 0 came to another".into()))
@@ -170,6 +173,7 @@ async fn save_read_only(zone: &Zone) -> Result<(), VdoError> {
 
 pub(crate) async fn shut_down(zone: &Rc<Zone>) -> Result<(), VdoError> {
     let admin = admin(zone)?;
+    let _turn = admin.growth_turns.take().await;
     zone.step_everywhere(AdminStep::DrainRequests).await?;
     let step = admin.index.borrow_mut().close();
     drive_index(zone, admin, step).await;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::events::Verdict;
 use super::generations::Generation;
+use super::growth::GrowthStep;
 use super::index::{ShardStep, WrittenChapter};
 use super::journaling::{Committed, JournalerTag};
 use super::logical_locks::SlotIndex;
@@ -22,7 +23,7 @@ use crate::index::{ClosedShare, IndexError};
 use crate::runtime::services::JournalHolder;
 use crate::types::{JournalPoint, Pbn, RecordName, SequenceNumber, ZoneIndex};
 
-/// A step of starting or stopping a volume that each zone thread takes for itself.
+/// A step of starting, stopping or growing a volume that each zone thread takes for itself.
 #[derive(Clone, Debug)]
 pub enum AdminStep {
     /// Read the slab summary and the reference counters.
@@ -35,6 +36,8 @@ pub enum AdminStep {
     DrainBlockMap,
     /// Write out slab journals, reference counters and slab summary.
     DrainDepot,
+    /// Grow, or get ready for it.
+    Grow(GrowthStep),
 }
 
 /// A question to the owner of something.
@@ -44,7 +47,7 @@ pub enum Call {
     Allocate(WriteKind),
     /// To a logical zone: wait for the writes now under way.
     Barrier,
-    /// To every zone: a step of starting or stopping.
+    /// To every zone: a step of starting, stopping or growing.
     Admin(AdminStep),
 }
 

@@ -123,7 +123,7 @@ impl Zone {
         }
     }
 
-    /// Takes a step of starting or stopping.
+    /// Takes a step of starting, stopping or growing.
     pub(crate) async fn take_admin_step(&self, step: AdminStep) -> Result<(), VdoError> {
         match step {
             AdminStep::Load => {
@@ -143,6 +143,7 @@ impl Zone {
             AdminStep::DrainBlockMap => self.block_map.drain(true).await,
             AdminStep::Index(step) => Ok(self.take_shard_step(step).await?),
             AdminStep::DrainDepot => self.physical.drain(true).await,
+            AdminStep::Grow(step) => self.take_growth_step(step),
         }
     }
 }

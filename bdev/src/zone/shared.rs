@@ -5,12 +5,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::discarding::DiscardSwitch;
+use super::extent::VolumeExtent;
 use super::journaling::Watermark;
 use super::room::{Room, RoomSeen};
 use super::usage::ZoneUsage;
 use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
-use crate::format::slab::SlabGeometry;
-use crate::format::tree::TreeGeometry;
+use crate::format::VolumeLayout;
 use crate::index::NameZones;
 use crate::types::{Pbn, ZoneIndex};
 
@@ -48,10 +48,8 @@ pub struct Shared {
     pub zones: u8,
     /// Request slots of each zone thread.
     pub slots_per_zone: u32,
-    /// The block map's forest.
-    pub tree: TreeGeometry,
-    /// Where the slabs are.
-    pub slabs: SlabGeometry,
+    /// Where everything is, and how large.
+    pub extent: VolumeExtent,
     /// Which hash zone a name belongs to.
     pub names: NameZones,
     /// How far a rebuild of the index is.
@@ -81,16 +79,14 @@ impl Shared {
         name: String,
         zones: u8,
         slots_per_zone: u32,
-        tree: TreeGeometry,
-        slabs: SlabGeometry,
+        layout: VolumeLayout,
         names: NameZones,
     ) -> Shared {
         Shared {
             name,
             zones,
             slots_per_zone,
-            tree,
-            slabs,
+            extent: VolumeExtent::new(layout),
             names,
             index_rebuild: IndexRebuild::default(),
             index_touched: AtomicBool::new(false),
@@ -112,7 +108,7 @@ impl Shared {
     /// Which zone thread owns the slab of `pbn`; `None` for blocks outside the slabs.
     #[inline]
     pub fn physical_zone(&self, pbn: Pbn) -> Option<ZoneIndex> {
-        let slab = self.slabs.slab_of(pbn)?;
+        let slab = self.extent.slabs().slab_of(pbn)?;
         // Division is slow, and one zone is common.
         match self.zones {
             1 => Some(ZoneIndex(0)),

@@ -2,12 +2,14 @@
 //!
 //! A saved configuration is loaded into a program that starts anew, on base bdevs that hold the volume, or on blank ones
 //! (a malloc bdev is always blank then). It must never format over a volume, so `"format": "force"` is saved as
-//! `"if_blank"`. What was changed since with `bdev_vdo_set_options` is saved as it is now.
+//! `"if_blank"`. What was changed since is saved as it is now: the logical size, if one was given, and what `bdev_vdo_set_options`
+//! sets.
 
 use serde_json::{Value, json};
 use vdo::seam::Host;
 use vdo::volume::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS, Volume};
 
+use super::BLOCKS_PER_MIB;
 use crate::methods;
 use crate::params::{Create, Format, SetOptions};
 
@@ -18,7 +20,13 @@ pub fn config<H: Host>(params: &Create, volume: &Volume<H>) -> Vec<Value> {
         compression: volume.compression(),
         discard_freed: volume.discarding().is_wanted(),
     };
-    calls(params, switches, volume.dedupe_timeouts())
+    let now = Create {
+        logical_size_mib: params
+            .logical_size_mib
+            .map(|_| volume.layout().logical_blocks.div_ceil(BLOCKS_PER_MIB)),
+        ..params.clone()
+    };
+    calls(&now, switches, volume.dedupe_timeouts())
 }
 
 /// What can be switched while a volume works, and is a parameter of `bdev_vdo_create` too.

@@ -10,10 +10,11 @@
 //! 5. [`volume_options`] for `Volume::assemble`.
 //!
 //! What the engine refuses meanwhile becomes an answer by [`volume_error`]. A volume that works is asked and steered with
-//! [`answers`], and [`mod@config`] says how to make it again.
+//! [`answers`], grows as [`logical_growth`] says, and [`mod@config`] says how to make it again.
 
 pub mod answers;
 mod config;
+mod growing;
 pub mod memory;
 mod openings;
 
@@ -35,6 +36,7 @@ pub use self::answers::{
     no_answer, prepare_index,
 };
 pub use self::config::config;
+pub use self::growing::{grown, growth_keeper, logical_growth};
 pub use self::openings::{Shown, index_rebuild, openings, show};
 use crate::cpumask::CpuMask;
 use crate::params::{Create, Format};

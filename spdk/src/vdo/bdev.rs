@@ -218,6 +218,25 @@ impl VdoBdev {
         self.parts.borrow_mut().take()
     }
 
+    /// Tells the bdev layer, and it everybody who has the bdev open, how large the volume is now.
+    ///
+    /// # Errors
+    /// When it does not take that.
+    pub fn tell_size(&self) -> Result<(), RpcError> {
+        let blocks = self.volume.layout().logical_blocks;
+        // SAFETY: the bdev is registered, on the app thread.
+        match unsafe { sys::spdk_bdev_notify_blockcnt_change(self.raw(), blocks) } {
+            0 => Ok(()),
+            errno => Err(RpcError::errno(
+                -errno,
+                format!(
+                    "name: SPDK does not take {blocks} blocks for bdev \"{}\"",
+                    self.name()
+                ),
+            )),
+        }
+    }
+
     /// Has the bdev layer let go of it, and waits until it is gone.
     ///
     /// # Errors

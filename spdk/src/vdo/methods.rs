@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use vdo::volume::{Done, IndexCommand, Volume};
+use vdo::format::{Growth, VolumeLayout};
+use vdo::volume::{Done, IndexCommand, Volume, VolumeError};
 use vdo_rpc::params::{
-    Create, EnableHistograms, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions,
+    Create, EnableHistograms, GetStats, GrowLogical, InjectAnswers, Name, NoParams, Rebuild,
+    SetOptions,
 };
 use vdo_rpc::{Parameters, RpcError, methods, params, stats, volume};
 
@@ -28,6 +30,7 @@ pub(super) fn register() {
     rpc::register::<Close>();
     rpc::register::<CreateIndex>();
     rpc::register::<Options>();
+    rpc::register::<Grow>();
     rpc::register::<Inject>();
     rpc::register::<DumpMethod>();
     rpc::register::<EnableHistogramsMethod>();
@@ -166,6 +169,31 @@ impl Method for Options {
         volume::apply_options(&volume, &params)?;
         Ok(json!(true))
     }
+}
+
+struct Grow;
+impl Method for Grow {
+    const NAME: &'static str = methods::BDEV_VDO_GROW_LOGICAL;
+    type Parameters = GrowLogical;
+
+    async fn call(params: GrowLogical) -> Result<Value, RpcError> {
+        let grown = grow(&params.name, volume::logical_growth(&params)).await?;
+        volume::grown("logical_size_mib", &params.name, grown).map(|grown| json!(grown))
+    }
+}
+
+/// Has a volume grow, and tells its users.
+async fn grow(
+    name: &str,
+    growth: Growth,
+) -> Result<Result<Arc<VolumeLayout>, VolumeError>, RpcError> {
+    let grown = ask(name, |volume, done| {
+        volume.grow(growth, volume::growth_keeper(), done);
+    })
+    .await?;
+    // SAFETY: on the app thread; found anew, since it may have gone meanwhile, and not kept.
+    unsafe { bdev::find(name)?.as_ref() }.tell_size()?;
+    Ok(grown)
 }
 
 struct Inject;

@@ -91,8 +91,8 @@ fn main() -> ExitCode {
     bar.finish();
     let tally = &batch.outcome.tally;
     println!(
-        "requests: {} done, {} without space, {} failed; {} volumes ended read-only",
-        tally.done, tally.no_space, tally.failed, batch.read_only
+        "requests: {} done, {} without space, {} failed; {} volumes ended read-only; {} growths",
+        tally.done, tally.no_space, tally.failed, batch.read_only, tally.grown
     );
     println!("discards of freed blocks: {}", batch.outcome.discards);
     println!("\nsteps of hash locks:");
@@ -124,13 +124,14 @@ fn lose_power(arguments: &Arguments, threads: usize, losses: u64, bar: &Progress
     });
     bar.finish();
     println!(
-        "{} losses of power, {} of them before the volume was back; {} recoveries, {} with requests before all slabs were scrubbed, {} rebuilds, {} audits",
+        "{} losses of power, {} of them before the volume was back; {} recoveries, {} with requests before all slabs were scrubbed, {} rebuilds, {} audits, {} growths",
         survival.losses,
         survival.while_opening,
         survival.recoveries,
         survival.scrubbing,
         survival.rebuilds,
-        survival.audits
+        survival.audits,
+        survival.growths
     );
     if failed.is_empty() {
         println!("{seeds} seeds, none failed");

@@ -34,11 +34,21 @@ pub fn volume_on(blocks: &Blocks, size: u64) -> Result<Volume, String> {
     read_volume(geometry, &super_block, size).map_err(|error| error.to_string())
 }
 
+/// What a volume has been through, as far as it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Past {
+    /// Nothing that leaves traces.
+    Quiet,
+    /// It was full: pages may have been made for a write that then found no space, and so never been written.
+    Full,
+    /// It was recovered: pages may have been made for what was lost.
+    Recovered,
+}
+
 struct Audit<'a> {
     blocks: &'a Blocks,
     volume: Volume,
-    /// Whether pages may lack what was to go into them.
-    recovered: bool,
+    past: Past,
     /// What each block should be counted.
     wanted: HashMap<Pbn, u64>,
     mapped: u64,
@@ -51,7 +61,16 @@ struct Audit<'a> {
 /// # Errors
 /// Everything that does not agree.
 pub fn audit(blocks: &Blocks, size: u64) -> Result<(), Vec<String>> {
-    look_over(blocks, size, false)
+    look_over(blocks, size, Past::Quiet)
+}
+
+/// As [`audit`], of a volume that may have been full. It may have pages that were made and never written, because what was
+/// to go into them found no space.
+///
+/// # Errors
+/// Everything that does not agree.
+pub fn audit_full(blocks: &Blocks, size: u64) -> Result<(), Vec<String>> {
+    look_over(blocks, size, Past::Full)
 }
 
 /// Looks over a volume that was shut down clean and had been recovered before. It may have pages that were given a place
@@ -60,10 +79,10 @@ pub fn audit(blocks: &Blocks, size: u64) -> Result<(), Vec<String>> {
 /// # Errors
 /// Everything that does not agree.
 pub fn audit_recovered(blocks: &Blocks, size: u64) -> Result<(), Vec<String>> {
-    look_over(blocks, size, true)
+    look_over(blocks, size, Past::Recovered)
 }
 
-fn look_over(blocks: &Blocks, size: u64, recovered: bool) -> Result<(), Vec<String>> {
+fn look_over(blocks: &Blocks, size: u64, past: Past) -> Result<(), Vec<String>> {
     let volume = volume_on(blocks, size).map_err(|error| vec![error])?;
     volume
         .require_clean()
@@ -71,7 +90,7 @@ fn look_over(blocks: &Blocks, size: u64, recovered: bool) -> Result<(), Vec<Stri
     let mut audit = Audit {
         blocks,
         volume,
-        recovered,
+        past,
         wanted: HashMap::new(),
         mapped: 0,
         pages: 0,
@@ -121,7 +140,7 @@ impl Audit<'_> {
         let is_root = usize::from(page.height) == TREE_HEIGHT - 1;
         match view.validity(layout.nonce, pbn) {
             PageValidity::Valid => {}
-            PageValidity::Unwritten if is_root || self.recovered => return,
+            PageValidity::Unwritten if is_root || self.past != Past::Quiet => return,
             other => {
                 self.problems
                     .push(format!("{page:?} at {pbn} is {other:?}"));
@@ -148,7 +167,7 @@ impl Audit<'_> {
                     *self.wanted.entry(mapping.pbn).or_default() += 1;
                 }
                 if mapping.state.is_compressed()
-                    && !self.recovered
+                    && self.past != Past::Recovered
                     && let Err(error) = fragment(&block(self.blocks, mapping.pbn), mapping.state)
                 {
                     self.problems
@@ -171,7 +190,7 @@ impl Audit<'_> {
             self.walk(child, mapping.pbn);
         }
         if !is_root
-            && !self.recovered
+            && self.past != Past::Recovered
             && view
                 .entries()
                 .all(|mapping| mapping == vdo::types::Mapping::UNMAPPED)

@@ -39,6 +39,8 @@ pub struct Survival {
     pub rebuilds: u64,
     /// Times it was looked over.
     pub audits: u64,
+    /// Times it grew.
+    pub growths: u64,
 }
 
 impl Survival {
@@ -50,6 +52,7 @@ impl Survival {
         self.scrubbing += other.scrubbing;
         self.rebuilds += other.rebuilds;
         self.audits += other.audits;
+        self.growths += other.growths;
     }
 }
 
@@ -147,6 +150,7 @@ impl Lives {
         let mut world = World::open(&self.disk, request, options, random)
             .unwrap_or_else(|error| panic!("the volume does not come back: {error}"));
         world.pace = self.profile.pace;
+        self.model.sizes.are(&world.volume.layout());
         world
     }
 
@@ -226,6 +230,7 @@ impl Lives {
         self.disk.state().fuse = Some(fuse);
         let mut workload = Workload::new(&self.profile, &mut self.model, &mut self.clock);
         workload.run(&mut world);
+        self.survival.growths += workload.tally.grown;
         // The callers came to an end before the power did: it goes while the volume is shut down, or not at all.
         let fuse = self.fuse(40);
         self.disk.state().fuse = Some(fuse);

@@ -6,6 +6,7 @@
 //! right beside it; [`complaints`] hears what the engine logs. [`audit`] looks
 //! over the disk after each shutdown, [`salvage`] what is on it meanwhile. [`losses`] takes the power away. [`batch`] runs many seeds,
 //! and [`smaller`] makes those that fail smaller.
+//! [`growth`] is what is known of its size.
 //! [`trace`] is what happened, to see that a seed repeats it. [`small`] is a volume for tests that say themselves what happens.
 
 pub mod audit;
@@ -13,6 +14,7 @@ pub mod batch;
 pub mod complaints;
 pub mod disk;
 pub mod faults;
+pub mod growth;
 pub mod losses;
 pub mod model;
 pub mod profile;

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use vdo::types::BLOCK_SIZE;
 
+use super::growth::Sizes;
+
 /// A moment of the run.
 pub type Moment = u64;
 
@@ -112,6 +114,8 @@ pub struct Model {
     pub may_lose: bool,
     /// When the last flush that succeeded began.
     flushed: Moment,
+    /// How large it should be.
+    pub sizes: Sizes,
 }
 
 /// The parts of `length` bytes at `offset`: block, first and last byte in it, place in the request.

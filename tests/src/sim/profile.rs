@@ -112,6 +112,8 @@ pub struct Profile {
     pub roomy: bool,
     /// Whether losses of power are tried out on the way.
     pub power: bool,
+    /// Whether the volume grows on the way.
+    pub grows: bool,
 }
 
 /// What a profile is limited to, to make a failing seed smaller.
@@ -254,7 +256,7 @@ impl Profile {
             6 => Trouble::Discards,
             _ => Trouble::None,
         };
-        Profile {
+        let mut profile = Profile {
             lives,
             requests,
             cache_pages: random.random_range(2..=16),
@@ -284,7 +286,14 @@ impl Profile {
             trouble,
             roomy,
             power: trouble == Trouble::None && random.random_bool(0.3),
+            grows: false,
+        };
+        if random.random_bool(0.3) {
+            // What is written in new parts was not reckoned with.
+            profile.grows = true;
+            profile.roomy = false;
         }
+        profile
     }
 
     /// What to ask of the device.
@@ -316,10 +325,5 @@ impl Profile {
             discard_delay: Nanos(self.discard_delay),
             ..VolumeOptions::default()
         }
-    }
-
-    /// Bytes of the volume.
-    pub fn bytes(&self) -> u64 {
-        self.format.logical_blocks.unwrap_or(0) * 4096
     }
 }

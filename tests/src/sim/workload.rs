@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use vdo::format::tree::ENTRIES_PER_PAGE;
+use vdo::format::{Growth, MAXIMUM_LOGICAL_BLOCKS};
 use vdo::seam::{Nanos, RequestHeader, RequestKind};
 use vdo::types::BLOCK_SIZE;
-use vdo::volume::{AnswerMode, IndexCommand, TransitionCounts};
+use vdo::volume::{AnswerMode, IndexCommand, TransitionCounts, VolumeError};
 
+use super::growth::Asked;
 use super::model::{Model, Moment};
 use super::profile::{Profile, Switch};
 use super::request::Ticket;
@@ -36,6 +38,8 @@ pub struct Tally {
     pub no_space: u64,
     /// Requests that failed otherwise.
     pub failed: u64,
+    /// Times the volume grew.
+    pub grown: u64,
 }
 
 impl Tally {
@@ -44,6 +48,7 @@ impl Tally {
         self.done += other.done;
         self.no_space += other.no_space;
         self.failed += other.failed;
+        self.grown += other.grown;
     }
 }
 
@@ -56,6 +61,7 @@ pub struct Workload<'a> {
     /// Administrators' questions not yet answered.
     questions: Arc<AtomicU32>,
     asked: u32,
+    growth: Option<Asked>,
     fresh: u64,
     known_read_only: bool,
     /// What happened so far.
@@ -94,6 +100,7 @@ impl<'a> Workload<'a> {
             under_way: Vec::new(),
             questions: Arc::default(),
             asked: 0,
+            growth: None,
             fresh: 0,
             known_read_only: false,
             tally: Tally::default(),
@@ -163,6 +170,42 @@ impl<'a> Workload<'a> {
         assert!(self.under_way.is_empty(), "every request was answered");
         let (questions, asked) = (Arc::clone(&self.questions), self.asked);
         world.run_until(|| questions.load(Ordering::Relaxed) == asked);
+        if let Some(growth) = &self.growth {
+            world.run_until(|| growth.is_over());
+            self.reap_growth(world);
+        }
+    }
+
+    fn reap_growth(&mut self, world: &World) {
+        let answer = self.growth.as_ref().and_then(Asked::answer);
+        let Some(answer) = answer else { return };
+        let growth = self.growth.take().expect("just asked");
+        let sizes = &mut self.model.sizes;
+        match answer {
+            Ok(_) => {
+                growth.grown(world, sizes);
+                self.tally.grown += 1;
+            }
+            Err(VolumeError::Growth(error)) => growth.refused(world, &error, sizes),
+            Err(error) => assert!(world.volume.is_read_only(), "growing: {error}"),
+        }
+    }
+
+    /// Has the volume grow, by a little or by much; or asks for what must be refused.
+    fn grow(&mut self, world: &mut World) {
+        if self.growth.is_some() {
+            return;
+        }
+        let now = world.volume.layout().logical_blocks;
+        let random = &mut world.random;
+        let growth = Growth::Logical(match random.random_range(0..10) {
+            0 => now - random.random_range(0..now),
+            1 => MAXIMUM_LOGICAL_BLOCKS + random.random_range(1..5),
+            2..4 => now + random.random_range(1..200_000_000),
+            4..7 => now + random.random_range(1..200_000),
+            _ => now + random.random_range(1..2 * ENTRIES_PER_PAGE),
+        });
+        self.growth = Some(Asked::begin(world, &mut self.model.sizes, growth));
     }
 
     /// Reads every block that was ever written, and a few others.
@@ -211,6 +254,7 @@ impl<'a> Workload<'a> {
     }
 
     fn reap(&mut self, world: &World) {
+        self.reap_growth(world);
         if world.volume.is_read_only() && !self.known_read_only {
             self.known_read_only = true;
             self.model.lose();
@@ -344,8 +388,14 @@ impl<'a> Workload<'a> {
             return self.submit(world, kind, 0, 0, false, None);
         }
         let profile = self.profile;
-        let leaf = *profile.leaves.choose(random).expect("a leaf is used");
+        let bytes = world.volume.bytes();
+        let last = bytes / block - 1;
+        let leaf = match profile.grows && random.random_bool(0.3) {
+            true => last / ENTRIES_PER_PAGE,
+            false => *profile.leaves.choose(random).expect("a leaf is used"),
+        };
         let lbn = leaf * ENTRIES_PER_PAGE + random.random_range(0..profile.blocks_per_leaf);
+        let lbn = lbn.min(last);
         let blocks = match random.random_range(0..4) {
             0 => random.random_range(1..=profile.longest),
             _ => 1,
@@ -367,12 +417,12 @@ impl<'a> Workload<'a> {
                 // Across many leaf pages.
                 0..12 => length = random.random_range(1..=6 * ENTRIES_PER_PAGE) * block,
                 // Across trees, most of which are not there.
-                12..16 => length = random.random_range(1..=profile.bytes()),
-                16..18 => (offset, length) = (0, profile.bytes()),
+                12..16 => length = random.random_range(1..=bytes),
+                16..18 => (offset, length) = (0, bytes),
                 _ => {}
             }
         }
-        length = length.min(profile.bytes() - offset);
+        length = length.min(bytes - offset);
         let fua = random.random_bool(0.1);
         let data = (kind == RequestKind::Write).then(|| {
             let mut data = vec![0; length as usize];
@@ -396,6 +446,9 @@ impl<'a> Workload<'a> {
     }
 
     fn administer(&mut self, world: &mut World) {
+        if self.profile.grows && world.random.random_bool(0.4) {
+            return self.grow(world);
+        }
         if self.profile.compression == Switch::Switched && world.random.random_bool(0.5) {
             let on = world.random.random_bool(0.6);
             return world.volume.set_compression(on);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use vdo::seam::{BaseChannel, BaseIo, BaseOp, IoCompletion};
 use vdo::types::BLOCK_SIZE;
 
+use super::BlockCount;
 use super::delay::DelayDevice;
 use super::error::ErrorDevice;
 use super::file::FileDevice;
@@ -91,7 +92,8 @@ impl Device {
 pub struct Channel {
     // Dropped before `desc`, which keeps the bdev alive for it.
     device: Device,
-    bytes: u64,
+    blocks: BlockCount,
+    block_bytes: u64,
     block_mask: u64,
     supports: IoKinds,
     writable: bool,
@@ -118,7 +120,8 @@ impl Channel {
         let info = desc.info();
         Channel {
             device,
-            bytes: info.bytes(),
+            blocks: info.num_blocks.clone(),
+            block_bytes: u64::from(info.block_size),
             block_mask: u64::from(info.block_size) - 1,
             supports: info.supports,
             writable,
@@ -153,7 +156,8 @@ impl Channel {
             return Some(libc::EBADF);
         }
         let aligned = (io.offset | io.meta.length) & self.block_mask == 0;
-        let within = io.meta.length <= self.bytes && io.offset <= self.bytes - io.meta.length;
+        let bytes = self.blocks.get() * self.block_bytes;
+        let within = io.meta.length <= bytes && io.offset <= bytes - io.meta.length;
         if aligned && within {
             None
         } else {

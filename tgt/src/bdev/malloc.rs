@@ -134,7 +134,7 @@ impl MallocBdev {
             product_name: "Malloc disk",
             uuid: uuid.unwrap_or_else(Uuid::new_v4),
             block_size,
-            num_blocks,
+            num_blocks: num_blocks.into(),
             supports: IoKinds::ALL,
         };
         let memory = Memory::new(info.bytes()).map_err(|source| BdevError::System {
@@ -190,7 +190,7 @@ impl Bdev for MallocBdev {
             "method": "bdev_malloc_create",
             "params": {
                 "name": self.info.name,
-                "num_blocks": self.info.num_blocks,
+                "num_blocks": self.info.num_blocks.get(),
                 "block_size": self.info.block_size,
                 "uuid": self.info.uuid.to_string(),
             },

@@ -24,6 +24,8 @@ mod stat;
 
 use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -43,7 +45,7 @@ pub use registry::{BdevDesc, Claim, OpenOptions, Registry, RemoveHook, Reset};
 pub use rpc::register;
 pub use stat::{IoStat, IoTotals, KindTotals};
 
-/// What every bdev says of itself; fixed for its life.
+/// What every bdev says of itself; fixed for its life, but for the number of blocks, which may grow.
 #[derive(Clone, Debug)]
 pub struct BdevInfo {
     /// The name it is found by.
@@ -55,7 +57,7 @@ pub struct BdevInfo {
     /// Bytes per block: 512 or 4096.
     pub block_size: u32,
     /// How many blocks.
-    pub num_blocks: u64,
+    pub num_blocks: BlockCount,
     /// What it can do.
     pub supports: IoKinds,
 }
@@ -63,7 +65,30 @@ pub struct BdevInfo {
 impl BdevInfo {
     /// Its size in bytes.
     pub fn bytes(&self) -> u64 {
-        self.num_blocks * u64::from(self.block_size)
+        self.num_blocks.get() * u64::from(self.block_size)
+    }
+}
+
+/// How many blocks a bdev has. Its clones are of the same bdev, or of one that lies on all of it, and grow with it.
+#[derive(Clone, Debug)]
+pub struct BlockCount(Arc<AtomicU64>);
+
+impl BlockCount {
+    /// How many there are now.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// There are so many from now on, not fewer than before.
+    pub fn grow(&self, blocks: u64) {
+        self.0.fetch_max(blocks, Ordering::AcqRel);
+    }
+}
+
+impl From<u64> for BlockCount {
+    fn from(blocks: u64) -> BlockCount {
+        BlockCount(Arc::new(AtomicU64::new(blocks)))
     }
 }
 

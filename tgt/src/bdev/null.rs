@@ -34,7 +34,7 @@ impl NullBdev {
                 product_name: "Null disk",
                 uuid: uuid.unwrap_or_else(Uuid::new_v4),
                 block_size,
-                num_blocks,
+                num_blocks: num_blocks.into(),
                 supports: IoKinds::of(&[IoKind::Read, IoKind::Write, IoKind::WriteZeroes]),
             },
         })
@@ -61,7 +61,7 @@ impl Bdev for NullBdev {
             "method": "bdev_null_create",
             "params": {
                 "name": self.info.name,
-                "num_blocks": self.info.num_blocks,
+                "num_blocks": self.info.num_blocks.get(),
                 "block_size": self.info.block_size,
                 "uuid": self.info.uuid.to_string(),
             },

@@ -205,7 +205,7 @@ impl Node {
             "aliases": [info.uuid.to_string()],
             "product_name": info.product_name,
             "block_size": info.block_size,
-            "num_blocks": info.num_blocks,
+            "num_blocks": info.num_blocks.get(),
             "uuid": info.uuid.to_string(),
             "assigned_rate_limits": {
                 "rw_ios_per_sec": 0, "rw_mbytes_per_sec": 0, "r_mbytes_per_sec": 0, "w_mbytes_per_sec": 0
@@ -355,7 +355,7 @@ impl Registry {
         log::debug!(
             "bdev {:?}: {} blocks of {} bytes",
             info.name,
-            info.num_blocks,
+            info.num_blocks.get(),
             info.block_size
         );
         nodes.push(Arc::new(Node {

@@ -347,7 +347,7 @@ fn export_info(bdev: &BdevInfo) -> ExportInfo {
     }
     ExportInfo {
         name: bdev.name.clone(),
-        size: bdev.bytes(),
+        blocks: bdev.num_blocks.clone(),
         block_size: bdev.block_size,
         flags,
     }

@@ -5,6 +5,8 @@
 //! export, under the bdev's name and under the empty name. Whether there is room for a client it asks at the last
 //! moment, so that clients that only want to know something need none.
 
+use crate::bdev::BlockCount;
+
 use super::protocol::{
     GREETING, OPTION, OPTION_REPLY, handshake, info, option, option_reply, transmission,
 };
@@ -16,13 +18,13 @@ const LONGEST_OPTION: u32 = 8192;
 pub(super) const LARGEST_REQUEST: u32 = 32 * 1024 * 1024;
 
 /// What an export says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct ExportInfo {
     /// Its name.
     pub(super) name: String,
-    /// Its size in bytes.
-    pub(super) size: u64,
-    /// The smallest unit of I/O.
+    /// How many blocks it has.
+    pub(super) blocks: BlockCount,
+    /// The smallest unit of I/O, in bytes: a block.
     pub(super) block_size: u32,
     /// Transmission flags, but for those that depend on the negotiation.
     pub(super) flags: u16,
@@ -211,7 +213,7 @@ impl Negotiation {
                 if !export.answers_to(data) || !room() {
                     return Progress::Over;
                 }
-                out.extend(export.size.to_be_bytes());
+                out.extend(export.bytes().to_be_bytes());
                 out.extend(self.flags(export).to_be_bytes());
                 if self.client_flags & u32::from(handshake::NO_ZEROES) == 0 {
                     out.extend([0; 124]);
@@ -291,7 +293,7 @@ impl Negotiation {
             return Progress::Going;
         }
         let mut entry = info::EXPORT.to_be_bytes().to_vec();
-        entry.extend(export.size.to_be_bytes());
+        entry.extend(export.bytes().to_be_bytes());
         entry.extend(self.flags(export).to_be_bytes());
         reply(out, option, option_reply::INFO, &entry);
         if requests.contains(&info::NAME) {
@@ -329,6 +331,11 @@ impl Negotiation {
 }
 
 impl ExportInfo {
+    /// Its size in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.blocks.get() * u64::from(self.block_size)
+    }
+
     fn answers_to(&self, name: &[u8]) -> bool {
         name.is_empty() || name == self.name.as_bytes()
     }
@@ -374,7 +381,7 @@ mod tests {
     fn export() -> ExportInfo {
         ExportInfo {
             name: "vdo0".to_owned(),
-            size: 1 << 30,
+            blocks: (1 << 21).into(),
             block_size: 512,
             flags: transmission::HAS_FLAGS | transmission::SEND_FLUSH,
         }

@@ -456,7 +456,8 @@ impl Transmission {
         if carries_data && request.length > LARGEST_REQUEST {
             return error::EINVAL;
         }
-        if request.offset > self.export.size || length > self.export.size - request.offset {
+        let size = self.export.bytes();
+        if request.offset > size || length > size - request.offset {
             return if modifies {
                 error::ENOSPC
             } else {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 use vdo::buffer::{DmaMemory, HeapMemory};
+use vdo::format::{Growth, VolumeLayout};
 use vdo::types::BLOCK_SIZE;
-use vdo::volume::{Done, Found, Losses, OpenRequest, Opening, Volume};
+use vdo::volume::{Done, Found, Losses, OpenRequest, Opening, Volume, VolumeError};
 use vdo_rpc::params::{Create, Rebuild};
 use vdo_rpc::results::Rebuilt;
 use vdo_rpc::{ErrorCode, RpcError, volume};
@@ -252,6 +253,21 @@ impl VdoBdev {
         bdev.stop()
     }
 
+    /// Has the volume grow while it works. Not to be called on a reactor.
+    ///
+    /// # Errors
+    /// When a zone thread ended without an answer; within, what the volume says.
+    pub(super) fn grow(
+        &self,
+        growth: Growth,
+    ) -> Result<Result<Arc<VolumeLayout>, VolumeError>, VdoError> {
+        let grown = wait(|done| self.volume.grow(growth, volume::growth_keeper(), done))?;
+        self.info
+            .num_blocks
+            .grow(self.volume.layout().logical_blocks);
+        Ok(grown)
+    }
+
     /// Shuts the volume down and drops its zone threads. Does nothing the second time.
     fn stop(&self) -> Result<(), VdoError> {
         let mut stopped = lock(&self.stopped);
@@ -353,7 +369,7 @@ fn start(
         product_name: "VDO bdev",
         uuid,
         block_size: BLOCK_SIZE as u32,
-        num_blocks: volume.layout().logical_blocks,
+        num_blocks: volume.layout().logical_blocks.into(),
         supports: IoKinds::ALL,
     };
     let bdev = VdoBdev {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use vdo::volume::{Done, IndexCommand, Volume};
 use vdo_rpc::params::{
-    Create, EnableHistograms, GetStats, InjectAnswers, Name, NoParams, Rebuild, SetOptions,
+    Create, EnableHistograms, GetStats, GrowLogical, InjectAnswers, Name, NoParams, Rebuild,
+    SetOptions,
 };
 use vdo_rpc::results::{Dump, Histograms, OpeningInfo};
 use vdo_rpc::volume::no_answer;
@@ -69,6 +70,16 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
             let bdev = find(&shared, &params.name)?;
             volume::apply_options(bdev.volume(), &params)?;
             Ok(true)
+        },
+    );
+    let shared = with(target);
+    dispatcher.method(
+        methods::BDEV_VDO_GROW_LOGICAL,
+        Allowed::Runtime,
+        move |params: GrowLogical| {
+            let bdev = find(&shared, &params.name)?;
+            let grown = bdev.grow(volume::logical_growth(&params))?;
+            volume::grown("logical_size_mib", &params.name, grown)
         },
     );
     let shared = with(target);

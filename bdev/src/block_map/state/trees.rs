@@ -1,11 +1,12 @@
 //! The way down a tree to a leaf, step by step, and making the pages that are missing on it.
 
 use super::{MapPhase, MapState};
+use crate::block_map::forest::Forest;
 use crate::block_map::pages::{Contents, PageId};
 use crate::block_map::waiters::{PageOp, WaiterId};
 use crate::error::VdoError;
 use crate::format::block_map_page::BlockMapPageMut;
-use crate::format::tree::{TREE_HEIGHT, TreePage};
+use crate::format::tree::{TREE_HEIGHT, TreeGeometry, TreePage};
 use crate::types::{Mapping, MappingState, Pbn, SequenceNumber};
 
 /// The next step on the way down a tree to a leaf.
@@ -34,6 +35,23 @@ impl MapState {
     #[inline]
     pub(in crate::block_map) fn owns(&self, page: TreePage) -> bool {
         self.forest.owns(page.root)
+    }
+
+    /// A forest with room for all pages of `geometry`, to be handed to [`MapState::extend`].
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(in crate::block_map) fn extended_forest(
+        &self,
+        geometry: TreeGeometry,
+    ) -> Result<Forest, VdoError> {
+        self.forest.extended(geometry)
+    }
+
+    /// From now on there are more leaves.
+    pub(in crate::block_map) fn extend(&mut self, mut extended: Forest) {
+        extended.replace(&mut self.forest);
+        self.forest = extended;
     }
 
     /// Where a leaf is, if all pages on the way are in memory.

@@ -181,7 +181,7 @@ impl HashZone {
         advice: Result<Option<Mapping>, IndexError>,
     ) -> Option<Mapping> {
         let at = advice.ok().flatten()?;
-        if at.state.is_mapped() && zone.shared.slabs.is_data_block(at.pbn) {
+        if at.state.is_mapped() && zone.shared.extent.slabs().is_data_block(at.pbn) {
             return Some(at);
         }
         self.invalid_advice.set(self.invalid_advice.get() + 1);

@@ -111,7 +111,7 @@ impl FileBdev {
             },
             uuid: options.uuid.unwrap_or_else(Uuid::new_v4),
             block_size,
-            num_blocks,
+            num_blocks: num_blocks.into(),
             supports,
         };
         log::debug!(
