@@ -1,13 +1,15 @@
 //! Taking up what a clean shutdown left, and leaving it.
 //!
 //! A slab whose counters were never written is all free and costs no I/O beyond the summary. Of the
-//! others the last block of the journal is read, to go on after it, and the counters. If the summary says that a slab is clean,
-//! the counters say everything. If not, because there was a crash, or dm-vdo wrote its journal last, its counters are
-//! not read yet: it is scrubbed ([`super::scrubbing`]), in most cases while the zone is at work.
+//! others the last block of the journal is read, to go on after it. Their counters are brought into memory one slab after the
+//! other ([`super::scrubbing`]), most of them while the zone is at work: so how long a start takes hardly depends on the
+//! number of slabs. If the summary says that a slab is clean, the counters on disk say everything, and are only read. If not,
+//! because there was a crash, or dm-vdo wrote its journal last, the slab is scrubbed.
 //!
 //! Nothing of this has a checksum. But summary, journal and counters of a slab say some things twice, so most of what can
 //! befall a block of them is found when a slab is loaded: then the volume turns read-only.
 
+use super::scrubbing::STRIDE;
 use super::slab::{Slab, SlabRecovery};
 use super::state::{Core, DepotPhase, DepotState};
 use super::summary::Summary;
@@ -20,11 +22,11 @@ use crate::recovery::slab_replay::{
     JournalEnd, journal_end, last_block, require_unused, require_unused_hint,
 };
 use crate::runtime::base::IoClass;
-use crate::runtime::task::join;
+use crate::runtime::task::join_all;
 use crate::types::{BLOCK_SIZE, JournalPoint, Pbn, SequenceNumber};
 
-/// Blocks read at once, by each of two readers.
-const READ_BLOCKS: usize = 64;
+/// Journals of which the last block is read at once.
+const LANES: u32 = 64;
 
 impl PhysicalZone {
     /// Reads what is needed of every slab and gets the zone to work. The volume was shut down cleanly,
@@ -46,23 +48,16 @@ impl PhysicalZone {
             state.slabs.len() as u32
         });
         self.look_at_unused().await?;
-        let odd = join(self.load_slabs(0..count, 0), self.load_slabs(0..count, 1)).await;
-        odd.0.and(odd.1)?;
+        let lanes = (0..LANES.min(count)).map(|lane| self.load_journals(lane, count));
+        join_all(lanes)
+            .await
+            .into_iter()
+            .collect::<Result<(), _>>()?;
         self.with(|state| {
-            // The order in which slabs of the same priority are opened: the emptier first.
-            let mut order: Vec<_> = (0..count).collect();
             let core = &mut state.core;
-            let slabs = &state.slabs;
-            order.sort_by_key(|&local| {
-                let entry = core.summary.entry(slabs[local as usize].number);
-                (std::cmp::Reverse(entry.fullness_hint), local)
-            });
-            for local in order {
-                let slab = &slabs[local as usize];
-                if slab.is_recovered() {
-                    core.allocator
-                        .add(local, slab.counts.free(), slab.journal.is_blank());
-                }
+            for slab in state.slabs.iter().filter(|slab| slab.is_recovered()) {
+                core.allocator
+                    .add(slab.local, slab.counts.free(), slab.journal.is_blank());
             }
         });
         self.begin_scrubbing().await?;
@@ -70,10 +65,11 @@ impl PhysicalZone {
         Ok(())
     }
 
-    async fn load_slabs(&self, slabs: std::ops::Range<u32>, lane: u32) -> Result<(), VdoError> {
-        let mut buffer = self.memory_for(READ_BLOCKS)?;
-        for local in slabs.filter(|local| local % 2 == lane) {
-            buffer = self.load_slab(local, buffer).await?;
+    /// Sees where the journals of one slab in so many end.
+    async fn load_journals(&self, lane: u32, count: u32) -> Result<(), VdoError> {
+        let mut buffer = self.memory_for(1)?;
+        for local in (lane..count).step_by(LANES as usize) {
+            buffer = self.load_journal(local, buffer).await?;
         }
         Ok(())
     }
@@ -96,7 +92,7 @@ impl PhysicalZone {
         result.map(|()| buffer)
     }
 
-    async fn load_slab(&self, local: u32, buffer: Buffer) -> Result<Buffer, VdoError> {
+    async fn load_journal(&self, local: u32, buffer: Buffer) -> Result<Buffer, VdoError> {
         let entry = self.summary_entry(local);
         let slabs = self.geometry.slabs;
         let (number, nonce) = (self.slab_number(local), self.geometry.nonce);
@@ -105,7 +101,7 @@ impl PhysicalZone {
             return Ok(buffer);
         };
         let last = self.journal_block(local, SequenceNumber(place));
-        let mut buffer = self.read(last, buffer, 1).await?;
+        let buffer = self.read(last, buffer, 1).await?;
         let block = buffer.first_block();
         let end = journal_end(number, entry, &slabs.config, nonce, block)?;
         let header = SlabJournalHeader::decode(block);
@@ -116,12 +112,14 @@ impl PhysicalZone {
             },
             _ => JournalPoint::default(),
         };
-        self.with(|state| state.slabs[local as usize].journal.take_up(end));
-        if entry.is_dirty {
-            self.with(|state| state.slabs[local as usize].recovery = SlabRecovery::Unrecovered);
-        } else {
-            buffer = self.load_counts(local, last_entry, buffer).await?;
-        }
+        self.with(|state| {
+            let slab = &mut state.slabs[local as usize];
+            slab.journal.take_up(end);
+            slab.recovery = match entry.is_dirty {
+                true => SlabRecovery::Unrecovered,
+                false => SlabRecovery::Unread { last_entry },
+            };
+        });
         Ok(buffer)
     }
 
@@ -157,9 +155,9 @@ impl PhysicalZone {
         Ok(())
     }
 
-    /// Reads the counters of a slab that was shut down, and sees whether they agree with what else is known of it: the last
+    /// Reads the counters of a slab that was shut down, many blocks at once, and sees whether they agree with what else is known of it: the last
     /// entry of its journal changed one of them, and the block it is in was written after that.
-    async fn load_counts(
+    pub(super) async fn load_counts(
         &self,
         local: u32,
         last_entry: JournalPoint,
@@ -174,8 +172,8 @@ impl PhysicalZone {
         let count = self.with(|state| state.slabs[local as usize].counts.block_count());
         let mut newest = JournalPoint::default();
         let mut blank = None;
-        for first in (0..count).step_by(READ_BLOCKS) {
-            let blocks = READ_BLOCKS.min((count - first) as usize);
+        for first in (0..count).step_by(STRIDE) {
+            let blocks = STRIDE.min((count - first) as usize);
             buffer = self
                 .read(self.reference_block(local, first), buffer, blocks)
                 .await?;
@@ -267,6 +265,7 @@ impl PhysicalZone {
     /// [`VdoError::ReadOnly`], also when the volume becomes read-only meanwhile.
     pub async fn drain(&self, save: bool) -> Result<(), VdoError> {
         if self.with(|state| state.core.is_normal()) {
+            self.leave_unread();
             self.scrubbed().await;
             self.end_discards().await;
         }
@@ -319,7 +318,7 @@ impl PhysicalZone {
         result
     }
 
-    /// Gets a zone at rest to work again.
+    /// Gets a zone at rest to work again. [`PhysicalZone::scrub`] must run from then on.
     ///
     /// # Errors
     /// When the volume is read-only or the zone is not at rest.
@@ -336,7 +335,9 @@ impl PhysicalZone {
             };
             state.core.phase = DepotPhase::Normal;
             state.core.discards.resume();
-            for slab in &mut state.slabs {
+            let unread = state.slabs.iter().filter(|slab| !slab.is_recovered());
+            state.core.scrubber.begin(unread.map(|slab| slab.local));
+            for slab in state.slabs.iter_mut().filter(|slab| slab.is_recovered()) {
                 if saved {
                     slab.journal.reopen();
                 }

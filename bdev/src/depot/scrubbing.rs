@@ -5,13 +5,16 @@
 //! nothing is deduplicated against it. Slabs are scrubbed one after the other; only what a zone cannot begin without is
 //! scrubbed before it is at work ([`ScrubOrder`]). A slab whose journal fills is next.
 //!
+//! A slab that was shut down is *unread*: its turn comes in the same order, with the same rules until then, but its counters are
+//! only read. With the first change it is a slab like any other that is to be scrubbed.
+//!
 //! 1. The tail block is written, and the summary told. From here on changes of the slab's counts wait.
 //! 2. Counters and journal are read and put together ([`Scrub`]).
 //! 3. The device is flushed, and the counters that changed are written.
 //! 4. The summary says that the slab is clean, behind a flush. Its journal is empty, and it is like any other.
 //!
 //! A crash at any moment leaves a dirty slab with all its entries, and counters that say up to which entry they are right. A
-//! shutdown waits until all slabs are scrubbed.
+//! shutdown waits until all slabs are scrubbed, except for unread ones, which are left as they are.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -31,7 +34,7 @@ use crate::seam::Nanos;
 use crate::types::{BLOCK_SIZE, SlabNumber};
 
 /// Blocks read or written at once, at least.
-const STRIDE: usize = 64;
+pub(super) const STRIDE: usize = 64;
 
 /// How long nothing is said of progress.
 const QUIET: Nanos = Nanos(3_000_000_000);
@@ -51,6 +54,12 @@ impl Scrubber {
             left: 0,
             changed: Rc::new(WaitList::new(scheduler)),
         }
+    }
+
+    /// Has these slabs scrubbed, in this order, and no others.
+    pub(super) fn begin(&mut self, order: impl Iterator<Item = u32>) {
+        self.order = order.collect();
+        self.left = self.order.len() as u32;
     }
 
     /// Has this slab scrubbed next: changes of its counts wait for it.
@@ -76,22 +85,17 @@ impl PhysicalZone {
     pub(super) async fn begin_scrubbing(&self) -> Result<(), VdoError> {
         let config = self.geometry.slabs.config;
         let (all, first) = self.with(|state| {
-            let glance = |slab: &Slab| {
-                let mut entry = state.core.summary.entry(slab.number);
-                // A clean slab is loaded, and can be used as it is.
-                entry.load_counts &= entry.is_dirty;
-                SlabGlance {
-                    number: slab.number,
-                    entry,
-                    journal_length: slab.journal.length(),
-                }
+            let glance = |slab: &Slab| SlabGlance {
+                number: slab.number,
+                entry: state.core.summary.entry(slab.number),
+                journal_length: slab.journal.length(),
             };
-            let order = ScrubOrder::new(state.slabs.iter().map(glance), &config);
+            let glances = state.slabs.iter().map(glance);
+            let order = ScrubOrder::new(glances, &config, self.read_first);
             let zones = u32::from(self.geometry.zones);
             let local = |slab: SlabNumber| slab.get() / zones;
             let first = order.first.len();
-            state.core.scrubber.order = order.all().map(local).collect();
-            state.core.scrubber.left = state.core.scrubber.order.len() as u32;
+            state.core.scrubber.begin(order.all().map(local));
             (state.core.scrubber.left, first)
         });
         if all == 0 {
@@ -135,6 +139,18 @@ impl PhysicalZone {
                 state.core.fail(error);
             }
             state.core.scrubber.wake();
+        });
+    }
+
+    /// Has no slab read that need not be.
+    pub(super) fn leave_unread(&self) {
+        self.with(|state| {
+            let (slabs, scrubber) = (&state.slabs, &mut state.core.scrubber);
+            let before = scrubber.order.len();
+            scrubber
+                .order
+                .retain(|&local| !slabs[local as usize].is_untouched());
+            scrubber.left -= (before - scrubber.order.len()) as u32;
         });
     }
 
@@ -185,10 +201,15 @@ impl PhysicalZone {
         mut buffer: Buffer,
     ) -> Result<Buffer, VdoError> {
         let at = local as usize;
-        self.with(|state| {
+        let before = self.with(|state| {
             let (slab, core) = state.slab(local);
-            slab.begin_scrub(core);
+            slab.begin_scrub(core)
         });
+        if let SlabRecovery::Unread { last_entry } = before {
+            buffer = self.load_counts(local, last_entry, buffer).await?;
+            self.end_scrub(local);
+            return Ok(buffer);
+        }
         self.until(|state| state.slabs[at].journal.is_told()).await;
         self.writable()?;
 
@@ -236,13 +257,17 @@ impl PhysicalZone {
         });
         self.until(|state| state.slabs[at].is_quiet()).await;
         self.writable()?;
+        self.end_scrub(local);
+        Ok(buffer)
+    }
+
+    fn end_scrub(&self, local: u32) {
         self.with(|state| {
             let (slab, core) = state.slab(local);
             slab.end_scrub(core);
             core.scrubber.left -= 1;
             core.scrubber.wake();
         });
-        Ok(buffer)
     }
 
     /// Writes the counters that changed, when the journal that explains them is durable.
@@ -288,10 +313,11 @@ fn blocks_of(buffer: &Buffer) -> &[Block] {
 }
 
 impl Slab {
-    /// From now on changes of counts wait. What was journaled so far is written, and the summary told.
-    fn begin_scrub(&mut self, core: &mut Core) {
-        self.recovery = SlabRecovery::Scrubbing;
+    /// From now on changes of counts wait. What was journaled so far is written, and the summary told. Says what the slab was.
+    fn begin_scrub(&mut self, core: &mut Core) -> SlabRecovery {
+        let before = std::mem::replace(&mut self.recovery, SlabRecovery::Scrubbing);
         self.commit_tail(core);
+        before
     }
 
     /// The counters on disk and in memory are right, and the summary says so.

@@ -41,6 +41,8 @@ pub struct ReferenceChange {
 pub(super) enum SlabRecovery {
     /// Its counters in memory are right.
     Recovered,
+    /// Its counters on disk are, and are still to be read: they know of this entry of its journal as the last.
+    Unread { last_entry: JournalPoint },
     /// They are on disk, and lack what its journal says: changes are journaled, not counted.
     Unrecovered,
     /// They are being brought up to date: changes wait.
@@ -202,6 +204,7 @@ impl Slab {
         let at = self.journal.append(&entry, change.point);
         if !self.is_recovered() {
             // Counted when the slab is scrubbed; until then no block of its journal is given up.
+            self.recovery = SlabRecovery::Unrecovered;
             if self.journal.tail_is_full() {
                 self.commit_tail(core);
             }
@@ -233,6 +236,11 @@ impl Slab {
             self.commit_tail(core);
         }
         Some(Ok(()))
+    }
+
+    /// Whether its counters are as they were shut down, and nobody asks for a change of them.
+    pub(super) fn is_untouched(&self) -> bool {
+        matches!(self.recovery, SlabRecovery::Unread { .. }) && !self.has_waiters()
     }
 
     /// Whether its counters in memory are right.

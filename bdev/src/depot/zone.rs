@@ -63,6 +63,8 @@ pub struct DepotLimits {
     pub writers: usize,
     /// How long after a block was freed it is discarded on the base device, together with those freed meanwhile.
     pub discard_delay: Nanos,
+    /// Slabs that were shut down whose counters are read before the zone is at work.
+    pub read_first: usize,
 }
 
 /// [`DepotLimits::discard_delay`] of volumes in use.
@@ -75,6 +77,7 @@ impl Default for DepotLimits {
             changes: 2 * 2048,
             writers: 64,
             discard_delay: DEFAULT_DISCARD_DELAY,
+            read_first: 64,
         }
     }
 }
@@ -100,6 +103,7 @@ pub struct PhysicalZone {
     scheduler: Rc<Scheduler>,
     pub(super) memory: Arc<dyn DmaMemory>,
     flush: SharedFlush,
+    pub(super) read_first: usize,
     state: RefCell<DepotState>,
 }
 
@@ -157,6 +161,7 @@ impl PhysicalZone {
             scheduler: Rc::clone(scheduler),
             memory: Arc::clone(memory),
             flush: SharedFlush::new(scheduler, base, IoClass::Metadata),
+            read_first: limits.read_first,
             state: RefCell::new(DepotState::new(own, core)),
         });
         for _ in 0..limits.writers.max(1) {

@@ -2,8 +2,9 @@
 //!
 //! A slab that is clean and whose counters were never written is all free and can be used at once. Every other must be
 //! scrubbed first, which for a clean one only means to read its counters. Before the volume takes requests
-//! that is done for slabs whose journal is so full that it might not hold what the requests under way could add; and in a
-//! zone that then has no slab to allocate from, for the first.
+//! that is done for slabs whose journal is so full that it might not hold what the requests under way could add; for a few
+//! that are clean, so that a small volume is whole from the start; and in a zone that then has no slab to allocate from, for the
+//! first.
 
 use crate::format::slab::SlabConfig;
 use crate::format::slab_summary::SlabSummaryEntry;
@@ -37,8 +38,13 @@ pub struct ScrubOrder {
 }
 
 impl ScrubOrder {
-    /// The order for the slabs of one zone: clean ones before dirty ones, then those with more room, then by number.
-    pub fn new(slabs: impl IntoIterator<Item = SlabGlance>, config: &SlabConfig) -> ScrubOrder {
+    /// The order for the slabs of one zone: clean ones before dirty ones, then those with more room, then by number. Of the clean
+    /// ones so many come first.
+    pub fn new(
+        slabs: impl IntoIterator<Item = SlabGlance>,
+        config: &SlabConfig,
+        clean_first: usize,
+    ) -> ScrubOrder {
         let mut slabs: Vec<_> = slabs.into_iter().collect();
         slabs.sort_by_key(|slab| {
             let room = std::cmp::Reverse(slab.entry.fullness_hint);
@@ -47,7 +53,8 @@ impl ScrubOrder {
         let some_usable = slabs.iter().any(SlabGlance::is_usable);
         let mut order = ScrubOrder::default();
         for slab in slabs.iter().filter(|slab| !slab.is_usable()) {
-            match slab.journal_length >= config.scrubbing_threshold {
+            let clean = !slab.entry.is_dirty && order.first.len() < clean_first;
+            match clean || slab.journal_length >= config.scrubbing_threshold {
                 true => order.first.push(slab.number),
                 false => order.later.push(slab.number),
             }
@@ -76,6 +83,13 @@ mod tests {
     };
 
     fn order(slabs: &[(u32, SlabSummaryEntry, u64)]) -> (Vec<u32>, Vec<u32>) {
+        order_with_clean(slabs, 0)
+    }
+
+    fn order_with_clean(
+        slabs: &[(u32, SlabSummaryEntry, u64)],
+        clean_first: usize,
+    ) -> (Vec<u32>, Vec<u32>) {
         let config = SlabConfig::new(1 << 13, 224).unwrap();
         let slabs = slabs
             .iter()
@@ -84,7 +98,7 @@ mod tests {
                 entry,
                 journal_length,
             });
-        let order = ScrubOrder::new(slabs, &config);
+        let order = ScrubOrder::new(slabs, &config, clean_first);
         let numbers = |slabs: &[SlabNumber]| slabs.iter().map(|slab| slab.get()).collect();
         (numbers(&order.first), numbers(&order.later))
     }
@@ -106,6 +120,21 @@ mod tests {
             (9, dirty(60), 1),
         ];
         assert_eq!(order(&slabs), (vec![6], vec![3, 9, 0]));
+    }
+
+    #[test]
+    fn some_clean_slabs_are_read_first_the_emptiest_of_them() {
+        let clean = |fullness_hint| SlabSummaryEntry {
+            fullness_hint,
+            ..CLEAN
+        };
+        let slabs = [
+            (0, dirty(50), 222),
+            (1, clean(3), 0),
+            (2, clean(9), 0),
+            (3, clean(5), 0),
+        ];
+        assert_eq!(order_with_clean(&slabs, 2), (vec![2, 3, 0], vec![1]));
     }
 
     #[test]

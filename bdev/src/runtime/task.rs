@@ -239,32 +239,27 @@ impl WaitList {
     }
 }
 
-/// Runs two futures in one task at once and returns both results.
-pub async fn join<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
-    let mut a = std::pin::pin!(a);
-    let mut b = std::pin::pin!(b);
-    let (mut first, mut second) = (None, None);
-    std::future::poll_fn(move |context| {
-        if first.is_none()
-            && let Poll::Ready(value) = a.as_mut().poll(context)
-        {
-            first = Some(value);
-        }
-        if second.is_none()
-            && let Poll::Ready(value) = b.as_mut().poll(context)
-        {
-            second = Some(value);
-        }
-        match (first.take(), second.take()) {
-            (Some(a), Some(b)) => Poll::Ready((a, b)),
-            (a, b) => {
-                first = a;
-                second = b;
-                Poll::Pending
+/// Runs many futures in one task at once and returns their results in order.
+pub async fn join_all<T>(futures: impl IntoIterator<Item: Future<Output = T>>) -> Vec<T> {
+    let mut work: Vec<(Pin<Box<_>>, Option<T>)> = futures
+        .into_iter()
+        .map(|one| (Box::pin(one), None))
+        .collect();
+    std::future::poll_fn(|context| {
+        let mut pending = false;
+        for (one, result) in work.iter_mut().filter(|(_, result)| result.is_none()) {
+            match one.as_mut().poll(context) {
+                Poll::Ready(value) => *result = Some(value),
+                Poll::Pending => pending = true,
             }
         }
+        match pending {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
     })
-    .await
+    .await;
+    work.into_iter().filter_map(|(_, result)| result).collect()
 }
 
 #[cfg(test)]
@@ -307,7 +302,7 @@ mod tests {
         {
             let (a, b, done) = (Rc::clone(&a), Rc::clone(&b), Rc::clone(&done));
             scheduler.spawn(async move {
-                join(a.wait(), b.wait()).await;
+                join_all([a.wait(), b.wait()]).await;
                 done.set(true);
             });
         }

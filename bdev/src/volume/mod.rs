@@ -203,6 +203,10 @@ pub struct VolumeOptions {
     pub unix_ms: u64,
     /// Requests for one block served at once, all zone threads together.
     pub requests: u32,
+    /// Slabs that were shut down whose counters each zone thread reads before the volume takes requests. Those of the
+    /// others it reads meanwhile: until then their free blocks are not to be had and count as used, and nothing is
+    /// deduplicated against them.
+    pub slabs_read_first: u32,
     /// Something of the host's that is to live as long as the volume does.
     pub kept: Option<Kept>,
 }
@@ -221,6 +225,7 @@ impl Default for VolumeOptions {
             discard_delay: DEFAULT_DISCARD_DELAY,
             unix_ms: 0,
             requests: REQUESTS,
+            slabs_read_first: 64,
             kept: None,
         }
     }
@@ -317,6 +322,9 @@ impl<H: Host> Volume<H> {
         shared
             .discarding
             .set(discarding_of(&options, options.discard_freed));
+        if found.super_block.volume.state == VolumeState::Dirty {
+            shared.set_recovered();
+        }
         if let Some(reason) = read_only {
             shared.set_found_read_only(reason);
         }
@@ -408,7 +416,7 @@ impl<H: Host> Volume<H> {
 
     /// Whether slabs are still being scrubbed after a crash: their free blocks are not to be had yet.
     pub fn is_recovering(&self) -> bool {
-        self.shared.room.unrecovered() > 0
+        self.shared.is_recovering()
     }
 
     /// Turns the volume read-only, as an error of its own would: for a host that sees what the volume cannot, as a base

@@ -157,10 +157,10 @@ pub(super) fn usage<H: Host>(volume: &Volume<H>) -> Usage {
 }
 
 fn mode<H: Host>(volume: &Volume<H>) -> OperatingMode {
-    match (volume.is_read_only(), volume.shared.room.unrecovered()) {
+    match (volume.is_read_only(), volume.is_recovering()) {
         (true, _) => OperatingMode::ReadOnly,
-        (false, 0) => OperatingMode::Normal,
-        (false, _) => OperatingMode::Recovering,
+        (false, false) => OperatingMode::Normal,
+        (false, true) => OperatingMode::Recovering,
     }
 }
 
@@ -180,9 +180,12 @@ pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
         complete_recoveries: volume.recoveries.0,
         read_only_recoveries: volume.recoveries.1,
         mode: mode(volume),
-        recovery_percentage: {
-            let (slabs, left) = (layout.slabs.slab_count, volume.shared.room.unrecovered());
-            u64::from(slabs.saturating_sub(left)) * 100 / u64::from(slabs.max(1))
+        recovery_percentage: match volume.is_recovering() {
+            false => 100,
+            true => {
+                let (slabs, left) = (layout.slabs.slab_count, volume.shared.room.unrecovered());
+                u64::from(slabs.saturating_sub(left)) * 100 / u64::from(slabs.max(1))
+            }
         },
         vio_limit: u64::from(volume.options.requests),
         memory_usage: MemoryUsage {

@@ -103,6 +103,7 @@ impl<H: Host> ZoneSeed<H> {
                 changes: 2 * share as usize,
                 writers: meta_io,
                 discard_delay: self.options.discard_delay,
+                read_first: self.options.slabs_read_first as usize,
             },
             &scheduler,
             &base,

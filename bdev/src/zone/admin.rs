@@ -130,10 +130,10 @@ pub(crate) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
     zone.scheduler.spawn(index::write_chapters(Rc::clone(zone)));
     zone.scheduler.spawn(watch_index(Rc::clone(zone)));
     let step = admin.index.borrow_mut().start(admin.deduplication, created);
-    match zone.shared.room.unrecovered() {
-        0 => drive_index(zone, admin, step).await,
+    match zone.shared.is_recovering() {
+        false => drive_index(zone, admin, step).await,
         // After a crash requests come first.
-        _ => begin_steps(zone, admin, step),
+        true => begin_steps(zone, admin, step),
     }
     Ok(())
 }

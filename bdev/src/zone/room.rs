@@ -1,6 +1,6 @@
 //! Whether a free block may still come when there is none.
 //!
-//! Two kinds of free blocks are not to be had for a while: those of slabs that are not scrubbed yet after a crash, and those
+//! Two kinds of free blocks are not to be had for a while: those of slabs that are not scrubbed or not read yet, and those
 //! that are being discarded on the base device. Whoever finds none looks here whether to wait for them: it remembers how
 //! often room had come before it asked ([`Room::seen`]), so that none that comes while it asks is missed.
 
@@ -13,7 +13,7 @@ pub struct RoomSeen(u32);
 /// The free blocks of a volume that are not to be had yet. Counted by all zone threads.
 #[derive(Debug, Default)]
 pub struct Room {
-    /// Slabs that are not scrubbed yet.
+    /// Slabs that are not scrubbed yet, or not read.
     unrecovered: AtomicU32,
     /// How many have been.
     scrubbed: AtomicU32,

@@ -98,10 +98,7 @@ impl ZoneServices for ServiceDesk {
     }
 
     fn slab_scrubbed(&self) {
-        if let Some(all) = self.shared.room.slab_scrubbed() {
-            log::info!("volume {}: all {all} slabs are scrubbed", self.shared.name);
-        }
-        self.shared.tell_of_room();
+        self.shared.slab_scrubbed();
     }
 
     fn discards_freed(&self) -> bool {

@@ -66,6 +66,8 @@ pub struct Shared {
     read_only: AtomicBool,
     found_read_only: bool,
     read_only_reason: OnceLock<String>,
+    /// Whether the volume was not shut down before.
+    recovered: bool,
     /// Where blocks come from that are not to be had yet.
     pub room: Room,
     /// Whether freed blocks are discarded on the base device.
@@ -96,6 +98,7 @@ impl Shared {
             dedupe_timeout_ms: AtomicU64::new(DEFAULT_TIMEOUT_MS),
             dedupe_minimum_timer_ms: AtomicU64::new(DEFAULT_MINIMUM_TIMER_MS),
             index_answers: AtomicBool::new(false),
+            recovered: false,
             room: Room::default(),
             discarding: DiscardSwitch::default(),
             wake_everyone: OnceLock::new(),
@@ -151,6 +154,26 @@ impl Shared {
     /// Whether the volume was read-only on disk when it was opened: nothing was loaded, and nothing is written.
     pub fn was_found_read_only(&self) -> bool {
         self.found_read_only
+    }
+
+    /// The volume, which nobody has seen yet, was not shut down: what slabs are not scrubbed yet are so for that reason.
+    pub fn set_recovered(&mut self) {
+        self.recovered = true;
+    }
+
+    /// Whether slabs are being scrubbed because the volume was not shut down.
+    pub fn is_recovering(&self) -> bool {
+        self.recovered && self.room.unrecovered() > 0
+    }
+
+    /// A slab was scrubbed or read. All zone threads are woken.
+    pub fn slab_scrubbed(&self) {
+        if let Some(scrubbed) = self.room.slab_scrubbed()
+            && self.recovered
+        {
+            log::info!("volume {}: all {scrubbed} slabs are scrubbed", self.name);
+        }
+        self.tell_of_room();
     }
 
     /// A slab was scrubbed, or a discard has ended: whoever found no room may find some now.

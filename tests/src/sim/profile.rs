@@ -67,6 +67,9 @@ impl Switch {
     }
 }
 
+/// Slabs that may be read before a volume takes requests: none but what must, or all.
+const READ_FIRST: [u32; 3] = [0, 1, 64];
+
 /// What a seed stands for.
 #[derive(Clone, Debug)]
 pub struct Profile {
@@ -78,6 +81,8 @@ pub struct Profile {
     pub cache_pages: u32,
     /// Journal blocks after which a changed page is written.
     pub maximum_age: u32,
+    /// Slabs that a zone thread reads before it takes requests.
+    pub slabs_read_first: u32,
     /// The shape of the volume.
     pub format: FormatOptions,
     /// Blocks of the base device.
@@ -166,6 +171,7 @@ impl Profile {
     pub fn run_otherwise(&mut self, random: &mut ChaCha8Rng) -> u8 {
         self.cache_pages = random.random_range(2..=16);
         self.maximum_age = *[1, 2, 8, 1000].choose(random).expect("not empty");
+        self.slabs_read_first = *READ_FIRST.choose(random).expect("not empty");
         *self.lives.choose(random).expect("there is a life")
     }
 
@@ -287,8 +293,9 @@ impl Profile {
             roomy,
             power: trouble == Trouble::None && random.random_bool(0.3),
             grows: false,
+            slabs_read_first: *READ_FIRST.choose(&mut later).expect("not empty"),
         };
-        if random.random_bool(0.3) {
+        if later.random_bool(0.3) {
             // What is written in new parts was not reckoned with.
             profile.grows = true;
             profile.roomy = false;
@@ -320,6 +327,7 @@ impl Profile {
             block_map_cache_blocks: self.cache_pages,
             block_map_maximum_age: self.maximum_age,
             requests: self.requests,
+            slabs_read_first: self.slabs_read_first,
             compression: self.compression == Switch::On,
             discard_freed: self.discard_freed == Switch::On,
             discard_delay: Nanos(self.discard_delay),

@@ -12,7 +12,7 @@ const FULL: u32 = ENTRIES_PER_BLOCK as u32;
 
 impl Fixture {
     /// Starts a drain and holds its I/O; the slot gets the result.
-    fn start_drain(&mut self, save: bool) -> Rc<RefCell<Option<Result<(), VdoError>>>> {
+    pub(super) fn start_drain(&mut self, save: bool) -> Rc<RefCell<Option<Result<(), VdoError>>>> {
         let slot = Rc::new(RefCell::new(None));
         let (zone, result) = (Rc::clone(&self.zone), Rc::clone(&slot));
         self.disk.scheduler.spawn(async move {
@@ -304,6 +304,7 @@ fn load_error(prepare: impl FnOnce(&mut TestDisk, SlabGeometry)) -> VdoError {
         locks: 4,
         changes: 4,
         writers: 1,
+        read_first: 0,
         ..DepotLimits::default()
     };
     let services: Rc<dyn ZoneServices> = Rc::new(Recorder::default());

@@ -11,6 +11,7 @@ mod journal;
 mod model;
 mod oracle;
 mod sharing;
+mod unread;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -122,8 +123,22 @@ impl Fixture {
         Fixture::on(TestDisk::new(), slabs, (ZoneIndex(0), 1), Some(0), writers)
     }
 
-    /// A zone on a disk. The summaries of `combine` zones are combined (none: of a new volume).
+    /// A zone on a disk, all of whose slabs are scrubbed or read. The summaries of `combine` zones are combined (none: of a
+    /// new volume).
     fn on(
+        disk: TestDisk,
+        slabs: SlabGeometry,
+        place: (ZoneIndex, u8),
+        combine: Option<u8>,
+        writers: usize,
+    ) -> Fixture {
+        let mut fixture = Fixture::loaded(disk, slabs, place, combine, writers);
+        fixture.scrub();
+        fixture
+    }
+
+    /// The same, at work, with no more slabs scrubbed or read than it needs.
+    fn loaded(
         mut disk: TestDisk,
         slabs: SlabGeometry,
         (zone, zones): (ZoneIndex, u8),
@@ -163,6 +178,7 @@ impl Fixture {
             locks: 4096,
             changes: 4096,
             writers,
+            read_first: 0,
             ..DepotLimits::default()
         };
         let (scheduler, base) = (Rc::clone(&disk.scheduler), Rc::clone(&disk.base));
@@ -170,10 +186,7 @@ impl Fixture {
         let zone =
             PhysicalZone::new(geometry, limits, &scheduler, &base, asked, &memory()).unwrap();
         let loading = Rc::clone(&zone);
-        disk.block_on(async move {
-            loading.load().await.unwrap();
-            loading.scrub().await;
-        });
+        disk.block_on(async move { loading.load().await.unwrap() });
         let next = JournalPoint {
             sequence: SequenceNumber(1),
             entry: 0,
@@ -189,7 +202,14 @@ impl Fixture {
     }
 
     /// A clean shutdown, and the volume opened again.
-    fn reopen(mut self) -> Fixture {
+    fn reopen(self) -> Fixture {
+        let mut fixture = self.reopen_unread();
+        fixture.scrub();
+        fixture
+    }
+
+    /// The same, with no more slabs read than it needs.
+    fn reopen_unread(mut self) -> Fixture {
         assert_eq!(self.drain(true), Ok(()));
         let Fixture {
             disk,
@@ -200,9 +220,14 @@ impl Fixture {
         // A new scheduler, so that the old zone's tasks are gone.
         let mut fresh = TestDisk::new();
         fresh.blocks = disk.blocks;
-        let mut again = Fixture::on(fresh, geometry.slabs, (geometry.zone, 1), Some(1), 8);
+        let mut again = Fixture::loaded(fresh, geometry.slabs, (geometry.zone, 1), Some(1), 8);
         again.next = next;
         again
+    }
+
+    fn scrub(&mut self) {
+        let zone = Rc::clone(&self.zone);
+        self.disk.block_on(async move { zone.scrub().await });
     }
 
     fn drain(&mut self, save: bool) -> Result<(), VdoError> {

@@ -13,6 +13,7 @@ use crate::recovery::Ring;
 use crate::recovery::map_replay::{ChangedPage, LARGEST_BATCH, MapBatch, Overlay, PageChanges};
 use crate::recovery::plan::{BlockMapRange, BlockMapReplayed, Run, SalvageRange};
 use crate::recovery::rebuild::Losses;
+use crate::runtime::task::join_all;
 use crate::types::{Pbn, SequenceNumber};
 use crate::volume::progress::Work;
 
@@ -68,7 +69,7 @@ impl<'a> Replayer<'a> {
                 .zip(self.pages.drain(..))
                 .map(|(one, buffer)| change(self.medium, one, buffer, self.nonce, lenient));
             let mut first = Vec::new();
-            for changed in self.medium.all(work.collect()).await {
+            for changed in join_all(work).await {
                 let changed = changed?;
                 if let Some(losses) = &mut self.lenient {
                     losses.unreadable_pages += u64::from(changed.unreadable);
@@ -163,7 +164,7 @@ pub(super) async fn mark_written(
         BlockMapPageMut::new(buffer.first_block_mut()).set_initialized(true);
         medium.write(pbn.get(), buffer, 1)
     });
-    medium.all(writes.collect()).await.into_iter().collect()
+    join_all(writes).await.into_iter().collect()
 }
 
 /// Replays a journal into the block map.

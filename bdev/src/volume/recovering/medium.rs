@@ -1,10 +1,8 @@
 //! The device as a recovery uses it: reads and writes many at a time, and the memory for them.
 
 use std::cell::Cell;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use crate::buffer::{Buffer, DmaMemory};
 use crate::error::VdoError;
@@ -140,27 +138,6 @@ impl Medium {
         let (_, result) = self.base.write(class, pbn, buffer, 1, true).await;
         result?;
         Ok(self.flush().await?)
-    }
-
-    /// Does many things at once, and gives their results in order.
-    pub(super) async fn all<T>(&self, work: Vec<impl Future<Output = T>>) -> Vec<T> {
-        let mut work: Vec<(Pin<Box<_>>, Option<T>)> =
-            work.into_iter().map(|one| (Box::pin(one), None)).collect();
-        std::future::poll_fn(|context| {
-            let mut pending = false;
-            for (one, result) in work.iter_mut().filter(|(_, result)| result.is_none()) {
-                match one.as_mut().poll(context) {
-                    Poll::Ready(value) => *result = Some(value),
-                    Poll::Pending => pending = true,
-                }
-            }
-            match pending {
-                true => Poll::Pending,
-                false => Poll::Ready(()),
-            }
-        })
-        .await;
-        work.into_iter().filter_map(|(_, result)| result).collect()
     }
 
     /// Says how far it is: to who asks, and every few seconds to the log.

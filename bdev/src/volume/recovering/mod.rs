@@ -40,7 +40,7 @@ use crate::format::components::VolumeState;
 use crate::recovery::map_replay::Overlay;
 use crate::recovery::{EntryRules, Refusal, Ring, RingScan};
 use crate::runtime::base::BaseDevice;
-use crate::runtime::task::Scheduler;
+use crate::runtime::task::{Scheduler, join_all};
 pub(super) use look_over::look_over;
 use medium::{Medium, STRIDE, blocks_of};
 
@@ -269,7 +269,7 @@ async fn scan(medium: &Medium, volume: &format::Volume) -> Result<RingScan, Volu
             reads.push(medium.read(journal.start.get() + next, buffer, count as usize));
             next += count;
         }
-        for read in medium.all(reads).await {
+        for read in join_all(reads).await {
             let buffer = read?;
             let count = (STRIDE as u64).min(journal.blocks - at);
             scan.take(at, &blocks_of(&buffer)[..count as usize]);

@@ -37,8 +37,8 @@ impl Visitor for Counting<'_> {
         }
     }
 
-    fn wants_leaves(&self) -> bool {
-        self.leaves
+    fn lowest(&self) -> u8 {
+        u8::from(!self.leaves)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::recovery::slab_replay::{
     JournalEnd, Offered, SlabReplay, journal_end, last_block, require_unused, require_unused_hint,
 };
 use crate::recovery::{Refusal, Ring};
+use crate::runtime::task::join_all;
 use crate::types::{BLOCK_SIZE, JournalPoint, Mapping, Pbn, SequenceNumber, SlabNumber};
 use crate::volume::progress::Work;
 
@@ -103,7 +104,7 @@ impl<'a> Writes<'a> {
         let writes: Vec<_> = writes
             .map(|(pbn, buffer)| self.medium.write(pbn, buffer, 1))
             .collect();
-        for written in self.medium.all(writes).await {
+        for written in join_all(writes).await {
             self.free.push(written?);
         }
         Ok(())
@@ -184,7 +185,7 @@ impl Depot {
             let reads = reads.map(|((slab, place), buffer)| {
                 medium.read(self.journal_block(*slab, *place), buffer, 1)
             });
-            for (read, (slab, place)) in medium.all(reads.collect()).await.into_iter().zip(some) {
+            for (read, (slab, place)) in join_all(reads).await.into_iter().zip(some) {
                 let buffer = read?;
                 let entry = self.summary.entry(*slab);
                 let known = journal_end(*slab, entry, &config, self.nonce, buffer.first_block())?;

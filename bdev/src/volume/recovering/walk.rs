@@ -9,6 +9,7 @@ use crate::format::tree::{ENTRIES_PER_PAGE, TREE_HEIGHT, TreeGeometry, TreePage}
 use crate::format::{self, Block};
 use crate::recovery::plan::{Refusal, Usage};
 use crate::recovery::rebuild::{child, has_child};
+use crate::runtime::task::join_all;
 use crate::types::Pbn;
 use crate::volume::progress::Work;
 
@@ -32,8 +33,8 @@ pub(super) trait Visitor {
     /// A page was lost: it could not be read, or was another one.
     fn lost(&mut self, unreadable: bool);
 
-    /// Whether leaves are wanted.
-    fn wants_leaves(&self) -> bool;
+    /// How high above the leaves the lowest pages are that are wanted: they are read many at a time.
+    fn lowest(&self) -> u8;
 }
 
 /// The block map of a volume.
@@ -42,7 +43,7 @@ pub(super) struct Walk<'a> {
     tree: TreeGeometry,
     nonce: u64,
     strictness: Strictness,
-    /// Memory for leaves.
+    /// Memory for the lowest pages that are wanted.
     lanes: Vec<Buffer>,
 }
 
@@ -61,6 +62,12 @@ enum PageState {
     Lost,
     /// Good since its header was mended, and to be written.
     Mended,
+}
+
+impl PageState {
+    fn is_empty(self) -> bool {
+        matches!(self, PageState::Empty | PageState::Lost)
+    }
 }
 
 impl<'a> Walk<'a> {
@@ -102,12 +109,10 @@ impl<'a> Walk<'a> {
                 let Some((page, buffer, slot)) = path.last_mut() else {
                     break;
                 };
-                if page.height == 1 {
-                    if visitor.wants_leaves() {
-                        let (page, leaves) =
-                            (*page, named(&self.tree, *page, buffer.first_block_mut()));
-                        self.show_leaves(page, &leaves, visitor).await?;
-                    }
+                if page.height == visitor.lowest() + 1 {
+                    let (page, lowest) =
+                        (*page, named(&self.tree, *page, buffer.first_block_mut()));
+                    self.show_lowest(page, &lowest, visitor).await?;
                 } else {
                     let view = BlockMapPage::new(buffer.first_block_mut());
                     let found = (*slot..ENTRIES_PER_PAGE as u16).find(|&slot| {
@@ -149,30 +154,28 @@ impl<'a> Walk<'a> {
         }
     }
 
-    async fn show_leaves(
+    async fn show_lowest(
         &mut self,
         parent: TreePage,
-        leaves: &[(u16, Pbn)],
+        lowest: &[(u16, Pbn)],
         visitor: &mut dyn Visitor,
     ) -> Result<(), Obstacle> {
-        for some in leaves.chunks(self.lanes.len().max(1)) {
+        for some in lowest.chunks(self.lanes.len().max(1)) {
             let reads = some
                 .iter()
                 .zip(self.lanes.drain(..))
                 .map(|((_, pbn), buffer)| self.medium.try_read(pbn.get(), buffer, 1));
             let (mut changed, mut lost) = (Vec::new(), Vec::new());
-            for (read, (slot, pbn)) in self.medium.all(reads.collect()).await.into_iter().zip(some)
-            {
+            for (read, (slot, pbn)) in join_all(reads).await.into_iter().zip(some) {
                 let mut fetched = self.check(*pbn, read, visitor)?;
                 let page = child(parent, *slot);
-                let change = match fetched.state {
-                    PageState::Good => visitor.leaf(page, fetched.buffer.first_block_mut()),
-                    PageState::Mended => {
-                        visitor.leaf(page, fetched.buffer.first_block_mut());
-                        true
-                    }
-                    PageState::Empty | PageState::Lost => false,
+                let block = fetched.buffer.first_block_mut();
+                let shown = match page.height {
+                    0 if fetched.state.is_empty() => false,
+                    0 => visitor.leaf(page, block),
+                    _ => visitor.interior(page, block),
                 };
+                let change = fetched.state == PageState::Mended || shown;
                 match fetched.state {
                     PageState::Lost => lost.push((*pbn, fetched.buffer)),
                     _ if change => changed.push((*pbn, fetched.buffer)),
@@ -185,12 +188,7 @@ impl<'a> Walk<'a> {
                 let written = self.medium.write(pbn.get(), buffer, 1).await;
                 written.map(|buffer| (pbn, buffer))
             });
-            let written: Result<Vec<_>, _> = self
-                .medium
-                .all(writes.collect())
-                .await
-                .into_iter()
-                .collect();
+            let written: Result<Vec<_>, _> = join_all(writes).await.into_iter().collect();
             let mut lost = written?;
             let changed = lost.split_off(lost_count);
             self.lanes
@@ -239,7 +237,7 @@ impl<'a> Walk<'a> {
             }
             (Ok(()), PageValidity::Damaged) => return Err(Refusal::DamagedPage { pbn }.into()),
         };
-        if matches!(state, PageState::Empty | PageState::Lost) {
+        if state.is_empty() {
             BlockMapPageMut::format(block, self.nonce, pbn, false);
         }
         Ok(Fetched { pbn, buffer, state })
@@ -282,8 +280,8 @@ impl Visitor for Count {
 
     fn lost(&mut self, _: bool) {}
 
-    fn wants_leaves(&self) -> bool {
-        true
+    fn lowest(&self) -> u8 {
+        0
     }
 }
 
