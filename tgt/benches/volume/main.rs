@@ -7,7 +7,9 @@
 //! difference is what the requests cost (valgrind knows no AVX-512, so hashing costs more there).
 //! Allocations are counted by the allocator.
 
+mod coming_back;
 mod history;
+mod ios;
 mod load;
 mod memory;
 mod plot;
@@ -23,11 +25,11 @@ use std::time::{Duration, Instant};
 use vdo::buffer::{Buffer, DmaMemory, HeapMemory};
 use vdo::types::BLOCK_SIZE;
 use vdo::volume::ZoneThread;
-use vdo_tgt::bdev::{BdevIo, MallocBdev, Registry};
+use vdo_tgt::bdev::BdevIo;
 use vdo_tgt::reactor::begin_turn;
 
 use self::load::{At, BenchHost, CONTENTS, Caller, DEPTH, Data, Numbers, RANGE, SPARSE, Work};
-use self::volumes::{BASE_BLOCKS, Bench, channel, open, touch};
+use self::volumes::{BASE_BLOCKS, Bench, bdev, channel, open, touch};
 
 /// Counts what is allocated while it is told to.
 struct Counting;
@@ -134,7 +136,7 @@ fn many_zones(zones: u8, seconds: f64) -> Vec<f64> {
             );
             std::thread::spawn(move || {
                 let number = u64::from(seed.index().get());
-                let mut thread = seed.grow(channel(&registry)).expect("memory");
+                let mut thread = seed.grow(channel(&registry, "base")).expect("memory");
                 barrier.wait();
                 if number == 0 {
                     let flag = Arc::clone(&started);
@@ -208,13 +210,9 @@ fn many_zones(zones: u8, seconds: f64) -> Vec<f64> {
 
 /// A plain copy of blocks to the malloc bdev, as many in flight.
 fn plain(seconds: f64) -> f64 {
-    let registry = Registry::default();
-    let malloc = MallocBdev::new("base".into(), BASE_BLOCKS, BLOCK_SIZE as u32, None);
-    registry
-        .add(malloc.expect("memory"))
-        .expect("the name is free");
+    let registry = bdev(BASE_BLOCKS);
     touch(&registry);
-    let mut channel = channel(&registry);
+    let mut channel = channel(&registry, "base");
     let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
     let buffers: Vec<_> = (0..DEPTH)
         .map(|_| Buffer::new(&memory, 1).expect("memory"))
@@ -342,6 +340,12 @@ fn main() {
     if arguments.iter().any(|one| one == "--written") {
         return report_written();
     }
+    if arguments.iter().any(|one| one == "--ios") {
+        return ios::print();
+    }
+    if arguments.iter().any(|one| one == "--coming-back") {
+        return coming_back::print();
+    }
     if let Some(at) = arguments.iter().position(|one| one == "--memory") {
         let zones = arguments.get(at + 1).and_then(|one| one.parse().ok());
         return memory::measure(zones.unwrap_or(1));
@@ -407,6 +411,10 @@ fn main() {
             );
         }
     }
+    println!();
+    ios::print();
+    println!();
+    coming_back::print();
     let kept = history::append(limit, &entries);
     match kept.and_then(|path| Ok((plot::draw(&path)?, path))) {
         Ok((picture, path)) => println!(

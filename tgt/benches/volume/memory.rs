@@ -40,7 +40,7 @@ pub(crate) fn measure(zones: u8) {
     let (found, registry) = format(false);
     let before = size();
     let (volume, seeds) = assemble(found, zones);
-    let mut threads = start(&volume, seeds, &registry);
+    let mut threads = start(&volume, seeds, &registry, "base");
     let after = size();
     let told = Arc::new(Mutex::new(None));
     let answer = Arc::clone(&told);

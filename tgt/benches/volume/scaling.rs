@@ -76,7 +76,7 @@ fn run(
 /// For callgrind: so many requests of one kind by so many zone threads, and nothing else.
 pub(super) fn requests(work: Work, count: u64, zones: u8) {
     let (volume, seeds, registry) = open(zones, false);
-    let mut threads = start(&volume, seeds, &registry);
+    let mut threads = start(&volume, seeds, &registry, "base");
     let numbers = 0..u64::from(zones);
     let mut callers: Vec<_> = numbers.map(|number| Caller::new(&volume, number)).collect();
     for caller in &mut callers {

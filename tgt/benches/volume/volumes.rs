@@ -24,7 +24,7 @@ pub(crate) struct Bench {
     pub(crate) volume: Arc<Volume<BenchHost>>,
     pub(crate) threads: Vec<ZoneThread<BenchHost>>,
     // Dropped after the channels of the threads.
-    pub(crate) _registry: Registry,
+    pub(crate) registry: Registry,
 }
 
 // Zone threads are made on the thread that polls them; this hands over what they are made of.
@@ -39,23 +39,33 @@ pub(crate) fn open(
 
 /// A new volume on a malloc bdev.
 pub(crate) fn format(touched: bool) -> (Found, Registry) {
-    let registry = Registry::default();
-    let malloc = MallocBdev::new("base".into(), BASE_BLOCKS, BLOCK_SIZE as u32, None);
-    registry
-        .add(malloc.expect("memory"))
-        .expect("the name is free");
+    let registry = bdev(BASE_BLOCKS);
     if touched {
         touch(&registry);
     }
-    let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
-    let memory_for_index = IndexMemory::MB_256;
-    let request = OpenRequest {
+    let found = open_on(&registry, "base", format_request());
+    (found, registry)
+}
+
+/// A malloc bdev of so many blocks, called base.
+pub(crate) fn bdev(blocks: u64) -> Registry {
+    let registry = Registry::default();
+    let malloc = MallocBdev::new("base".into(), blocks, BLOCK_SIZE as u32, None);
+    registry
+        .add(malloc.expect("memory"))
+        .expect("the name is free");
+    registry
+}
+
+/// What is asked of a device that is to be formatted.
+pub(crate) fn format_request() -> OpenRequest {
+    OpenRequest {
         policy: vdo::volume::FormatPolicy::IfBlank,
         format: FormatOptions {
             slab_blocks: 1 << 15,
             logical_blocks: Some(2 * RANGE),
             index: IndexConfig {
-                memory: memory_for_index,
+                memory: IndexMemory::MB_256,
                 ..IndexConfig::default()
             },
             ..FormatOptions::default()
@@ -66,14 +76,20 @@ pub(crate) fn format(touched: bool) -> (Found, Registry) {
         recovery: RecoveryPolicy::Look,
         available_memory: u64::MAX,
         deduplication: true,
-    };
-    let mut opening = Opening::new(channel(&registry), BASE_BLOCKS, memory, request);
-    let found = loop {
+    }
+}
+
+/// Opens a volume, or makes one.
+pub(crate) fn open_on(registry: &Registry, bdev: &str, request: OpenRequest) -> Found {
+    let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
+    let blocks = registry.open(bdev, OpenOptions::read_only("bench"));
+    let blocks = blocks.expect("it is there").info().num_blocks;
+    let mut opening = Opening::new(channel(registry, bdev), blocks, memory, request);
+    loop {
         if let Poll::Ready(found) = opening.poll(begin_turn()) {
-            break found.expect("the volume can be made");
+            break found.expect("the volume can be opened or made");
         }
-    };
-    (found, registry)
+    }
 }
 
 pub(crate) fn assemble(
@@ -94,7 +110,7 @@ pub(crate) fn touch(registry: &Registry) {
     const STRIDE: usize = 256;
     let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
     let zeroes = Buffer::new(&memory, STRIDE).expect("memory");
-    let mut channel = channel(registry);
+    let mut channel = channel(registry, "base");
     let length = (STRIDE * BLOCK_SIZE) as u64;
     for stride in 0..BASE_BLOCKS / STRIDE as u64 {
         let io = BdevIo::write(stride * length, length, zeroes.as_ptr(), 0);
@@ -106,9 +122,9 @@ pub(crate) fn touch(registry: &Registry) {
     }
 }
 
-pub(crate) fn channel(registry: &Registry) -> Channel {
+pub(crate) fn channel(registry: &Registry, bdev: &str) -> Channel {
     let desc = registry
-        .open("base", OpenOptions::read_write("bench"))
+        .open(bdev, OpenOptions::read_write("bench"))
         .expect("it was just made");
     desc.open_channel(&ReactorHandle::detached().expect("descriptors"))
         .expect("memory")
@@ -119,10 +135,11 @@ pub(crate) fn start(
     volume: &Arc<Volume<BenchHost>>,
     seeds: Vec<ZoneSeed<BenchHost>>,
     registry: &Registry,
+    bdev: &str,
 ) -> Vec<ZoneThread<BenchHost>> {
     let mut threads: Vec<_> = seeds
         .into_iter()
-        .map(|seed| seed.grow(channel(registry)).expect("memory"))
+        .map(|seed| seed.grow(channel(registry, bdev)).expect("memory"))
         .collect();
     let started = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&started);
@@ -146,11 +163,11 @@ pub(crate) fn poll(threads: &mut [ZoneThread<BenchHost>]) {
 impl Bench {
     pub(crate) fn one_zone(touched: bool) -> Bench {
         let (volume, seeds, registry) = open(1, touched);
-        let threads = start(&volume, seeds, &registry);
+        let threads = start(&volume, seeds, &registry, "base");
         Bench {
             volume,
             threads,
-            _registry: registry,
+            registry,
         }
     }
 
