@@ -96,8 +96,13 @@ impl Files {
     /// Runs a script in a guest whose disks are a device that holds `before` and a log of it, and switches that off in the
     /// midst of it all; the recording, and what the script said. When it ends, so many epochs are safe.
     ///
-    /// The guest has one processor: with several, `dm-log-writes` may ascribe what one flush made durable to another that
-    /// began before and ended after it.
+    /// The guest has one processor. With several, a block of a journal may stand in the log before data that was durable by then,
+    /// and that is the recorder's doing: `dm-log-writes` gives a write that has ended to the flush that *comes* next, and
+    /// logs it when that flush *ends*. If another thread's flush comes after the first and ends before it, everything is durable that had
+    /// ended when the second came; but the log has the writes only at the end of the first, after whatever durable write was waiting for
+    /// the second alone. So it looks as if a journal block had passed the data it names. It had not: its flush is
+    /// asked for when its entries are packed, an entry is made when the end of its data's write has been seen, and
+    /// `dm-log-writes` has put a write among those for the next flush before anybody sees its end.
     fn record(&self, before: Blocks, safe: u64, script: &str) -> (Recording, String) {
         let log = self.rig.path("log");
         write_image(&self.rig.file(), &before);

@@ -6,7 +6,9 @@
 //! - Of a volume that was shut down the super block says where its journal ended. If the journal goes on from there, the super
 //!   block is an old one.
 //! - The super block counts the pages of the block map. Nothing else tells a root or an interior page that was lost from one that
-//!   was never written, or a newer one from an older.
+//!   was never written, or a newer one from an older. dm-vdo keeps this count exactly, too: it counts a page when it is journaled, each journal block
+//!   begins with the count before its entries, a recovery goes on from that of the last block, a rebuild counts anew, and a volume
+//!   that grows gets no page by that.
 //!
 //! What slabs say twice is compared when they are loaded.
 
