@@ -68,6 +68,36 @@ fn a_change_in_an_unread_slab_is_counted_when_its_turn_comes() {
 }
 
 #[test]
+fn a_slab_whose_journal_fills_before_it_is_read_is_next() {
+    let (mut fixture, _) = three_slabs_unread();
+    let pbn = fixture.pbn(1, 9);
+    let turns = [
+        ReferenceOperation::DataDecrement,
+        ReferenceOperation::DataIncrement,
+    ];
+    let waiting = turns
+        .into_iter()
+        .cycle()
+        .take(50_000)
+        .find_map(|operation| {
+            let (_, index) = fixture.ask(pbn, operation);
+            fixture.disk.run();
+            fixture.result(index).is_none().then_some(index)
+        });
+    let waiting = waiting.expect("the journal has an end");
+    assert!(!fixture.has_read(0) && !fixture.has_read(1));
+
+    let scrubbing = Rc::clone(&fixture.zone);
+    fixture.disk.scheduler.spawn(scrubbing.scrub());
+    while !fixture.has_read(1) {
+        assert!(fixture.disk.advance() && !fixture.has_read(0));
+    }
+    fixture.disk.run();
+    assert_eq!(fixture.result(waiting), Some(Ok(())));
+    assert!(fixture.has_read(0));
+}
+
+#[test]
 fn a_shutdown_reads_only_those_unread_slabs_that_were_changed() {
     let (mut fixture, blocks) = three_slabs_unread();
     let freed = fixture.pbn(1, 9);
