@@ -122,6 +122,7 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
                 "bdev_vdo_set_options" => json!({"compression": false}),
                 "bdev_vdo_inject_index_answers" => json!({"answers": "prompt"}),
                 "bdev_vdo_enable_histograms" => json!({"enable": true}),
+                "bdev_vdo_grow_logical" => json!({"logical_size_mib": 1}),
                 _ => json!({}),
             };
             params["name"] = name;
@@ -195,6 +196,16 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
             "bdev_vdo_get_stats",
             named(json!({"per_zone": true})),
             Shape,
+        ),
+        (
+            "bdev_vdo_grow_logical",
+            named(json!({"logical_size_mib": 1})),
+            Error(-22, "not 256"),
+        ),
+        (
+            "bdev_vdo_grow_logical",
+            named(json!({"logical_size_mib": 5000})),
+            Answer(json!({"logical_blocks": 1_280_000, "physical_blocks": ROOMY * 256})),
         ),
         verb("bdev_vdo_dump", Shape),
         verb("bdev_vdo_get_histograms", Error(-22, "keeps no times")),

@@ -83,7 +83,7 @@ pub(crate) fn format_request() -> OpenRequest {
 pub(crate) fn open_on(registry: &Registry, bdev: &str, request: OpenRequest) -> Found {
     let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
     let blocks = registry.open(bdev, OpenOptions::read_only("bench"));
-    let blocks = blocks.expect("it is there").info().num_blocks;
+    let blocks = blocks.expect("it is there").info().num_blocks.get();
     let mut opening = Opening::new(channel(registry, bdev), blocks, memory, request);
     loop {
         if let Poll::Ready(found) = opening.poll(begin_turn()) {
