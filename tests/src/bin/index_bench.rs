@@ -1,10 +1,13 @@
 //! What dm-vdo's index costs, alone, on one thread and with its chapters in a file: posts of new names, duplicates in the open chapter and in
 //! chapters on disk, saving, loading, rebuilding; and bytes of memory for each record.
 //!
+//! Times are of the processor, so that other programs on the machine count for little.
+//!
 //! `index_bench [MILLIONS]` says how many names are posted, of an index of 0.25 GB (default 4; it is full with 67).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use vdo::format::index::IndexRecord;
 use vdo::format::index::nonce::NonceInfo;
 use vdo::format::index::record_page::RecordData;
@@ -30,6 +33,12 @@ fn record(number: u64) -> IndexRecord {
     }
 }
 
+/// What this thread has had of the processor so far.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// Posts the records with these numbers, prints how fast that was, and says how many were known.
 fn post(
     what: &str,
@@ -41,12 +50,12 @@ fn post(
     while numbers.peek().is_some() {
         let records: Vec<IndexRecord> = numbers.by_ref().take(BATCH as usize).map(record).collect();
         count += records.len();
-        let start = Instant::now();
+        let start = processor_time();
         for record in records {
             let found = at_once(index.ask(IndexOp::Post, record)).expect("a whole index");
             known += u64::from(found.is_some());
         }
-        time += start.elapsed();
+        time += processor_time() - start;
     }
     let each = count as f64 / time.as_secs_f64() / 1e3;
     println!("{what:<44} {each:>8.0} thousand a second");
@@ -135,21 +144,22 @@ fn main() {
         index.page_reads() - reads
     );
 
-    let timed = |what: &str, start: Instant| {
-        println!("{what:<44} {:>8.2} seconds", start.elapsed().as_secs_f64())
+    let timed = |what: &str, start: Duration| {
+        let passed = processor_time() - start;
+        println!("{what:<44} {:>8.2} seconds", passed.as_secs_f64())
     };
-    let start = Instant::now();
+    let start = processor_time();
     at_once(index.save(1)).expect("room for a save");
     timed("save", start);
     drop(index);
-    let start = Instant::now();
+    let start = processor_time();
     let (index, opened) = at_once(WholeIndex::open(plan, device())).expect("an index");
     timed(&format!("open, {opened:?}"), start);
     drop(index);
     let (_, parts) =
         at_once(saves::latest(&device(), plan.start, &geometry, plan.volume)).expect("a save");
     at_once(saves::spoil(&device(), saves::LastSave::of(&parts))).expect("an index");
-    let start = Instant::now();
+    let start = processor_time();
     let (_, opened) = at_once(WholeIndex::open(plan, device())).expect("an index");
     timed(&format!("open, {opened:?}"), start);
 }

@@ -7,6 +7,7 @@
 use super::page_cache::{PageCache, PageOf};
 use super::ring::Ring;
 use super::sparse_cache::SparseCache;
+use crate::format::index::chapter_page::ChapterPage;
 use crate::format::index::page_map::IndexPageMap;
 use crate::format::index::record_page::{self, RecordData};
 use crate::index::IndexError;
@@ -87,15 +88,22 @@ impl Chapters {
             chapter,
             page: number,
         };
-        let Some(bytes) = self.cache.get(index_page) else {
+        let Some((bytes, front)) = self.cache.get_judged(index_page) else {
             return Ok(Look::Read(index_page));
         };
-        let page = self.ring.index_page(bytes)?;
-        let (first, last) = self.page_map.bounds(place, number);
-        let bounds = (page.first_list.into(), page.last_list());
-        if page.chapter != chapter || bounds != (i64::from(first), i64::from(last)) {
-            return Err(IndexError::Damaged);
-        }
+        let page = match *front {
+            Some(front) => ChapterPage::again(bytes, front, geometry),
+            None => {
+                let page = self.ring.index_page(bytes)?;
+                let (first, last) = self.page_map.bounds(place, number);
+                let bounds = (page.first_list.into(), page.last_list());
+                if page.chapter != chapter || bounds != (i64::from(first), i64::from(last)) {
+                    return Err(IndexError::Damaged);
+                }
+                *front = Some(page.front());
+                page
+            }
+        };
         let Some(page) = page.find(name).map_err(|_| IndexError::Damaged)? else {
             return Ok(Look::Known(None));
         };

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::format::index::chapter_page::PageFront;
 use crate::index::IndexError;
 use crate::runtime::chains::Chains;
 use crate::runtime::list::{Links, List};
@@ -47,6 +48,8 @@ pub struct PageCache {
     bytes: Vec<u8>,
     page_bytes: usize,
     places: Vec<Place>,
+    /// Of index pages that have been judged, what their fronts say.
+    fronts: Vec<Option<PageFront>>,
     by_page: Chains,
     links: Links,
     /// Places that may be taken for another page, the one that was looked at last at the end.
@@ -74,6 +77,7 @@ impl PageCache {
             bytes,
             page_bytes,
             places: vec![Place::Empty; pages],
+            fronts: vec![None; pages],
             by_page: Chains::new(pages),
             links,
             order,
@@ -87,7 +91,8 @@ impl PageCache {
     /// Bytes of memory taken.
     pub fn memory_bytes(&self) -> u64 {
         let waiting: usize = self.waiting.iter().map(|who| who.capacity() * 4).sum();
-        let tables = self.by_page.memory_held() + self.links.memory_held();
+        let fronts = self.fronts.capacity() * size_of::<Option<PageFront>>();
+        let tables = self.by_page.memory_held() + self.links.memory_held() + fronts;
         (self.bytes.len() + tables + waiting) as u64
     }
 
@@ -99,6 +104,20 @@ impl PageCache {
     /// The page, if it is here.
     #[inline]
     pub fn get(&mut self, page: PageOf) -> Option<&[u8]> {
+        let place = self.look_up(page)?;
+        Some(&self.bytes[self.range(place)])
+    }
+
+    /// The page, if it is here, and what is known of its front: nothing before it is noted.
+    #[inline]
+    pub fn get_judged(&mut self, page: PageOf) -> Option<(&[u8], &mut Option<PageFront>)> {
+        let place = self.look_up(page)?;
+        let range = self.range(place);
+        Some((&self.bytes[range], &mut self.fronts[place as usize]))
+    }
+
+    #[inline]
+    fn look_up(&mut self, page: PageOf) -> Option<u32> {
         let place = self.by_page.find(page.key());
         let ready = place.filter(|place| self.places[*place as usize] == Place::Ready);
         let Some(place) = ready else {
@@ -110,8 +129,7 @@ impl PageCache {
             self.order.remove(&mut self.links, place);
             self.order.push(&mut self.links, place);
         }
-        let range = self.range(place);
-        Some(&self.bytes[range])
+        Some(place)
     }
 
     /// Wants a page that is not here, for `who`. False if every place waits to be filled: then it is to be tried again when one is.
@@ -143,6 +161,7 @@ impl PageCache {
     /// A wanted page was read; or, without `bytes`, could not be. Hands out who waited for it.
     pub fn fill(&mut self, wanted: Wanted, bytes: Option<&[u8]>, mut waited: impl FnMut(u32)) {
         let place = wanted.place;
+        self.fronts[place as usize] = None;
         self.places[place as usize] = match bytes {
             Some(bytes) => {
                 let range = self.range(place);

@@ -115,7 +115,8 @@ pub struct ChapterNames {
     pub chapter: u64,
     /// The last list on each of its index pages.
     pub last_lists: Vec<u32>,
-    /// Its names; of a chapter that will be sparse, its samples.
+    /// Its names; of a chapter that will be sparse, its samples. They are in the order of the lists they go to, so that these
+    /// are gone through from one end of the memory to the other.
     pub names: Vec<RecordName>,
 }
 
@@ -135,22 +136,27 @@ impl ChapterNames {
         let (own, last_lists) = OwnRecords::read(device, ring, chapter).await?;
         let mut names = Vec::with_capacity(own.places.len());
         let mut bytes = vec![0; geometry.page_bytes as usize];
-        let mut on_page = Vec::with_capacity(geometry.records_per_page() as usize);
         for number in 0..geometry.record_pages {
             let page = PageOf {
                 chapter,
                 page: geometry.index_pages + number,
             };
             device.read(ring.block_of(page), &mut bytes).await?;
-            on_page.clear();
-            on_page.extend(record_page::records(&bytes).map(|record| record.name));
-            // A copy that fills a gap may be on the page of its original.
-            on_page.sort_unstable_by_key(|name| u128::from_be_bytes(name.0));
-            on_page.dedup();
-            names.extend(on_page.iter().filter(|name| {
+            let on_page = record_page::records(&bytes).map(|record| record.name);
+            names.extend(on_page.filter(|name| {
                 (!only_samples || geometry.is_sample(name)) && own.has(geometry, name, number)
             }));
         }
+        let (dense, samples) = (geometry.dense_part(), geometry.sampled_part());
+        names.sort_by_cached_key(|name| {
+            let list = match &samples {
+                Some(samples) if geometry.is_sample(name) => (1, samples.list_key(name).list),
+                _ => (0, dense.list_key(name).list),
+            };
+            (list, name.key())
+        });
+        // A copy that fills a gap may be on the page of its original.
+        names.dedup();
         Ok(ChapterNames {
             chapter,
             last_lists,
@@ -163,6 +169,8 @@ impl ChapterNames {
 struct OwnRecords {
     /// List, key and record page, in one number, in order.
     places: Vec<u64>,
+    /// For each list, the first of its places; and where the last list ends.
+    starts: Vec<u32>,
     /// Names with the list and key of another one, and their record pages.
     collisions: HashMap<RecordName, u32>,
 }
@@ -180,6 +188,7 @@ impl OwnRecords {
         let geometry = &ring.geometry;
         let mut own = OwnRecords {
             places: Vec::with_capacity(geometry.records_per_chapter() as usize),
+            starts: Vec::with_capacity(geometry.chapter_lists() as usize + 1),
             collisions: HashMap::new(),
         };
         let mut last_lists = Vec::with_capacity(geometry.index_pages as usize);
@@ -195,6 +204,10 @@ impl OwnRecords {
             last_lists.push(u32::try_from(page.last_list()).unwrap_or(0));
             for list in 0..page.lists {
                 let (global, list) = (page.first_list + list, page.list(list));
+                if global as usize != own.starts.len() {
+                    return Err(IndexError::Damaged);
+                }
+                own.starts.push(own.places.len() as u32);
                 for entry in list.entries() {
                     let entry = entry.map_err(|_| IndexError::Damaged)?;
                     let page = list.value(&entry);
@@ -207,6 +220,10 @@ impl OwnRecords {
                 }
             }
         }
+        own.starts.push(own.places.len() as u32);
+        if own.starts.len() != geometry.chapter_lists() as usize + 1 {
+            return Err(IndexError::Damaged);
+        }
         Ok((own, last_lists))
     }
 
@@ -216,8 +233,10 @@ impl OwnRecords {
             return *known == page;
         }
         let place = geometry.chapter_list_key(name);
+        let list = place.list as usize;
+        let of_list = self.starts[list] as usize..self.starts[list + 1] as usize;
         let place = place_of(geometry, place.list, place.key) << PAGE_BITS;
-        self.places
+        self.places[of_list]
             .binary_search(&(place | u64::from(page)))
             .is_ok()
     }
