@@ -13,6 +13,12 @@ pub enum VdoError {
     /// The volume is read-only after an error that could have corrupted it.
     #[error("the volume is read-only after an earlier error; see the log for the first one")]
     ReadOnly,
+    /// The volume turned read-only after a change of this block was durable, and before the block map knew of it.
+    #[error(
+        "the volume turned read-only before it was known where the data of this block is now; \
+         it can be read when the volume was opened again"
+    )]
+    Unsettled,
     /// The base device failed.
     #[error("{operation} of block {pbn} on the base device failed (errno {errno})")]
     Io {
@@ -70,6 +76,7 @@ impl VdoError {
         match self {
             VdoError::NoSpace => 28,
             VdoError::ReadOnly
+            | VdoError::Unsettled
             | VdoError::Io { .. }
             | VdoError::Inconsistent(_)
             | VdoError::BadFragment { .. }

@@ -844,3 +844,45 @@ fn times_of_stages_are_kept_when_asked_for_and_of_all_zone_threads_together() {
         world.shut_down().0.unwrap();
     }
 }
+
+/// A change of a block is durable, and the block that held the old data is free and may be given to others, a moment before the block
+/// map knows. If the volume turns read-only in that moment, the block map never will: what it says is not to be believed.
+#[test]
+fn a_block_whose_old_place_is_given_up_is_not_read_there_when_the_volume_turns_read_only() {
+    let mut between = 0;
+    for seed in 0..3 {
+        for steps in 0.. {
+            let disk = disk(4);
+            let mut world = open_in_order(&disk, options(3), seed);
+            let old = data(1);
+            // Of several leaves, and so of several zone threads.
+            let lbns = [0, 812, 1624];
+            lbns.iter()
+                .for_each(|lbn| world.write(lbn * BLOCK, &old).unwrap());
+            world.flush().unwrap();
+            world.settle();
+            assert_eq!(world.volume.usage().data_blocks_used, 1);
+            for lbn in lbns {
+                submit(&mut world, RequestKind::Unmap, lbn * BLOCK, BLOCK, false);
+            }
+            let moved = (0..steps).take_while(|_| world.step()).count();
+            world.volume.enter_read_only("the test asks for it");
+            world.settle();
+            if world.volume.usage().data_blocks_used == 0 {
+                for lbn in lbns {
+                    match world.read(lbn * BLOCK, BLOCK as usize) {
+                        Ok(now) => assert!(now != old, "block {lbn}, {steps} steps, seed {seed}"),
+                        Err(errno) => {
+                            assert_eq!(errno, EIO);
+                            between += 1;
+                        }
+                    }
+                }
+            }
+            if moved < steps {
+                break;
+            }
+        }
+    }
+    assert!(between > 0, "no unmap was met in that moment");
+}

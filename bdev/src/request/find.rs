@@ -46,7 +46,11 @@ impl<R: HostRequest> Requests<R> {
 
     /// Asks the block map what the entry says.
     pub(super) fn look_up(&mut self, slot: SlotIndex, purpose: Purpose) {
-        let entry = self.vio(slot).entry;
+        let vio = self.vio(slot);
+        let (entry, lbn) = (vio.entry, vio.lbn);
+        if !self.unsettled.is_empty() && self.unsettled.contains(&lbn) {
+            return self.looked_up(slot, purpose, Err(VdoError::Unsettled.into()));
+        }
         match self.zone.block_map.get_now(entry) {
             Some(mapping) => self.looked_up(slot, purpose, Ok(mapping)),
             None => self.assist(slot, Stage::LookUp(purpose), Job::LookUp(entry)),

@@ -40,7 +40,7 @@ pub(crate) mod sweep;
 
 use std::rc::Rc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use self::assist::Assistants;
 use self::line::Line;
@@ -76,6 +76,8 @@ pub(crate) struct Requests<R> {
     /// Records whose data is to be named.
     unnamed: Vec<SlotIndex>,
     assistants: Assistants,
+    /// Logical blocks of which the block map will not know the last change, which was durable when the volume turned read-only.
+    unsettled: HashSet<Lbn>,
     /// Whether callers waited for a record when nothing moved last.
     starves: bool,
 }
@@ -141,6 +143,7 @@ impl<R: HostRequest> Requests<R> {
             finding: 0,
             unnamed: Vec::with_capacity(slots),
             assistants: Assistants::new(slots),
+            unsettled: HashSet::new(),
             starves: false,
         }
     }

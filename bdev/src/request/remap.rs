@@ -8,6 +8,7 @@
 use super::assist::Job;
 use super::record::{Purpose, Stage};
 use super::{Outcome, Requests};
+use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
 use crate::seam::HostRequest;
 use crate::types::{JournalPoint, Mapping};
@@ -59,6 +60,9 @@ impl<R: HostRequest> Requests<R> {
         let vio = self.vio(slot);
         vio.point = Some(point);
         let (entry, target) = (vio.entry, vio.target);
+        if self.zone.is_read_only() {
+            return self.mapped(slot, Err(VdoError::ReadOnly.into()));
+        }
         match self.zone.block_map.put_now(entry, target, point) {
             true => self.mapped(slot, Ok(())),
             false => {
@@ -72,7 +76,13 @@ impl<R: HostRequest> Requests<R> {
         }
     }
 
+    /// The block map knows of the change; or it never will, and what it says of the block is not to be believed any more: the
+    /// block that held its old data may have been given to others.
     pub(super) fn mapped(&mut self, slot: SlotIndex, result: Outcome<()>) {
+        if result.is_err() {
+            let lbn = self.vio(slot).lbn;
+            self.unsettled.insert(lbn);
+        }
         if let Some(point) = self.vio(slot).point.take() {
             self.zone.release_entry(point);
         }

@@ -182,6 +182,10 @@ impl Zone {
         let token = self.post.open();
         self.journal_entry(Journaler::Task(token), entry);
         match self.post.reply_to(token).await {
+            Reply::Counted(Ok(point)) if self.is_read_only() => {
+                self.release_entry(point);
+                Err(VdoError::ReadOnly)
+            }
             Reply::Counted(result) => result.map_err(|error| *error),
             reply => Err(wrong_reply("Journal", &reply)),
         }
@@ -278,7 +282,7 @@ impl Zone {
         let mut awaiting = journaling.awaiting.borrow_mut();
         if mine && awaiting.is_empty() && journaling.late.borrow().is_empty() {
             drop(awaiting);
-            return self.go_on(tag.who(), *point);
+            return self.entry_done(tag.who(), Ok(*point));
         }
         awaiting.push_back(Awaiting {
             who: tag.who(),
@@ -335,22 +339,9 @@ impl Zone {
         let mut any = false;
         while let Some(Awaiting { who, point, .. }) = self.next_counted() {
             any = true;
-            self.go_on(who, point);
+            self.entry_done(who, Ok(point));
         }
         any
-    }
-
-    /// All that an entry says has been counted.
-    #[inline]
-    fn go_on(&self, who: Journaler, point: JournalPoint) {
-        let result = match self.is_read_only() {
-            true => Err(VdoError::ReadOnly.into()),
-            false => Ok(point),
-        };
-        if result.is_err() {
-            self.release_entry(point);
-        }
-        self.entry_done(who, result);
     }
 
     fn next_counted(&self) -> Option<Awaiting> {
@@ -381,6 +372,8 @@ impl Zone {
         true
     }
 
+    /// All that an entry says has been counted, or it will not be durable.
+    #[inline]
     fn entry_done(&self, who: Journaler, result: Result<JournalPoint, Box<VdoError>>) {
         match who {
             Journaler::Request(slot) => self.events.put(slot, Event::Counted(result)),
