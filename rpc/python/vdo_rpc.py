@@ -152,6 +152,9 @@ def spdk_rpc_plugin_initialize(subparsers):
     p.add_argument('-s', '--logical-size-mib', type=int, required=True, help='size it is to have in MiB')
     p.set_defaults(func=_bdev_vdo_grow_logical)
 
+    _one_name(subparsers, 'bdev_vdo_grow_physical',
+              'Have a working VDO bdev take all of its base bdev, which has become larger')
+
     p = subparsers.add_parser('bdev_vdo_inject_index_answers',
                               help='Make the index slow, silent or failing, to see what becomes of writes')
     _add_name(p)

@@ -50,6 +50,8 @@ methods! {
         ["dedupe_timeout_ms", "dedupe_min_timer_ms", "compression", "discard_freed"];
     /// Makes a volume present more, while it works: [`crate::params::GrowLogical`], [`crate::results::Grown`].
     BDEV_VDO_GROW_LOGICAL = "bdev_vdo_grow_logical" ("name", "logical_size_mib") [];
+    /// Has a volume take all of its base bdev, which has become larger: [`crate::params::Name`], [`crate::results::Grown`].
+    BDEV_VDO_GROW_PHYSICAL = "bdev_vdo_grow_physical" ("name") [];
     /// Makes the index slow, silent or failing, to see what becomes of writes: [`crate::params::InjectAnswers`].
     BDEV_VDO_INJECT_INDEX_ANSWERS = "bdev_vdo_inject_index_answers" ("name", "answers") ["delay_ms"];
     /// Shows what is under way in the hash zones: [`crate::params::Name`], [`crate::results::Dump`].

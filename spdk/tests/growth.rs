@@ -66,3 +66,39 @@ fn a_host_hears_that_a_volume_presents_more_and_writes_there_under_load() {
     assert!(target.stop().success());
     served.rig.audit(test);
 }
+
+#[test]
+fn a_base_bdev_that_grows_is_told_of_in_the_log_and_taken_under_load() {
+    let test = "a_base_bdev_that_grows_is_told_of_in_the_log_and_taken_under_load";
+    let _turn = spdk::turn();
+    let served = Served::new(ROOMY);
+    let target = served.start(&Setup::on("0x3"));
+    let load = Load::start(&served.export, 1000..1128);
+    fill(&mut served.connect(), 5000..8000, |lbn| lbn);
+    let grow = || target.rpc("bdev_vdo_grow_physical", json!({"name": "vdo0"}));
+    let error = grow().unwrap_err();
+    assert_eq!(error.code.0, -22, "{error}");
+    assert!(error.message.contains("786432"), "{error}");
+    for (mib, lbn) in [(ROOMY + 300, 10_000), (ROOMY + 700, 20_000)] {
+        let file = std::fs::File::options().write(true).open(served.rig.file());
+        file.unwrap().set_len(mib * MIB).unwrap();
+        spdk::call(&target, "bdev_uring_rescan", json!({"name": "base"}));
+        load.go_on(1);
+        assert!(target.log().contains("bdev_vdo_grow_physical takes them"));
+        let grown = grow().unwrap();
+        assert_eq!(grown["physical_blocks"], mib * MIB / BLOCK);
+        assert_eq!(info(&target)["physical_blocks"], mib * MIB / BLOCK);
+        fill(&mut served.connect(), lbn..lbn + 3000, |lbn| lbn);
+        load.go_on(2);
+    }
+    load.stop().check(&mut served.connect());
+    let target = target.crash_and_restart();
+    let mut client = served.connect();
+    for lbn in [5000, 10_000, 20_000] {
+        check(&mut client, lbn..lbn + 3000, |lbn| lbn);
+    }
+    drop(client);
+    let target = target.restart();
+    assert!(target.stop().success());
+    served.rig.audit(test);
+}

@@ -207,6 +207,10 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
             named(json!({"logical_size_mib": 5000})),
             Answer(json!({"logical_blocks": 1_280_000, "physical_blocks": ROOMY * 256})),
         ),
+        verb(
+            "bdev_vdo_grow_physical",
+            Error(-22, "enlarge the base device"),
+        ),
         verb("bdev_vdo_dump", Shape),
         verb("bdev_vdo_get_histograms", Error(-22, "keeps no times")),
         (

@@ -40,7 +40,7 @@ fn a_flush_completes_only_when_all_that_was_acknowledged_is_durable() {
                 .collect();
             world.run_until(|| all_done(&writes));
             let held = |disk: &SimDisk| {
-                let salvage = Salvage::new(disk.durable(), disk.size).unwrap();
+                let salvage = Salvage::new(disk.durable(), disk.size()).unwrap();
                 lbns.iter()
                     .filter(|&&lbn| salvage.read(lbn)[..] == of(lbn))
                     .count()
@@ -92,7 +92,7 @@ fn a_write_that_asks_for_it_is_durable_when_it_completes() {
             let write = submit_write(&mut world, lbn * 500, block.clone(), true);
             world.run_until(|| write.result().is_some());
             assert_eq!(write.result(), Some(0));
-            let salvage = Salvage::new(disk.durable(), disk.size).unwrap();
+            let salvage = Salvage::new(disk.durable(), disk.size()).unwrap();
             assert_eq!(salvage.read(lbn * 500)[..], block);
         }
         world.shut_down().0.unwrap();
@@ -388,7 +388,7 @@ fn a_full_volume_refuses_new_data_keeps_the_old_and_still_deduplicates() {
     for zones in [1, 2] {
         let disk = disk(2);
         let mut world = open(&disk, zones);
-        let slabs = volume_on(&disk.blocks(), disk.size).unwrap().layout.slabs;
+        let slabs = volume_on(&disk.blocks(), disk.size()).unwrap().layout.slabs;
         let data_blocks = slabs.data_blocks();
         let mut written = 0;
         let full = loop {
@@ -510,7 +510,7 @@ fn a_shutdown_serves_what_came_before_it_and_refuses_what_comes_after() {
         assert_eq!(after.result(), Some(ENODEV));
         let flush = submit(&mut world, RequestKind::Flush, 0, 0, false);
         assert_eq!(flush.result(), Some(ENODEV));
-        audit(&disk.blocks(), disk.size).unwrap();
+        audit(&disk.blocks(), disk.size()).unwrap();
     }
 }
 
@@ -650,7 +650,7 @@ fn an_index_that_is_silent_is_given_up_on_and_its_late_answers_free_the_contexts
 
 /// Makes the data of one logical block fail to be read, or everything fail to be written.
 fn break_data(disk: &SimDisk, op: BaseOp) {
-    let layout = volume_on(&disk.blocks(), disk.size).unwrap().layout;
+    let layout = volume_on(&disk.blocks(), disk.size()).unwrap().layout;
     let slabs = layout.slabs;
     disk.state().fault = Some(Box::new(move |io: &BaseIo, pbn, _| {
         io.op == op && slabs.is_data_block(Pbn(pbn))
@@ -744,7 +744,7 @@ fn a_write_that_finds_no_room_while_slabs_are_scrubbed_waits_for_one() {
     // After a crash, a few blocks of the last slab are given up: too few to be seen in the summary, so it is still scrubbed last.
     let mut world = open(&disk, 1);
     world.run_until_scrubbed();
-    let salvage = Salvage::new(disk.blocks(), disk.size).unwrap();
+    let salvage = Salvage::new(disk.blocks(), disk.size()).unwrap();
     let slabs = world.volume.layout().slabs;
     let in_last = |lbn: &u64| {
         let slab = slabs.slab_of(salvage.mapping(*lbn).pbn);
@@ -763,7 +763,7 @@ fn a_write_that_finds_no_room_while_slabs_are_scrubbed_waits_for_one() {
     // It takes requests before the slab is scrubbed, or just after, as things happen.
     let crashed = disk.blocks();
     let opened = (0..100).map(|seed| {
-        let disk = SimDisk::holding(crashed.clone(), disk.size);
+        let disk = SimDisk::holding(crashed.clone(), disk.size());
         let world = open_in_order(&disk, options(1), seed);
         (world, disk)
     });
@@ -783,7 +783,7 @@ fn a_write_that_finds_no_room_while_slabs_are_scrubbed_waits_for_one() {
         Err(ENOSPC)
     );
     world.shut_down().0.unwrap();
-    audit_recovered(&disk.blocks(), disk.size).unwrap();
+    audit_recovered(&disk.blocks(), disk.size()).unwrap();
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn full_and_recovering(zones: u8) -> (World, SimDisk, u64) {
 fn recovering(disk: &SimDisk, zones: u8, written: u64) -> (World, SimDisk, u64) {
     let crashed = disk.blocks();
     let opened = (0..100).map(|seed| {
-        let disk = SimDisk::holding(crashed.clone(), disk.size);
+        let disk = SimDisk::holding(crashed.clone(), disk.size());
         (open_in_order(&disk, options(zones), seed), disk)
     });
     let mut several = opened.filter(|(world, _)| world.volume.is_recovering());
@@ -56,7 +56,7 @@ fn percentage(world: &mut World) -> u64 {
 }
 
 fn state_on(disk: &SimDisk) -> VolumeState {
-    let volume = volume_on(&disk.blocks(), disk.size).unwrap();
+    let volume = volume_on(&disk.blocks(), disk.size()).unwrap();
     volume.super_block.volume.state
 }
 
@@ -85,7 +85,7 @@ fn while_slabs_are_scrubbed_data_is_written_and_read() {
             assert_eq!(world.read(lbn * BLOCK, BLOCK as usize).unwrap(), data(lbn));
         }
         world.shut_down().0.unwrap();
-        audit_recovered(&disk.blocks(), disk.size).unwrap();
+        audit_recovered(&disk.blocks(), disk.size()).unwrap();
     }
 }
 
@@ -95,7 +95,7 @@ fn a_write_without_room_fails_once_all_slabs_are_scrubbed_in_all_zones() {
     assert_eq!(world.write(written * BLOCK, &data(written)), Err(ENOSPC));
     assert!(!world.volume.is_recovering(), "it has waited until then");
     world.shut_down().0.unwrap();
-    audit_recovered(&disk.blocks(), disk.size).unwrap();
+    audit_recovered(&disk.blocks(), disk.size()).unwrap();
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_recovery_that_meets_a_read_error_is_refused_and_the_next_one_finds_everythi
     let mut world = open(&disk, 1);
     let written = fill(&mut world, 500);
     crash(world);
-    let slabs = volume_on(&disk.blocks(), disk.size).unwrap().layout.slabs;
+    let slabs = volume_on(&disk.blocks(), disk.size()).unwrap().layout.slabs;
     for reads_that_succeed in [0, 1, 3] {
         let mut reads = 0;
         disk.state().fault = Some(Box::new(move |io: &BaseIo, pbn, _| {
@@ -137,7 +137,7 @@ fn a_recovery_that_meets_a_read_error_is_refused_and_the_next_one_finds_everythi
         assert_eq!(world.read(lbn * BLOCK, BLOCK as usize).unwrap(), data(lbn));
     }
     world.shut_down().0.unwrap();
-    audit_recovered(&disk.blocks(), disk.size).unwrap();
+    audit_recovered(&disk.blocks(), disk.size()).unwrap();
 }
 
 /// A volume that is read-only on disk, and the places of its pages.
@@ -152,7 +152,7 @@ fn read_only_volume() -> (SimDisk, Vec<Pbn>) {
     assert!(world.shut_down().0.is_err());
     assert_eq!(state_on(&disk), VolumeState::ReadOnly);
     let nonce = request().nonce;
-    let slabs = volume_on(&disk.blocks(), disk.size).unwrap().layout.slabs;
+    let slabs = volume_on(&disk.blocks(), disk.size()).unwrap().layout.slabs;
     let blocks = disk.blocks();
     let pages = blocks.iter().filter(|(pbn, block)| {
         let validity = BlockMapPage::new(block).validity(nonce, Pbn(**pbn));
@@ -178,7 +178,7 @@ fn rebuild(disk: &SimDisk) {
     }
     world.write(0, &data(77_777)).unwrap();
     world.shut_down().0.unwrap();
-    audit_recovered(&disk.blocks(), disk.size).unwrap();
+    audit_recovered(&disk.blocks(), disk.size()).unwrap();
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_start_whose_super_block_cannot_be_written_fails_and_leaves_the_volume_as_it
     let mut world = open(&disk, 1);
     fill(&mut world, 100);
     world.shut_down().0.unwrap();
-    let super_block = volume_on(&disk.blocks(), disk.size)
+    let super_block = volume_on(&disk.blocks(), disk.size())
         .unwrap()
         .layout
         .super_block;

@@ -56,7 +56,7 @@ fn written(world: &mut World) -> (u64, u64) {
 
 /// Where a logical block is, as the volume on disk says, which was shut down.
 fn mapping(disk: &SimDisk, lbn: u64) -> Mapping {
-    let salvage = Salvage::new(disk.blocks(), disk.size).expect("a volume");
+    let salvage = Salvage::new(disk.blocks(), disk.size()).expect("a volume");
     salvage.mapping(lbn)
 }
 
@@ -351,7 +351,7 @@ fn a_compressed_block_that_cannot_be_written_is_written_uncompressed() {
     let mut world = open_compressing(&disk, 1);
     world.write(0, &data(1)).unwrap();
     world.settle();
-    let slabs = volume_on(&disk.blocks(), disk.size).unwrap().layout.slabs;
+    let slabs = volume_on(&disk.blocks(), disk.size()).unwrap().layout.slabs;
     // Blocks of fragments begin with their version.
     disk.state().fault = Some(Box::new(move |io, pbn, block| {
         io.op == BaseOp::Write

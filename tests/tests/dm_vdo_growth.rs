@@ -72,3 +72,75 @@ fn what_grew_here_opens_in_the_kernel_and_what_grew_there_opens_here() {
     assert!(target.stop().success());
     rig.audit(test);
 }
+
+#[test]
+fn a_device_that_grew_under_a_volume_here_is_taken_on_in_the_kernel_and_the_other_way_round() {
+    let test =
+        "a_device_that_grew_under_a_volume_here_is_taken_on_in_the_kernel_and_the_other_way_round";
+    let kit = match Kit::gather(&Recipe::dm_vdo()) {
+        Ok(kit) => kit,
+        Err(why) => return skipped(test, why),
+    };
+    let rig = Rig::new(ROOMY);
+    let enlarge = |mib: u64| {
+        let file = std::fs::File::options().write(true).open(rig.file());
+        file.unwrap().set_len(mib * MIB).unwrap();
+        mib * MIB / BLOCK
+    };
+    let logical = 1024 * MIB / BLOCK;
+    let target = rig.start(&Setup::on("0x3"));
+    fill(&mut rig.connect(), 0..3000, |lbn| lbn);
+    let here = enlarge(ROOMY + 300);
+    let rescan = target.rpc("bdev_uring_rescan", json!({"name": "base"}));
+    assert_eq!(rescan, Ok(json!(true)));
+    let grown = target
+        .rpc("bdev_vdo_grow_physical", json!({"name": "vdo0"}))
+        .unwrap();
+    assert_eq!(grown["physical_blocks"], here);
+    fill(&mut rig.connect(), 3000..6000, |lbn| lbn);
+    // Killed, so that the kernel recovers it: from the journal at its new place.
+    target.kill();
+
+    let there = enlarge(ROOMY + 600);
+    let (before, after) = (table(logical, here), table(logical, there));
+    let mut guest = boot(&kit, &rig);
+    let end = logical - 3000;
+    let said = guest.tell(&format!(
+        "export DM_DISABLE_UDEV=1
+         dmsetup create vdo0 --table '{before}'
+         for wait in $(seq 300); do
+             dmsetup status vdo0 | grep -q recovering || break; usleep 200000
+         done
+         dd if=/dev/mapper/vdo0 of=/tmp/last bs=4096 skip=3000 count=3000
+         dmsetup reload vdo0 --table '{after}'
+         dmsetup suspend vdo0
+         dmsetup resume vdo0
+         dd if=/tmp/last of=/dev/mapper/vdo0 bs=4096 seek={end} conv=fsync
+         dmsetup status vdo0
+         dmsetup remove vdo0"
+    ));
+    // The last figure of its status: blocks of the device.
+    assert!(said.contains(&format!(" {there}")), "{said}");
+    guest.power_off().unwrap_or_else(|error| panic!("{error}"));
+    rig.audit(test);
+
+    let target = rig.start(&Setup::on("0x3"));
+    assert_eq!(info(&target)["physical_blocks"], there);
+    let mut client = rig.connect();
+    check(&mut client, 0..6000, |lbn| lbn);
+    check(&mut client, end..logical, |lbn| lbn - end + 3000);
+    fill(&mut client, 20_000..25_000, |lbn| lbn);
+    drop(client);
+    // And once more here, what was grown there.
+    let again = enlarge(ROOMY + 900);
+    target
+        .rpc("bdev_uring_rescan", json!({"name": "base"}))
+        .unwrap();
+    let grown = target
+        .rpc("bdev_vdo_grow_physical", json!({"name": "vdo0"}))
+        .unwrap();
+    assert_eq!(grown["physical_blocks"], again);
+    fill(&mut rig.connect(), 30_000..35_000, |lbn| lbn);
+    assert!(target.stop().success());
+    rig.audit(test);
+}

@@ -7,7 +7,7 @@ use vdo::format::tree::ENTRIES_PER_PAGE;
 use vdo::format::{Growth, GrowthError, MAXIMUM_LOGICAL_BLOCKS, VolumeLayout};
 use vdo::seam::{BaseIo, BaseOp};
 use vdo::volume::{Kept, VolumeError};
-use vdo_tests::sim::audit::{audit, volume_on};
+use vdo_tests::sim::audit::{audit, audit_full, audit_recovered, volume_on};
 use vdo_tests::sim::small::{BLOCK, all_done, data, disk, open, reopen, submit_write};
 use vdo_tests::sim::{SimDisk, World};
 
@@ -167,8 +167,8 @@ fn requests_are_served_while_it_grows_and_growths_wait_for_each_other_and_for_a_
     let second = second.unwrap_err().to_string();
     assert!(second.contains("shutting down"), "{second}");
     assert_eq!(first.unwrap().logical_blocks, now + 30);
-    audit(&disk.blocks(), disk.size).expect("nothing contradicts itself");
-    let volume = volume_on(&disk.blocks(), disk.size).unwrap();
+    audit(&disk.blocks(), disk.size()).expect("nothing contradicts itself");
+    let volume = volume_on(&disk.blocks(), disk.size()).unwrap();
     assert_eq!(volume.layout.logical_blocks, now + 30);
 }
 
@@ -204,7 +204,7 @@ fn a_growth_whose_super_block_cannot_be_written_stops_the_volume_which_recovers_
     check(&mut world, 0..100);
     assert!(world.shut_down().0.is_err());
     // Nobody knows which sizes are on disk, so the super block was left alone, although it could be written again.
-    let left = volume_on(&disk.blocks(), disk.size).unwrap();
+    let left = volume_on(&disk.blocks(), disk.size()).unwrap();
     assert_eq!(left.super_block.volume.state, VolumeState::Dirty);
     assert_eq!(left.layout.logical_blocks, now);
 
@@ -216,4 +216,166 @@ fn a_growth_whose_super_block_cannot_be_written_stops_the_volume_which_recovers_
     let mut world = reopen(world, &disk, 2);
     check(&mut world, (0..100).chain(now..now + 1000));
     assert!(world.shut_down().0.is_ok());
+}
+
+/// Becomes larger by so many slabs, and what it takes to move the journal.
+fn enlarge(disk: &SimDisk, world: &World, slabs: u64) -> Growth {
+    let layout = world.volume.layout();
+    let moved = layout.recovery_journal.blocks + layout.slab_summary.blocks;
+    disk.grow((slabs * layout.slabs.config.slab_blocks).max(moved));
+    Growth::Physical(disk.size())
+}
+
+#[test]
+fn a_full_volume_goes_on_when_its_device_has_grown_and_fills_it_to_the_end() {
+    for zones in 1..=3 {
+        let disk = disk(3);
+        let mut world = open(&disk, zones);
+        let mut lbn = 0;
+        for slabs in [1, 2, 7] {
+            while world.write(lbn * BLOCK, &data(lbn)) == Ok(()) {
+                lbn += 1;
+            }
+            assert_eq!(world.write(lbn * BLOCK, &data(lbn)), Err(28));
+            let before = world.statistics().figures;
+            let growth = enlarge(&disk, &world, slabs);
+            let old = world.volume.layout();
+            let layout = grow(&mut world, growth).unwrap();
+            assert_eq!(layout.physical_blocks, disk.size());
+            let more = u64::from(layout.slabs.slab_count - old.slabs.slab_count);
+            assert!(more >= slabs, "{more} slabs");
+            let now = world.statistics().figures;
+            assert_eq!(now.physical_blocks, disk.size());
+            assert!(now.overhead_blocks_used >= before.overhead_blocks_used);
+            assert!(now.memory_usage.bytes_used > before.memory_usage.bytes_used);
+            // Whoever was told "no space" tries again.
+            let first = lbn;
+            let room = more * old.slabs.config.data_blocks;
+            while world.write(lbn * BLOCK, &data(lbn)) == Ok(()) {
+                lbn += 1;
+            }
+            let took = lbn - first;
+            assert!(
+                took <= room && took > room - room / 100 - 3,
+                "{took} of {room}"
+            );
+            assert_eq!(world.flush(), Ok(()));
+        }
+        check(&mut world, 0..lbn);
+        world.shut_down().0.expect("it is shut down");
+        audit_full(&disk.blocks(), disk.size()).expect("nothing contradicts itself");
+        let mut world = open(&disk, 4 - zones);
+        check(&mut world, 0..lbn);
+        assert!(world.shut_down().0.is_ok());
+    }
+}
+
+#[test]
+fn the_journal_is_moved_bit_for_bit_and_a_crash_after_it_recovers_all_that_was_flushed() {
+    for lbns in [100, 5000] {
+        let disk = disk(20);
+        let mut world = open(&disk, 2);
+        fill(&mut world, 0..lbns);
+        assert_eq!(world.flush(), Ok(()));
+        let old = world.volume.layout();
+        let growth = enlarge(&disk, &world, 3);
+        let new = grow(&mut world, growth).unwrap();
+        let (from, to) = (old.recovery_journal, new.recovery_journal);
+        assert_eq!(to.start.get() + to.blocks + 64, disk.size());
+        for place in 0..from.blocks {
+            let block = |start: u64| disk.block(start + place);
+            assert!(
+                block(from.start.get()) == block(to.start.get()),
+                "block {place}"
+            );
+        }
+        for place in 0..64 {
+            let block = |start: u64| disk.block(start + place);
+            assert!(block(old.slab_summary.start.get()) == block(new.slab_summary.start.get()));
+        }
+        fill(&mut world, lbns..lbns + 700);
+        assert_eq!(world.flush(), Ok(()));
+        // Nothing is shut down: what is on the disk is recovered.
+        let crashed = SimDisk::holding(disk.blocks(), disk.size());
+        let mut again = open(&crashed, 1);
+        assert_eq!(again.volume.layout().physical_blocks, disk.size());
+        check(&mut again, 0..lbns + 700);
+        again.run_until_scrubbed();
+        assert!(again.shut_down().0.is_ok());
+        audit_recovered(&crashed.blocks(), crashed.size()).expect("nothing contradicts itself");
+        assert!(world.shut_down().0.is_ok());
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_taken_leaves_the_volume_as_it_was_and_one_whose_super_block_fails_stops_it()
+ {
+    let disk = disk(4);
+    let mut world = open(&disk, 2);
+    fill(&mut world, 0..500);
+    assert_eq!(world.flush(), Ok(()));
+    let old = world.volume.layout();
+    let growth = enlarge(&disk, &world, 2);
+    // The new place cannot be written: nothing has happened, and the volume goes on.
+    let end = old.physical_blocks;
+    disk.state().fault = Some(Box::new(move |io: &BaseIo, pbn, _| {
+        io.op == BaseOp::Write && pbn >= end
+    }));
+    let failed = grow(&mut world, growth);
+    assert!(matches!(failed, Err(VolumeError::Failed(_))), "{failed:?}");
+    assert!(!world.volume.is_read_only());
+    disk.state().fault = None;
+    assert_eq!(world.volume.layout(), old);
+    fill(&mut world, 500..900);
+    assert_eq!(world.flush(), Ok(()));
+
+    fail_super_block(&disk, old.super_block.get(), 1);
+    let failed = grow(&mut world, growth);
+    assert!(matches!(failed, Err(VolumeError::Failed(_))), "{failed:?}");
+    assert!(world.volume.is_read_only());
+    assert!(world.shut_down().0.is_err());
+    let left = volume_on(&disk.blocks(), disk.size()).unwrap();
+    assert_eq!(left.super_block.volume.state, VolumeState::Dirty);
+    assert_eq!(left.layout, *old);
+
+    let mut world = open(&disk, 1);
+    check(&mut world, 0..900);
+    world.run_until_scrubbed();
+    assert!(grow(&mut world, growth).is_ok());
+    let mut world = reopen_recovered(world, &disk);
+    check(&mut world, 0..900);
+    assert!(world.shut_down().0.is_ok());
+}
+
+fn reopen_recovered(world: World, disk: &SimDisk) -> World {
+    world.shut_down().0.expect("it is shut down");
+    audit_recovered(&disk.blocks(), disk.size()).expect("nothing contradicts itself");
+    open(disk, 2)
+}
+
+#[test]
+fn a_volume_that_recovers_takes_no_larger_device_until_it_has() {
+    let disk = disk(12);
+    let mut world = open(&disk, 2);
+    fill(&mut world, 0..4000);
+    assert_eq!(world.flush(), Ok(()));
+    let crashed = SimDisk::holding(disk.blocks(), disk.size());
+    assert!(world.shut_down().0.is_ok());
+    let mut world = open(&crashed, 1);
+    let slabs = world.volume.layout().slabs.slab_count;
+    assert!(world.volume.is_recovering());
+    let growth = enlarge(&crashed, &world, 2);
+    let refused = grow(&mut world, growth).unwrap_err();
+    assert!(
+        matches!(refused, VolumeError::StillRecovering { left, slabs: all } if left > 0 && all == slabs),
+        "{refused}"
+    );
+    // More logical blocks it takes.
+    let now = world.volume.layout().logical_blocks;
+    assert!(grow(&mut world, Growth::Logical(now + 5)).is_ok());
+    world.run_until_scrubbed();
+    assert!(grow(&mut world, growth).is_ok());
+    check(&mut world, 0..4000);
+    assert!(world.shut_down().0.is_ok());
+    audit_recovered(&crashed.blocks(), crashed.size()).expect("nothing contradicts itself");
 }

@@ -310,7 +310,7 @@ fn examine(history: &History, moment: Moment, pbn: u64, block: &Block) -> Examin
     }
     if !seen.contains(&Refused)
         && !seen.contains(&ReadOnly)
-        && let Err(problems) = audit_recovered(&disk.blocks(), disk.size)
+        && let Err(problems) = audit_recovered(&disk.blocks(), disk.size())
     {
         seen.insert(Silent);
         reasons.push(format!("{problems:?}"));

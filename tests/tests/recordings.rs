@@ -226,11 +226,12 @@ fn interrupted(disk: SimDisk, cut: &Cut, random: &mut ChaCha8Rng) -> SimDisk {
     disk.state().fuse = Some(Fuse {
         marked: Marked::None,
         left: random.random_range(0..300),
+        from: None,
         loss: cut.loss,
         random: ChaCha8Rng::seed_from_u64(random.random()),
     });
     match catch_unwind(AssertUnwindSafe(|| drop(open(&disk, random)))) {
-        Ok(()) => SimDisk::holding(before, disk.size),
+        Ok(()) => SimDisk::holding(before, disk.size()),
         Err(panic) => match panic.downcast::<PowerLost>() {
             Ok(lost) => lost.0,
             Err(panic) => resume_unwind(panic),
@@ -278,7 +279,7 @@ fn comes_back(disk: &SimDisk, script: &Script, ledger: &Ledger, random: &mut Cha
         );
     }
     world.shut_down().0.expect("it is shut down");
-    if let Err(problems) = audit_recovered(&disk.blocks(), disk.size) {
+    if let Err(problems) = audit_recovered(&disk.blocks(), disk.size()) {
         panic!("the volume on disk is wrong: {problems:#?}");
     }
     let complaints = complaints::take();

@@ -149,7 +149,7 @@ fn the_audit_of_dm_vdo_agrees_with_what_simulated_volumes_leave() {
     let audited = std::cell::Cell::new(0);
     for seed in 1000..1010 {
         let result = run_seed_and(seed, |disk| {
-            let image = Image::new(disk.size * 4096);
+            let image = Image::new(disk.size() * 4096);
             for (pbn, block) in disk.blocks() {
                 image.write(Pbn(pbn), &block);
             }

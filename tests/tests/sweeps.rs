@@ -176,7 +176,7 @@ fn a_shutdown_serves_long_requests_for_a_second_and_refuses_the_rest_of_them() {
             .filter(|one| one.result() == Some(ENODEV))
             .count();
         assert!(refused > 30, "{refused} of 120 were cut short");
-        audit(&disk.blocks(), disk.size).unwrap();
+        audit(&disk.blocks(), disk.size()).unwrap();
     }
 }
 

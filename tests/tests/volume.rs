@@ -136,7 +136,7 @@ fn a_host_may_turn_a_volume_read_only_and_the_reason_is_kept() {
         assert_eq!(world.read(0, 4096).unwrap(), block(1));
         assert_eq!(world.write(0, &block(2)), Err(5));
         assert_eq!(world.flush(), Err(5));
-        let kept = volume_on(&disk.blocks(), disk.size).unwrap();
+        let kept = volume_on(&disk.blocks(), disk.size()).unwrap();
         assert_eq!(kept.super_block.volume.state, VolumeState::ReadOnly);
         assert_eq!(world.shut_down().0, Err(VdoError::ReadOnly));
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vdo_tests::dm_vdo::lacking;
-use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, check, fill, info, stats};
+use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, TIGHT, block, check, fill, info, stats};
 use vdo_tests::target::Target;
 use vdo_tests::tools::text;
 
@@ -134,6 +134,84 @@ fn sizes_that_cannot_be_are_refused_with_the_numbers_and_the_volume_goes_on() {
     );
     assert_eq!(blocks(&target), 262_144);
     check(&mut rig.connect(), 0..100, |lbn| lbn);
+    assert!(target.stop().success());
+    rig.audit(test);
+}
+
+/// The file has become larger, and the base bdev has noticed.
+fn enlarge(rig: &Rig, target: &Target, mib: u64) {
+    let file = std::fs::File::options().write(true).open(rig.file());
+    file.unwrap().set_len(mib * MIB).unwrap();
+    let rescan = target.rpc("bdev_uring_rescan", json!({"name": "base"}));
+    assert_eq!(rescan, Ok(json!(true)));
+}
+
+fn grow_physical(target: &Target) -> Result<Value, vdo_rpc::RpcError> {
+    target.rpc("bdev_vdo_grow_physical", json!({"name": "vdo0"}))
+}
+
+#[test]
+fn a_full_volume_on_a_file_that_grows_goes_on_under_fio_and_after_a_kill() {
+    let test = "a_full_volume_on_a_file_that_grows_goes_on_under_fio_and_after_a_kill";
+    if lacking(test, &["fio"], false) {
+        return;
+    }
+    let rig = Rig::new(TIGHT);
+    let setup = Setup::on("0x3").with("slab_size_mib", 8);
+    let target = rig.start(&setup);
+    let mut client = rig.connect();
+    let mut full = 100_000;
+    while client.write(full * BLOCK, &block(full)).is_ok() {
+        full += 1;
+    }
+    let error = grow_physical(&target).unwrap_err();
+    assert_eq!(error.code.0, -22, "{error}");
+    assert!(error.message.contains("716800"), "{error}");
+    enlarge(&rig, &target, TIGHT + 100);
+    let error = grow_physical(&target).unwrap_err();
+    assert!(
+        error.message.contains("742400") && error.message.contains("at least"),
+        "{error}"
+    );
+
+    // Whoever was told "no space" tries again.
+    let mut first = full;
+    let mut grow = |mib: u64| {
+        enlarge(&rig, &target, mib);
+        let grown = grow_physical(&target).unwrap();
+        assert_eq!(grown["physical_blocks"], mib * MIB / BLOCK);
+        assert_eq!(info(&target)["physical_blocks"], mib * MIB / BLOCK);
+        fill(&mut client, first..first + 5000, |lbn| lbn);
+        first += 5000;
+    };
+    grow(TIGHT + 300);
+    let fio = fio(&rig, &target, 4);
+    for mib in [TIGHT + 450, TIGHT + 600, TIGHT + 800] {
+        thread::sleep(Duration::from_millis(700));
+        grow(mib);
+    }
+    ends_well(fio);
+    assert_eq!(stats(&target)["mode"], "normal");
+    drop(client);
+    let target = target.crash_and_restart();
+    check(&mut rig.connect(), full..first, |lbn| lbn);
+    assert_eq!(
+        info(&target)["physical_blocks"],
+        (TIGHT + 800) * MIB / BLOCK
+    );
+    let target = target.restart();
+    // A device that is larger than the volume uses: it keeps its size, and the log says what to do.
+    assert!(target.stop().success());
+    let file = std::fs::File::options().write(true).open(rig.file());
+    file.unwrap().set_len((TIGHT + 1000) * MIB).unwrap();
+    let target = rig.start(&setup);
+    assert_eq!(
+        info(&target)["physical_blocks"],
+        (TIGHT + 800) * MIB / BLOCK
+    );
+    assert!(target.log().contains("bdev_vdo_grow_physical"));
+    grow_physical(&target).unwrap();
+    check(&mut rig.connect(), full..first, |lbn| lbn);
     assert!(target.stop().success());
     rig.audit(test);
 }

@@ -14,7 +14,7 @@ use crate::stats::AllocatorStatistics;
 pub(super) struct Allocator {
     table: PriorityTable,
     /// What each slab is queued with.
-    priorities: Box<[Option<u8>]>,
+    priorities: Vec<Option<u8>>,
     unopened_priority: u8,
     open: Option<u32>,
     allocated: u64,
@@ -28,7 +28,7 @@ impl Allocator {
         let highest = 2 + data_blocks.ilog2() as u8;
         Allocator {
             table: PriorityTable::new(highest, slabs),
-            priorities: vec![None; slabs].into_boxed_slice(),
+            priorities: vec![None; slabs],
             unopened_priority: 1 + (data_blocks * 3 / 4).max(1).ilog2() as u8,
             open: None,
             allocated: slabs as u64 * data_blocks,
@@ -37,6 +37,15 @@ impl Allocator {
                 ..AllocatorStatistics::default()
             },
         }
+    }
+
+    /// There are more slabs, `slabs` in all, of `data_blocks` blocks each. Those that are new are not known yet.
+    pub(super) fn extend(&mut self, slabs: usize, data_blocks: u64) {
+        let more = slabs - self.priorities.len();
+        self.table.extend(slabs);
+        self.priorities.resize(slabs, None);
+        self.allocated += more as u64 * data_blocks;
+        self.statistics.slab_count = slabs as u64;
     }
 
     /// Blocks that are not free.

@@ -128,8 +128,8 @@ pub(super) struct Discards {
     delay: Nanos,
     slab_blocks: u32,
     /// By slab.
-    fresh: Box<[Marks]>,
-    ripe: Box<[Marks]>,
+    fresh: Vec<Marks>,
+    ripe: Vec<Marks>,
     /// Slabs that have a fresh mark ...
     freed_in: VecDeque<u32>,
     /// ... and when those are to ripen.
@@ -179,6 +179,12 @@ impl Discards {
             ended: Rc::new(WaitList::new(scheduler)),
             statistics: FreedDiscardStatistics::default(),
         }
+    }
+
+    /// There are more slabs, `slabs` in all.
+    pub(super) fn extend(&mut self, slabs: usize) {
+        self.fresh.resize_with(slabs, Marks::default);
+        self.ripe.resize_with(slabs, Marks::default);
     }
 
     /// Bytes of memory it holds.
@@ -408,7 +414,7 @@ impl PhysicalZone {
 
     fn place_of(&self, run: Run) -> Pbn {
         let slab = self.slab_number(run.slab);
-        self.geometry.slabs.pbn(slab, run.offset)
+        self.geometry().slabs.pbn(slab, run.offset)
     }
 }
 

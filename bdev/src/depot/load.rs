@@ -41,7 +41,7 @@ impl PhysicalZone {
             summary,
             zone,
             ..
-        } = self.geometry;
+        } = self.geometry();
         let summary = Summary::read(&slabs, (summary, zone), self.base(), &self.memory).await?;
         let count = self.with(|state| {
             state.core.summary = summary;
@@ -94,8 +94,8 @@ impl PhysicalZone {
 
     async fn load_journal(&self, local: u32, buffer: Buffer) -> Result<Buffer, VdoError> {
         let entry = self.summary_entry(local);
-        let slabs = self.geometry.slabs;
-        let (number, nonce) = (self.slab_number(local), self.geometry.nonce);
+        let slabs = self.geometry().slabs;
+        let (number, nonce) = (self.slab_number(local), self.geometry().nonce);
         let Some(place) = last_block(number, entry, &slabs.config)? else {
             require_unused_hint(number, entry, &slabs.config, slabs.slab_shift())?;
             return Ok(buffer);
@@ -143,14 +143,14 @@ impl PhysicalZone {
             unused.dedup_by_key(|(block, _)| *block);
             unused
         });
-        let config = &self.geometry.slabs.config;
+        let config = self.geometry().slabs.config;
         let mut buffer = self.memory_for(1)?;
         for (_, local) in first {
             let pbn = self.journal_block(local, SequenceNumber(1));
             buffer = self.read(pbn, buffer, 1).await?;
             let (slab, block) = (self.slab_number(local), buffer.first_block());
-            let nonce = self.geometry.nonce;
-            require_unused(slab, config, nonce, block, SequenceNumber(u64::MAX))?;
+            let nonce = self.geometry().nonce;
+            require_unused(slab, &config, nonce, block, SequenceNumber(u64::MAX))?;
         }
         Ok(())
     }
@@ -200,7 +200,7 @@ impl PhysicalZone {
         }
         if let Some(index) = blank
             && newest != JournalPoint::default()
-            && !self.geometry.rebuilt
+            && !self.geometry().rebuilt
         {
             // The first entry a journal ever gets has all counters written.
             let pbn = self.reference_block(local, index);

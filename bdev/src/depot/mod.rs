@@ -21,10 +21,12 @@
 //! - `state`, `work`, `writer`: what the slabs of a zone share, and what writes it
 //! - `discards`: telling the base device of freed blocks
 //! - `scrubbing`: bringing slabs up to date after a crash, while the zone is at work
+//! - `growing`: more slabs, while the zone is at work
 //! - `zone`, `load`: what the rest of the volume asks for
 
 mod allocator;
 mod discards;
+mod growing;
 mod load;
 mod locks;
 mod priority;

@@ -32,6 +32,12 @@ impl PriorityTable {
         }
     }
 
+    /// From now on there are more items.
+    pub(super) fn extend(&mut self, items: usize) {
+        self.links.resize(items);
+        self.priorities.resize(items, None);
+    }
+
     /// The highest priority any item has.
     #[inline]
     pub(super) fn top(&self) -> Option<u8> {

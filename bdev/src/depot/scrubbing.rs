@@ -83,7 +83,7 @@ impl PhysicalZone {
     /// Finds the order in which unrecovered slabs are scrubbed, now that all are loaded, and scrubs those the zone cannot do
     /// without.
     pub(super) async fn begin_scrubbing(&self) -> Result<(), VdoError> {
-        let config = self.geometry.slabs.config;
+        let config = self.geometry().slabs.config;
         let (all, first) = self.with(|state| {
             let glance = |slab: &Slab| SlabGlance {
                 number: slab.number,
@@ -91,8 +91,8 @@ impl PhysicalZone {
                 journal_length: slab.journal.length(),
             };
             let glances = state.slabs.iter().map(glance);
-            let order = ScrubOrder::new(glances, &config, self.read_first);
-            let zones = u32::from(self.geometry.zones);
+            let order = ScrubOrder::new(glances, &config, self.limits.read_first);
+            let zones = u32::from(self.geometry().zones);
             let local = |slab: SlabNumber| slab.get() / zones;
             let first = order.first.len();
             state.core.scrubber.begin(order.all().map(local));
@@ -127,7 +127,7 @@ impl PhysicalZone {
                 if now.0.saturating_sub(spoke.0) >= QUIET.0 {
                     spoke = now;
                     let left = self.with(|state| state.core.scrubber.left);
-                    let zone = self.geometry.zone;
+                    let zone = self.geometry().zone;
                     log::info!("zone {zone}: {} of {all} slabs scrubbed", all - left);
                 }
             }
@@ -168,7 +168,7 @@ impl PhysicalZone {
 
     /// The memory to scrub with, a slab at a time.
     fn tools(&self) -> Result<(Scrub, Buffer), VdoError> {
-        let config = &self.geometry.slabs.config;
+        let config = self.geometry().slabs.config;
         let blocks = STRIDE.max(config.slab_journal_blocks as usize);
         let Some(buffer) = Buffer::new(&self.memory, blocks) else {
             return Err(VdoError::Invalid(
@@ -176,7 +176,7 @@ impl PhysicalZone {
             ));
         };
         Ok((
-            Scrub::new(config, self.geometry.nonce, self.geometry.rebuilt),
+            Scrub::new(&config, self.geometry().nonce, self.geometry().rebuilt),
             buffer,
         ))
     }
@@ -223,7 +223,7 @@ impl PhysicalZone {
             (slab.number, state.core.summary.entry(slab.number), end)
         });
         scrub.begin(number, entry, end)?;
-        let counters = self.geometry.slabs.reference_blocks(number).blocks as usize;
+        let counters = self.geometry().slabs.reference_blocks(number).blocks as usize;
         if entry.load_counts {
             for first in (0..counters).step_by(STRIDE) {
                 let blocks = STRIDE.min(counters - first);
@@ -232,7 +232,7 @@ impl PhysicalZone {
                 scrub.take_counters(first, &blocks_of(&buffer)[..blocks])?;
             }
         }
-        let journal = self.geometry.slabs.journal_blocks(number);
+        let journal = self.geometry().slabs.journal_blocks(number);
         let blocks = journal.blocks as usize;
         buffer = self.read(journal.start, buffer, blocks).await?;
         while let Some(sequence) = scrub.wants() {

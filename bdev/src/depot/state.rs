@@ -168,6 +168,12 @@ impl DirtyJournals {
         }
     }
 
+    /// Makes room for so many slabs.
+    pub(super) fn extend(&mut self, slabs: usize) {
+        let more = slabs.saturating_sub(self.journals.len());
+        self.journals.reserve(more);
+    }
+
     pub(super) fn insert(&mut self, lock: SequenceNumber, slab: u32) {
         let at = self.journals.partition_point(|&entry| entry < (lock, slab));
         self.journals.insert(at, (lock, slab));

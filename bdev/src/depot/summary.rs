@@ -44,8 +44,12 @@ struct SummaryBlock {
 pub(super) struct Summary {
     origin: Pbn,
     shift: u32,
-    entries: Box<[SlabSummaryEntry]>,
-    blocks: Box<[SummaryBlock]>,
+    entries: Vec<SlabSummaryEntry>,
+    blocks: Vec<SummaryBlock>,
+    /// Blocks being written.
+    writes: usize,
+    /// No further write begins for now.
+    held: bool,
 }
 
 fn out_of_memory() -> VdoError {
@@ -68,7 +72,8 @@ impl Summary {
         // Each slab has a journal and counters to speak of.
         let waiters = 2 * count.min(ENTRIES_PER_BLOCK);
         let block = |_| {
-            let buffer = Buffer::new(memory, 1).ok_or_else(out_of_memory)?;
+            let mut buffer = Buffer::new(memory, 1).ok_or_else(out_of_memory)?;
+            buffer.as_chunks_mut::<ENTRY_SIZE>().0.fill(unused.encode());
             Ok(SummaryBlock {
                 buffer: Some(buffer),
                 current: Vec::with_capacity(waiters),
@@ -81,9 +86,35 @@ impl Summary {
         Ok(Summary {
             origin: Pbn(start.get() + u64::from(zone.get()) * BLOCKS_PER_ZONE),
             shift: slabs.slab_shift(),
-            entries: vec![unused; count].into_boxed_slice(),
+            entries: vec![unused; count],
             blocks: blocks?,
+            writes: 0,
+            held: false,
         })
+    }
+
+    /// Lets no write begin, or lets them begin again.
+    pub(super) fn set_held(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Whether no write may begin.
+    pub(super) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Whether no block is being written.
+    pub(super) fn is_still(&self) -> bool {
+        self.writes == 0
+    }
+
+    /// Takes the place of `old`, of which it is an extension, while no write is under way: knows what that knew, and who waits for it.
+    pub(super) fn replace(&mut self, old: &mut Summary) {
+        self.entries[..old.entries.len()].copy_from_slice(&old.entries);
+        for (block, old) in self.blocks.iter_mut().zip(&mut old.blocks) {
+            std::mem::swap(block, old);
+        }
+        self.held = old.held;
     }
 
     /// What the summary says of a slab.
@@ -149,6 +180,7 @@ impl Summary {
     /// Packs a block as it is now. Returns it and where it goes; the buffer comes back with
     /// [`Summary::finish_write`].
     pub(super) fn start_write(&mut self, index: u32) -> (Pbn, Buffer) {
+        self.writes += 1;
         let block = &mut self.blocks[index as usize];
         std::mem::swap(&mut block.current, &mut block.next);
         let mut buffer = block
@@ -171,6 +203,7 @@ impl Summary {
         buffer: Buffer,
         told: &mut Vec<SummaryWaiter>,
     ) -> bool {
+        self.writes -= 1;
         let block = &mut self.blocks[index as usize];
         block.buffer = Some(buffer);
         told.append(&mut block.current);

@@ -82,6 +82,8 @@ async fn run(zone: &Rc<PhysicalZone>, job: Job) {
             });
         }
         Job::Summary { block } => {
+            let may_begin = || zone.with(|state| !state.core.summary.is_held());
+            zone.summary_changed.wait_until(may_begin).await;
             // Pack first: what the entries speak of is what the flush makes durable.
             let (pbn, buffer): (Pbn, _) = zone.with(|state| state.core.summary.start_write(block));
             let result = flush(zone).await;
@@ -97,6 +99,7 @@ async fn run(zone: &Rc<PhysicalZone>, job: Job) {
                 state.summary_written(block, buffer, result);
                 state.core.work.finished();
             });
+            zone.summary_changed.wake_all();
         }
     }
 }

@@ -7,7 +7,7 @@
 //! Everything but load and drain returns at once, and a change of a count nearly always does
 //! ([`Adjustment`]). All calls come from the zone's thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 
 use super::allocator::Allocator;
 use super::discards::{self, DISCARDERS, Discards};
+use super::growing::Extension;
 use super::locks::{IncrementBudget, PbnLocks, ReadLock, WriteKind};
 use super::reference_counts::ReferenceStatus;
 use super::scrubbing::Scrubber;
@@ -30,7 +31,7 @@ use crate::format::slab::SlabGeometry;
 use crate::runtime::base::{BaseDevice, IoClass};
 use crate::runtime::services::{JournalHolder, ZoneServices};
 use crate::runtime::shared_flush::SharedFlush;
-use crate::runtime::task::Scheduler;
+use crate::runtime::task::{Scheduler, WaitList};
 use crate::seam::Nanos;
 use crate::stats::ZoneStatistics;
 use crate::types::{MAXIMUM_REFERENCE_COUNT, Pbn, SequenceNumber, SlabNumber, ZoneIndex};
@@ -97,14 +98,18 @@ pub enum DuplicateLock {
 
 /// The slabs of one zone thread. See the module's documentation.
 pub struct PhysicalZone {
-    pub(super) geometry: DepotGeometry,
+    pub(super) geometry: Cell<DepotGeometry>,
     base: Rc<BaseDevice>,
     services: Rc<dyn ZoneServices>,
-    scheduler: Rc<Scheduler>,
+    pub(super) scheduler: Rc<Scheduler>,
     pub(super) memory: Arc<dyn DmaMemory>,
     flush: SharedFlush,
-    pub(super) read_first: usize,
     state: RefCell<DepotState>,
+    pub(super) limits: DepotLimits,
+    /// What is ready for more slabs.
+    pub(super) extension: RefCell<Option<Extension>>,
+    /// Woken when a block of the summary was written, and when blocks may be written again.
+    pub(super) summary_changed: WaitList,
 }
 
 impl PhysicalZone {
@@ -155,13 +160,15 @@ impl PhysicalZone {
             (Scrubber::new(scheduler), discards),
         );
         let physical = Rc::new(PhysicalZone {
-            geometry,
+            geometry: Cell::new(geometry),
+            limits,
+            extension: RefCell::new(None),
+            summary_changed: WaitList::new(scheduler),
             base: Rc::clone(base),
             services,
             scheduler: Rc::clone(scheduler),
             memory: Arc::clone(memory),
             flush: SharedFlush::new(scheduler, base, IoClass::Metadata),
-            read_first: limits.read_first,
             state: RefCell::new(DepotState::new(own, core)),
         });
         for _ in 0..limits.writers.max(1) {
@@ -188,7 +195,7 @@ impl PhysicalZone {
 
     #[cold]
     fn carry_out_effects(&self) {
-        let holder = JournalHolder::Physical(self.geometry.zone);
+        let holder = JournalHolder::Physical(self.geometry().zone);
         loop {
             let effect = self.state.borrow_mut().core.effects.pop_front();
             match effect {
@@ -208,6 +215,12 @@ impl PhysicalZone {
         }
     }
 
+    /// Where the slabs are, and which of them are this zone's.
+    #[inline]
+    pub(super) fn geometry(&self) -> DepotGeometry {
+        self.geometry.get()
+    }
+
     pub(super) fn base(&self) -> &BaseDevice {
         &self.base
     }
@@ -225,20 +238,23 @@ impl PhysicalZone {
     }
 
     pub(super) fn slab_number(&self, local: u32) -> SlabNumber {
-        let DepotGeometry { zone, zones, .. } = self.geometry;
+        let DepotGeometry { zone, zones, .. } = self.geometry();
         SlabNumber(local * u32::from(zones) + u32::from(zone.get()))
     }
 
     /// Where a block of a slab's journal lies.
     pub(super) fn journal_block(&self, local: u32, sequence: SequenceNumber) -> Pbn {
-        let journal = self.geometry.slabs.journal_blocks(self.slab_number(local));
+        let journal = self
+            .geometry()
+            .slabs
+            .journal_blocks(self.slab_number(local));
         Pbn(journal.start.get() + sequence.get() % journal.blocks)
     }
 
     /// Where a block of a slab's counters lies.
     pub(super) fn reference_block(&self, local: u32, block: u32) -> Pbn {
         let blocks = self
-            .geometry
+            .geometry()
             .slabs
             .reference_blocks(self.slab_number(local));
         Pbn(blocks.start.get() + u64::from(block))
@@ -247,17 +263,17 @@ impl PhysicalZone {
     /// The slab of this zone a data block lies in, by its number in the zone, and the block's place in it.
     #[inline]
     fn locate(&self, pbn: Pbn) -> Option<(u32, u32)> {
-        let (slab, offset) = self.geometry.slabs.locate(pbn)?;
-        let zones = u32::from(self.geometry.zones);
+        let (slab, offset) = self.geometry().slabs.locate(pbn)?;
+        let zones = u32::from(self.geometry().zones);
         if zones == 1 {
             return Some((slab.get(), offset));
         }
-        let own = slab.get() % zones == u32::from(self.geometry.zone.get());
+        let own = slab.get() % zones == u32::from(self.geometry().zone.get());
         own.then_some((slab.get() / zones, offset))
     }
 
     fn misplaced(&self, pbn: Pbn) -> VdoError {
-        let zone = self.geometry.zone;
+        let zone = self.geometry().zone;
         VdoError::Inconsistent(format!(
             "physical block {pbn} is used as data, and is no data block of physical zone {zone}"
         ))
@@ -273,7 +289,7 @@ impl PhysicalZone {
         self.with(|state| {
             state.check_normal()?;
             let pbn = state
-                .allocate(&self.geometry.slabs)
+                .allocate(&self.geometry().slabs)
                 .ok_or(VdoError::NoSpace)?;
             let locked = state.core.locks.lock_allocation(pbn, kind);
             locked.inspect_err(|error| state.core.fail(error.clone()))?;
@@ -442,7 +458,7 @@ impl PhysicalZone {
     #[cfg(test)]
     pub fn data_blocks(&self) -> u64 {
         let slabs = self.with(|state| state.slabs.len());
-        slabs as u64 * self.geometry.slabs.config.data_blocks
+        slabs as u64 * self.geometry().slabs.config.data_blocks
     }
 
     /// The reference count of a block of this zone as dm-vdo counts: 255 is provisional. `None` if it is
@@ -493,7 +509,8 @@ impl std::fmt::Debug for PhysicalZone {
         write!(
             f,
             "PhysicalZone({} of {})",
-            self.geometry.zone, self.geometry.zones
+            self.geometry().zone,
+            self.geometry().zones
         )
     }
 }

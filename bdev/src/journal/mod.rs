@@ -51,6 +51,7 @@
 
 mod extent;
 mod locks;
+mod moving;
 mod state;
 mod tail;
 #[cfg(test)]
@@ -116,7 +117,7 @@ pub struct RecoveryJournal {
     base: Rc<BaseDevice>,
     services: Rc<dyn ZoneServices>,
     hooks: Rc<dyn JournalHooks>,
-    start: Pbn,
+    start: Cell<Pbn>,
     blocks: u64,
     nonce: u64,
     recovery_count: u8,
@@ -128,6 +129,8 @@ pub struct RecoveryJournal {
     /// Entries on their way to [`JournalHooks::entries_committed`].
     committed: Cell<Vec<Pending>>,
     drained: WaitList,
+    /// Woken when a round of writes has ended.
+    still: WaitList,
     tasks: OnceCell<Tasks>,
 }
 
@@ -170,7 +173,7 @@ impl RecoveryJournal {
             base: Rc::clone(base),
             services,
             hooks,
-            start: config.start,
+            start: Cell::new(config.start),
             blocks: config.blocks,
             nonce: config.nonce,
             recovery_count: config.recovery_count as u8,
@@ -179,6 +182,7 @@ impl RecoveryJournal {
             state: RefCell::new(JournalState::new(&config, buffers)),
             committed: Cell::new(Vec::with_capacity(usize::from(ENTRIES_PER_BLOCK))),
             drained: WaitList::new(scheduler),
+            still: WaitList::new(scheduler),
             tasks: OnceCell::new(),
         });
         let tasks = Tasks::spawn(&journal, in_memory);
@@ -457,6 +461,9 @@ impl RecoveryJournal {
             Err(_) => {}
         }
         self.assign();
+        if self.state.borrow().writes == 0 {
+            self.still.wake_all();
+        }
         if self.is_drained() {
             self.drained.wake_all();
         }

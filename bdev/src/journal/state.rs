@@ -43,6 +43,8 @@ pub(super) struct JournalState {
     pub(super) locks: LockTable,
     /// Writes of blocks under way, those that wait for the flush included.
     pub(super) writes: usize,
+    /// No further write begins for now.
+    pub(super) held: bool,
     /// A flush is under way, after which the heads move.
     pub(super) reaping: bool,
     /// Whether the lack of space that some entry waits on has been counted.
@@ -77,6 +79,7 @@ impl JournalState {
             extent: Extent::new(config.blocks, config.state.journal_start),
             locks: LockTable::new(config.blocks),
             writes: 0,
+            held: false,
             reaping: false,
             full_counted: false,
             logical_blocks_used: config.state.logical_blocks_used,
@@ -255,9 +258,9 @@ impl JournalState {
         Ok(unlocked)
     }
 
-    /// Packs the blocks of a round of writes, unless one is under way; says whether there are any.
+    /// Packs the blocks of a round of writes, unless one is under way or none may begin; says whether there are any.
     pub(super) fn pack_round(&mut self) -> bool {
-        if self.writes > 0 {
+        if self.writes > 0 || self.held {
             return false;
         }
         let heads = self.extent.heads();

@@ -159,6 +159,12 @@ impl Tail {
         !self.free.is_empty()
     }
 
+    /// The oldest block in use.
+    pub(super) fn oldest(&self) -> Option<SequenceNumber> {
+        let index = self.in_use.front()?;
+        Some(self.blocks[*index].sequence)
+    }
+
     /// Opens a free block, of which there must be one.
     pub(super) fn open(&mut self, header: &RecoveryBlockHeader) {
         let index = self.free.pop().expect("asked for when there is one");

@@ -150,7 +150,7 @@ impl RecoveryJournal {
         let offset = block_number(block.sequence, self.blocks);
         let buffer = block.buffer.take();
         let buffer = buffer.expect("a block that is not being written has its buffer");
-        Some((Pbn(self.start.get() + offset), buffer))
+        Some((Pbn(self.start.get().get() + offset), buffer))
     }
 
     fn finish_write(&self, index: usize, buffer: Buffer, result: Result<(), VdoError>) {

@@ -18,7 +18,7 @@ impl<H: Host> Volume<H> {
     /// the host tells its users. Growths and a shutdown wait for each other.
     ///
     /// # Errors
-    /// [`VolumeError::Growth`], [`VolumeError::TooMuchMemory`] and [`VolumeError::NoMemory`], if it cannot, and nothing has happened; if it failed, the volume is read-only, and
+    /// [`VolumeError::Growth`], [`VolumeError::StillRecovering`], [`VolumeError::TooMuchMemory`] and [`VolumeError::NoMemory`], if it cannot, and nothing has happened; if it failed, the volume is read-only, and
     /// has the old size or the new one when it is opened next.
     pub fn grow(
         self: &Arc<Self>,
@@ -46,6 +46,13 @@ impl<H: Host> Volume<H> {
             return Err(VdoError::ReadOnly.into());
         }
         let grown = grower.plan(growth)?;
+        let (left, slabs) = (
+            self.shared.room.unrecovered(),
+            self.layout().slabs.slab_count,
+        );
+        if self.is_recovering() && matches!(growth, Growth::Physical(_)) {
+            return Err(VolumeError::StillRecovering { left, slabs });
+        }
         let demand = |layout: &VolumeLayout| {
             let index = grown.geometry.index.memory;
             let index = self.options.deduplication.then_some(index);

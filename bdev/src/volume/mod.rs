@@ -138,6 +138,16 @@ pub enum VolumeError {
     /// Freed blocks were to be discarded on a base device that cannot.
     #[error("its base device has no unmap, so freed blocks cannot be discarded on it")]
     NoDiscard,
+    /// It cannot take a larger device now.
+    #[error(
+        "the volume is still recovering: {left} of its {slabs} slabs are to be scrubbed; have it grow when it has recovered"
+    )]
+    StillRecovering {
+        /// Slabs to be scrubbed.
+        left: u32,
+        /// All slabs.
+        slabs: u32,
+    },
     /// It cannot grow as asked.
     #[error(transparent)]
     Growth(#[from] format::GrowthError),
@@ -158,6 +168,7 @@ impl VolumeError {
             | VolumeError::Growth(_)
             | VolumeError::Option(_) => 22,
             VolumeError::NotRecovered { .. } => 5,
+            VolumeError::StillRecovering { .. } => 16,
             VolumeError::NoDiscard => 95,
             VolumeError::Failed(error) => error.errno(),
             VolumeError::NotBlank { .. } => 17,

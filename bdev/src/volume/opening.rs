@@ -21,7 +21,7 @@ use crate::format::identify::{Contents, identify, probe_extents};
 use crate::format::index_region::IndexMemory;
 use crate::format::open::{read_geometry, read_volume};
 use crate::format::plan::{Content, FormatStep};
-use crate::format::{self, FormatOptions, FormatPlan};
+use crate::format::{self, FormatOptions, FormatPlan, Growth};
 use crate::recovery::map_replay::Overlay;
 use crate::runtime::base::{BaseDevice, IoClass};
 use crate::runtime::task::{Executor, Scheduler};
@@ -264,6 +264,14 @@ async fn load(device: &Device, request: &OpenRequest) -> Outcome {
     let mut volume = read_volume(geometry, &super_block, device.blocks)?;
     require_slabs(&volume.layout, request)?;
     require_memory(&volume.layout, volume.geometry.index.memory, request)?;
+    if volume.grown(Growth::Physical(device.blocks)).is_ok() {
+        log::info!(
+            "the base device has {} blocks of 4096 bytes, and the volume on it uses {}; it takes the rest when it is told to grow \
+             (bdev_vdo_grow_physical)",
+            device.blocks,
+            volume.layout.physical_blocks
+        );
+    }
     let (base, scheduler, memory) = (&device.base, &device.scheduler, &device.memory);
     let state = volume.super_block.volume.state;
     let cache_blocks = match request.recovery {

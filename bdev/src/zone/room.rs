@@ -63,6 +63,11 @@ impl Room {
         was_last.then_some(scrubbed)
     }
 
+    /// The volume has taken a larger device.
+    pub fn grown(&self) {
+        self.came.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Free blocks are about to be discarded, and are not to be had until that has ended.
     pub fn discard_began(&self) {
         self.discards.fetch_add(1, Ordering::AcqRel);
@@ -99,6 +104,9 @@ mod tests {
         assert_eq!(room.slab_scrubbed(), None);
         assert!(room.has_come(seen) && !room.has_come(room.seen()));
         assert_eq!(room.slab_scrubbed(), Some(2));
+        let seen = room.seen();
+        room.grown();
+        assert!(room.may_come(seen), "whoever asked before asks once more");
         assert!(room.has_come(room.seen()));
     }
 }

@@ -143,7 +143,7 @@ impl Zone {
             AdminStep::DrainBlockMap => self.block_map.drain(true).await,
             AdminStep::Index(step) => Ok(self.take_shard_step(step).await?),
             AdminStep::DrainDepot => self.physical.drain(true).await,
-            AdminStep::Grow(step) => self.take_growth_step(step),
+            AdminStep::Grow(step) => self.take_growth_step(step).await,
         }
     }
 }

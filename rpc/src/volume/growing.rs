@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use vdo::format::{Growth, VolumeLayout};
+use vdo::types::BLOCK_SIZE;
 use vdo::volume::{MemoryKeeper, VolumeError};
 
 use super::{BLOCKS_PER_MIB, memory};
@@ -13,6 +14,11 @@ use crate::results::Grown;
 /// What `bdev_vdo_grow_logical` asks of the engine.
 pub fn logical_growth(params: &GrowLogical) -> Growth {
     Growth::Logical(params.logical_size_mib.saturating_mul(BLOCKS_PER_MIB))
+}
+
+/// What `bdev_vdo_grow_physical` asks of the engine, on a base bdev of so many bytes.
+pub fn physical_growth(base_bytes: u64) -> Growth {
+    Growth::Physical(base_bytes / BLOCK_SIZE as u64)
 }
 
 /// Keeps the memory for it, as long as the volume lives.

@@ -10,7 +10,7 @@
 //! 5. [`volume_options`] for `Volume::assemble`.
 //!
 //! What the engine refuses meanwhile becomes an answer by [`volume_error`]. A volume that works is asked and steered with
-//! [`answers`], grows as [`logical_growth`] says, and [`mod@config`] says how to make it again.
+//! [`answers`], grows as [`logical_growth`] and [`physical_growth`] say, and [`mod@config`] says how to make it again.
 
 pub mod answers;
 mod config;
@@ -36,7 +36,7 @@ pub use self::answers::{
     no_answer, prepare_index,
 };
 pub use self::config::config;
-pub use self::growing::{grown, growth_keeper, logical_growth};
+pub use self::growing::{grown, growth_keeper, logical_growth, physical_growth};
 pub use self::openings::{Shown, index_rebuild, openings, show};
 use crate::cpumask::CpuMask;
 use crate::params::{Create, Format};

@@ -91,9 +91,9 @@ fn base_resized(bdev: &VdoBdev) {
     };
     let name = bdev.name();
     let needed = bdev.volume().usage().physical_blocks * BLOCK_SIZE as u64;
-    if found >= needed {
+    if let Some(more) = found.checked_sub(needed) {
         log::info!(
-            "vdo {name:?}: its base bdev has {found} bytes now; the volume keeps its {needed}"
+            "vdo {name:?}: its base bdev has {found} bytes now, {more} more than the volume uses; bdev_vdo_grow_physical takes them"
         );
         return;
     }

@@ -30,7 +30,8 @@ pub(super) fn register() {
     rpc::register::<Close>();
     rpc::register::<CreateIndex>();
     rpc::register::<Options>();
-    rpc::register::<Grow>();
+    rpc::register::<GrowLogicalMethod>();
+    rpc::register::<GrowPhysical>();
     rpc::register::<Inject>();
     rpc::register::<DumpMethod>();
     rpc::register::<EnableHistogramsMethod>();
@@ -171,14 +172,28 @@ impl Method for Options {
     }
 }
 
-struct Grow;
-impl Method for Grow {
+struct GrowLogicalMethod;
+impl Method for GrowLogicalMethod {
     const NAME: &'static str = methods::BDEV_VDO_GROW_LOGICAL;
     type Parameters = GrowLogical;
 
     async fn call(params: GrowLogical) -> Result<Value, RpcError> {
         let grown = grow(&params.name, volume::logical_growth(&params)).await?;
         volume::grown("logical_size_mib", &params.name, grown).map(|grown| json!(grown))
+    }
+}
+
+struct GrowPhysical;
+impl Method for GrowPhysical {
+    const NAME: &'static str = methods::BDEV_VDO_GROW_PHYSICAL;
+    type Parameters = Name;
+
+    async fn call(params: Name) -> Result<Value, RpcError> {
+        // SAFETY: on the app thread; not kept.
+        let bytes = unsafe { bdev::find(&params.name)?.as_ref() }.base_bytes();
+        let growth = volume::physical_growth(bytes.unwrap_or(0));
+        let grown = grow(&params.name, growth).await?;
+        volume::grown("name", &params.name, grown).map(|grown| json!(grown))
     }
 }
 

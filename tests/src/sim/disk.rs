@@ -38,6 +38,8 @@ pub type Fault = Box<dyn FnMut(&BaseIo, u64, &Block) -> bool + Send>;
 pub struct Fuse {
     /// After how many more I/Os.
     pub left: u64,
+    /// Counted from the next write of this block on, if there is one.
+    pub from: Option<u64>,
     /// How a write that is not durable yet comes out.
     pub loss: Loss,
     /// Which of them have their own luck.
@@ -113,6 +115,7 @@ pub struct IoTally {
 /// What the blocks are and what is on its way to them.
 #[derive(Default)]
 pub struct DiskState {
+    size: u64,
     blocks: BTreeMap<u64, Box<Block>>,
     under_way: Vec<UnderWay>,
     /// I/Os of this kind do not happen for now.
@@ -143,17 +146,24 @@ pub struct DiskState {
 #[derive(Clone, Default)]
 pub struct SimDisk {
     state: Arc<Mutex<DiskState>>,
-    /// Its size in blocks.
-    pub size: u64,
 }
 
 impl SimDisk {
     /// A blank disk.
     pub fn new(size: u64) -> SimDisk {
-        SimDisk {
-            state: Arc::default(),
-            size,
-        }
+        let disk = SimDisk::default();
+        disk.state().size = size;
+        disk
+    }
+
+    /// Its size in blocks.
+    pub fn size(&self) -> u64 {
+        self.state().size
+    }
+
+    /// Becomes larger by so many blocks, which hold nothing.
+    pub fn grow(&self, blocks: u64) {
+        self.state().size += blocks;
     }
 
     /// A disk that holds this, durably.
@@ -207,11 +217,17 @@ impl SimDisk {
 
     /// Lets the I/O number `pick` of those under way happen.
     pub fn complete(&self, pick: usize) {
-        let size = self.size;
         self.burn();
         let state = &mut *self.state();
+        let size = state.size;
         let UnderWay { channel, io, began } = state.under_way.swap_remove(pick);
         let errno = state.perform(&io, size, began);
+        if let Some(fuse) = &mut state.fuse
+            && io.op == BaseOp::Write
+            && fuse.from == Some(io.pbn.get())
+        {
+            fuse.from = None;
+        }
         state.tally.failed += u64::from(errno != 0);
         if let Some(trace) = &mut state.trace {
             trace.note(("I/O ends", pick, errno));
@@ -222,11 +238,22 @@ impl SimDisk {
         });
     }
 
+    /// Has the power go within so many I/Os, or so many after the next write of block `from`, if it is to go at all.
+    pub fn shorten_fuse(&self, left: u64, from: Option<u64>) {
+        if let Some(fuse) = &mut self.state().fuse {
+            fuse.left = fuse.left.min(left);
+            fuse.from = from;
+        }
+    }
+
     /// Lets the power go if it is time: unwinds with [`PowerLost`].
     fn burn(&self) {
         let fuse = {
             let mut state = self.state();
             let Some(fuse) = &mut state.fuse else { return };
+            if fuse.from.is_some() {
+                return;
+            }
             if fuse.left > 0 {
                 fuse.left -= 1;
                 return;
@@ -279,7 +306,7 @@ impl SimDisk {
                 }
             }
         }
-        let left = SimDisk::new(self.size);
+        let left = SimDisk::new(state.size);
         left.state().blocks = blocks;
         left.state().trace = state.trace.clone();
         left.state().used_before = state.used_before;
@@ -297,7 +324,7 @@ impl SimDisk {
 
     /// The disk as an image, `size` blocks long.
     pub fn image(&self) -> Vec<u8> {
-        let mut image = vec![0; self.size as usize * BLOCK_SIZE];
+        let mut image = vec![0; self.size() as usize * BLOCK_SIZE];
         for (pbn, block) in &self.state().blocks {
             let at = *pbn as usize * BLOCK_SIZE;
             image[at..at + BLOCK_SIZE].copy_from_slice(&block[..]);

@@ -16,9 +16,9 @@ pub fn arm(disk: &SimDisk, trouble: Trouble, random: &mut ChaCha8Rng) {
     if trouble == Trouble::None {
         return;
     }
-    let geometry = read_geometry(&disk.block(0), disk.size).expect("the volume is open");
+    let geometry = read_geometry(&disk.block(0), disk.size()).expect("the volume is open");
     let super_block = disk.block(geometry.super_block().get());
-    let volume = read_volume(geometry, &super_block, disk.size).expect("the volume is open");
+    let volume = read_volume(geometry, &super_block, disk.size()).expect("the volume is open");
     let slabs = volume.layout.slabs;
     let is_data = move |pbn: u64, block: &Block| {
         slabs.is_data_block(Pbn(pbn))

@@ -34,18 +34,20 @@ impl Size {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
     logical: Size,
+    physical: Size,
 }
 
 impl Sizes {
     /// The volume says of itself where everything is; panics if it cannot be so large.
     pub fn are(&mut self, layout: &VolumeLayout) {
         self.logical.is(layout.logical_blocks);
+        self.physical.is(layout.physical_blocks);
     }
 
     fn asked(&mut self, growth: Growth) {
         match growth {
             Growth::Logical(blocks) => self.logical.asked = blocks,
-            Growth::Physical(_) => {}
+            Growth::Physical(blocks) => self.physical.asked = blocks,
         }
     }
 }
@@ -55,6 +57,8 @@ type Answer = Result<Arc<VolumeLayout>, VolumeError>;
 /// A growth that was asked for.
 pub struct Asked {
     growth: Growth,
+    /// Whether slabs were still being scrubbed.
+    pub was_recovering: bool,
     answer: Arc<Mutex<Option<Answer>>>,
 }
 
@@ -67,7 +71,11 @@ impl Asked {
         let keep = Box::new(|_: &_| Ok(Arc::new(()) as Kept));
         let done = move |grown| *told.lock().expect("one thread") = Some(grown);
         world.volume.grow(growth, keep, Box::new(done));
-        Asked { growth, answer }
+        Asked {
+            growth,
+            was_recovering: world.volume.is_recovering(),
+            answer,
+        }
     }
 
     /// Whether that is known.
@@ -97,10 +105,16 @@ impl Asked {
             Growth::Logical(blocks) => {
                 blocks <= layout.logical_blocks || blocks > MAXIMUM_LOGICAL_BLOCKS
             }
-            Growth::Physical(_) => true,
+            Growth::Physical(blocks) => {
+                let moved = layout.recovery_journal.blocks + layout.slab_summary.blocks;
+                let slab = layout.slabs.config.slab_blocks;
+                blocks < layout.physical_blocks + moved
+                    || blocks < layout.slabs.end().get() + slab + moved
+            }
         };
         assert!(for_a_reason, "{:?}: {error}", self.growth);
         sizes.logical.asked = sizes.logical.known;
+        sizes.physical.asked = sizes.physical.known;
         sizes.are(&layout);
     }
 }

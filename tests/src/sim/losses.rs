@@ -168,6 +168,7 @@ impl Lives {
         let random = &mut self.random;
         Fuse {
             left: random.random_range(0..=most),
+            from: None,
             loss: Loss {
                 kept: *luck.choose(random).expect("not empty"),
                 unanswered: *luck.choose(random).expect("not empty"),
@@ -179,13 +180,13 @@ impl Lives {
     }
 
     fn state(&self) -> VolumeState {
-        let volume = volume_on(&self.disk.blocks(), self.disk.size).expect("the volume is there");
+        let volume = volume_on(&self.disk.blocks(), self.disk.size()).expect("the volume is there");
         volume.super_block.volume.state
     }
 
     fn set_state(&self, state: VolumeState) {
         let mut volume =
-            volume_on(&self.disk.blocks(), self.disk.size).expect("the volume is there");
+            volume_on(&self.disk.blocks(), self.disk.size()).expect("the volume is there");
         volume.super_block.volume.state = state;
         let mut block = [0; BLOCK_SIZE];
         volume.super_block.encode(&mut block);
@@ -239,7 +240,7 @@ impl Lives {
 
     /// As [`Lives::verify`], of a volume that was recovered and has had no request yet.
     fn verify_on_disk(&mut self) {
-        let salvage = Salvage::new(self.disk.blocks(), self.disk.size);
+        let salvage = Salvage::new(self.disk.blocks(), self.disk.size());
         let salvage = salvage.unwrap_or_else(|error| panic!("no volume on disk: {error}"));
         assert_eq!(salvage.entries, 0, "its journal is empty");
         for lbn in self.model.touched() {
@@ -282,7 +283,7 @@ impl Lives {
         self.clock += 1;
         self.model.flushed(self.clock);
         self.survival.audits += 1;
-        if let Err(problems) = audit_recovered(&self.disk.blocks(), self.disk.size) {
+        if let Err(problems) = audit_recovered(&self.disk.blocks(), self.disk.size()) {
             panic!("the volume on disk is wrong: {problems:#?}");
         }
         let complaints = complaints::take();

@@ -156,7 +156,7 @@ fn check_disk(disk: &SimDisk, tally: &Tally) {
         0 => audit,
         _ => audit_full,
     };
-    if let Err(problems) = look_over(&disk.blocks(), disk.size) {
+    if let Err(problems) = look_over(&disk.blocks(), disk.size()) {
         panic!("the volume on disk is wrong: {problems:#?}");
     }
 }
@@ -165,7 +165,7 @@ fn check_disk(disk: &SimDisk, tally: &Tally) {
 /// was rebuilt. One that could not even say so is recovered, and is whole then.
 fn comes_back(disk: &SimDisk, profile: &Profile, random: ChaCha8Rng, model: &mut Model) {
     let before = disk.blocks();
-    let state = volume_on(&before, disk.size).map(|volume| volume.super_block.volume.state);
+    let state = volume_on(&before, disk.size()).map(|volume| volume.super_block.volume.state);
     let mut request = profile.request();
     let opened = World::open(disk, request, profile.options(1), random);
     let mut world = opened.unwrap_or_else(|error| panic!("it does not come back: {error}"));
@@ -187,7 +187,7 @@ fn comes_back(disk: &SimDisk, profile: &Profile, random: ChaCha8Rng, model: &mut
     Workload::new(profile, model, &mut clock).verify(&mut world);
     let (shut, _) = world.shut_down();
     assert!(shut.is_ok(), "shutting down after it came back: {shut:?}");
-    if let Err(problems) = audit_recovered(&disk.blocks(), disk.size) {
+    if let Err(problems) = audit_recovered(&disk.blocks(), disk.size()) {
         panic!("the volume that came back is wrong: {problems:#?}");
     }
 }

@@ -76,7 +76,7 @@ pub fn open(disk: &SimDisk, zones: u8) -> World {
 /// Shuts down, audits, and opens again.
 pub fn reopen(world: World, disk: &SimDisk, zones: u8) -> World {
     world.shut_down().0.expect("it is shut down");
-    audit(&disk.blocks(), disk.size).expect("nothing contradicts itself");
+    audit(&disk.blocks(), disk.size()).expect("nothing contradicts itself");
     open(disk, zones)
 }
 

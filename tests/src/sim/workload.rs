@@ -120,7 +120,10 @@ impl<'a> Workload<'a> {
             while self.under_way.len() >= full {
                 self.advance(world, 20);
             }
-            if world.random.random_bool(0.02) {
+            if world
+                .random
+                .random_bool(if self.profile.grows { 0.05 } else { 0.02 })
+            {
                 self.administer(world);
             }
             if self.profile.power && world.random.random_bool(0.01) {
@@ -187,14 +190,50 @@ impl<'a> Workload<'a> {
                 self.tally.grown += 1;
             }
             Err(VolumeError::Growth(error)) => growth.refused(world, &error, sizes),
-            Err(error) => assert!(world.volume.is_read_only(), "growing: {error}"),
+            Err(VolumeError::StillRecovering { .. }) => {
+                assert!(growth.was_recovering, "it is not recovering");
+            }
+            Err(error) => assert!(self.profile.trouble.is_heard_of(), "growing: {error}"),
         }
+    }
+
+    /// Has the device become larger, or not, and the volume take it.
+    fn grow_physically(&mut self, world: &mut World) {
+        let layout = world.volume.layout();
+        let slab = layout.slabs.config.slab_blocks;
+        let moved = layout.recovery_journal.blocks + layout.slab_summary.blocks;
+        let random = &mut world.random;
+        let more = match random.random_range(0..10) {
+            0 => 0,
+            1 => random.random_range(0..moved + slab),
+            2..5 => moved + random.random_range(0..=slab),
+            _ => moved + random.random_range(0..3) * slab,
+        };
+        world.disk.grow(more);
+        let growth = Growth::Physical(world.disk.size());
+        self.growth = Some(Asked::begin(world, &mut self.model.sizes, growth));
     }
 
     /// Has the volume grow, by a little or by much; or asks for what must be refused.
     fn grow(&mut self, world: &mut World) {
         if self.growth.is_some() {
             return;
+        }
+        let random = &mut world.random;
+        match random.random_range(0..10) {
+            // It takes some ten I/Os, among those of others.
+            0 => world.disk.shorten_fuse(random.random_range(0..60), None),
+            // Or when it is decided which size the volume has.
+            1..3 => {
+                let super_block = world.volume.layout().super_block.get();
+                world
+                    .disk
+                    .shorten_fuse(random.random_range(0..4), Some(super_block));
+            }
+            _ => {}
+        }
+        if world.random.random_bool(0.4) {
+            return self.grow_physically(world);
         }
         let now = world.volume.layout().logical_blocks;
         let random = &mut world.random;
@@ -241,7 +280,7 @@ impl<'a> Workload<'a> {
     fn lose_power(&mut self, world: &mut World) {
         self.reap(world);
         let left = world.disk.after_power_loss(&mut world.random);
-        let salvage = Salvage::new(left, world.disk.size).expect("the volume is still there");
+        let salvage = Salvage::new(left, world.disk.size()).expect("the volume is still there");
         for lbn in self.model.touched() {
             let data = salvage.read(lbn);
             if let Err(wrong) = self.model.check_after_loss(lbn, &data) {

@@ -77,7 +77,7 @@ impl World {
         mut random: ChaCha8Rng,
     ) -> Result<World, VolumeError> {
         let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
-        let mut opening = Opening::new(disk.channel(), disk.size, Arc::clone(&memory), request);
+        let mut opening = Opening::new(disk.channel(), disk.size(), Arc::clone(&memory), request);
         let found = loop {
             if let Poll::Ready(found) = opening.poll(Nanos(0)) {
                 break found?;

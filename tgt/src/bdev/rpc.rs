@@ -43,6 +43,11 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
     method.add_waiting("bdev_get_bdevs", get_bdevs);
     method.add("bdev_get_iostat", get_iostat);
     method.add("bdev_reset_iostat", reset_iostat);
+    for (name, module) in [("bdev_uring_rescan", "uring"), ("bdev_aio_rescan", "aio")] {
+        method.add(name, move |bdevs: &Registry, params: Name| {
+            file_rescan(bdevs, &params.name, module)
+        });
+    }
     // Bdevs are complete when the method that makes them answers: there is nothing to wait for.
     method.add("bdev_wait_for_examine", |_: &Registry, _: Nothing| {
         Ok(json!(true))
@@ -153,6 +158,20 @@ fn file_create(bdevs: &Registry, options: FileOptions) -> Answer {
         return Err(BdevError::Exists(options.name).into());
     }
     enter(bdevs, FileBdev::open(options)?)
+}
+
+fn file_rescan(bdevs: &Registry, name: &str, module: &'static str) -> Answer {
+    bdevs.with(name, module, |bdev: &FileBdev| {
+        match bdev.module() == module {
+            true => bdev.rescan(),
+            false => Err(BdevError::WrongKind {
+                name: name.to_owned(),
+                found: bdev.info().product_name.to_owned(),
+                wanted: module,
+            }),
+        }
+    })??;
+    Ok(json!(true))
 }
 
 fn error_create(bdevs: &Registry, params: ErrorCreate) -> Answer {

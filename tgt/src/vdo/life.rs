@@ -376,6 +376,7 @@ fn start(
         info,
         params: params.clone(),
         volume: Arc::clone(&volume),
+        base_blocks: (base.info().block_size, base.info().num_blocks.clone()),
         zones: Mutex::new(Vec::new()),
         stopped: Mutex::new(false),
     };

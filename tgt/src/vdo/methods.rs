@@ -84,6 +84,16 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
     );
     let shared = with(target);
     dispatcher.method(
+        methods::BDEV_VDO_GROW_PHYSICAL,
+        Allowed::Runtime,
+        move |params: Name| {
+            let bdev = find(&shared, &params.name)?;
+            let grown = bdev.grow(volume::physical_growth(bdev.base_bytes()))?;
+            volume::grown("name", &params.name, grown)
+        },
+    );
+    let shared = with(target);
+    dispatcher.method(
         methods::BDEV_VDO_INJECT_INDEX_ANSWERS,
         Allowed::Runtime,
         move |params: InjectAnswers| {

@@ -24,7 +24,7 @@ pub use device::{VdoDevice, VdoRequest};
 pub use life::VdoError;
 pub use methods::register;
 
-use crate::bdev::{Bdev, BdevError, BdevInfo, Channel, Device};
+use crate::bdev::{Bdev, BdevError, BdevInfo, BlockCount, Channel, Device};
 use crate::reactor::{ReactorHandle, Waker};
 use life::ZonePoller;
 
@@ -54,6 +54,8 @@ pub struct VdoBdev {
     info: BdevInfo,
     params: Create,
     volume: Arc<Volume<EmbeddedHost>>,
+    /// How large a block of what it is on is, in bytes, and how many that has.
+    base_blocks: (u32, BlockCount),
     zones: Mutex<Vec<ZonePoller>>,
     stopped: Mutex<bool>,
 }
@@ -67,6 +69,12 @@ impl VdoBdev {
     /// What it is on.
     pub fn base_bdev_name(&self) -> &str {
         &self.params.base_bdev_name
+    }
+
+    /// The size of what it is on, in bytes.
+    pub fn base_bytes(&self) -> u64 {
+        let (bytes, count) = &self.base_blocks;
+        count.get() * u64::from(*bytes)
     }
 
     /// Counts everything. May wait a moment for the zone threads; not to be called on a reactor.

@@ -134,6 +134,40 @@ impl FileBdev {
     }
 }
 
+impl FileBdev {
+    /// Looks how large the file is now, and takes what it has become larger by, in whole blocks.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or is smaller than it was.
+    pub fn rescan(&self) -> Result<(), BdevError> {
+        let name = &self.info.name;
+        let bytes = self.file.bytes_now();
+        let bytes = bytes.map_err(|source| BdevError::System {
+            what: format!("examining {:?}", self.filename),
+            source,
+        })?;
+        let (now, before) = (
+            bytes / u64::from(self.info.block_size),
+            self.info.num_blocks.get(),
+        );
+        if now < before {
+            return Err(BdevError::Invalid(format!(
+                "bdev {name:?} has {before} blocks of {} bytes, and {:?} holds only {now}; give it its size back",
+                self.info.block_size, self.filename
+            )));
+        }
+        check_num_blocks(now, self.info.block_size)?;
+        self.info.num_blocks.grow(now);
+        if now > before {
+            log::info!(
+                "bdev {name:?} has {now} blocks now, {} more; a volume on it takes them with bdev_vdo_grow_physical",
+                now - before
+            );
+        }
+        Ok(())
+    }
+}
+
 /// The best engine the system lets us have.
 fn find_engine(bdev: &str) -> EngineKind {
     match ring::probe() {

@@ -132,8 +132,18 @@ impl OpenFile {
         })
     }
 
+    /// How large it was when it was opened.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// How large it is now.
+    pub(super) fn bytes_now(&self) -> io::Result<u64> {
+        let metadata = self.file.metadata()?;
+        match metadata.file_type().is_block_device() {
+            true => device_shape(&self.file).map(|(bytes, _)| bytes),
+            false => Ok(metadata.len()),
+        }
     }
 
     pub(super) fn block_size(&self) -> u32 {
