@@ -88,6 +88,20 @@ pub struct ShardReport {
 /// A share of a chapter that was closed, on its way to who writes it.
 pub type ClosedShare = (u64, Arc<OpenChapter>);
 
+/// A request, and what was found on disk for it so far, so that it needs no page twice.
+#[derive(Clone, Copy, Debug)]
+struct Lookup {
+    request: IndexRequest,
+    seen: Seen,
+}
+
+impl Lookup {
+    fn new(request: IndexRequest) -> Lookup {
+        let seen = Seen::default();
+        Lookup { request, seen }
+    }
+}
+
 /// What became of a request that was asked.
 enum Asked {
     Answer(Result<Option<Mapping>, IndexError>),
@@ -106,9 +120,9 @@ pub struct IndexShard {
     /// Whether anything was asked since it was opened.
     is_touched: bool,
     answers: AnswerQueue,
-    lookups: Table<IndexRequest>,
+    lookups: Table<Lookup>,
     /// Requests that wait for a chapter to be written or to be read, or for a place in the cache.
-    line: VecDeque<IndexRequest>,
+    line: VecDeque<Lookup>,
     /// Requests whose page has come, in the making.
     served: Vec<u32>,
     closed: Option<ClosedShare>,
@@ -203,7 +217,7 @@ impl IndexShard {
         if !self.answers.is_open() {
             return None;
         }
-        match self.begin(request) {
+        match self.begin(&mut Lookup::new(*request)) {
             Asked::Answer(answer) => Some(answer),
             Asked::Read(_) | Asked::Stalled => None,
         }
@@ -211,12 +225,13 @@ impl IndexShard {
 
     /// Takes a request in. Its answer comes out of a later poll, exactly once. Never blocks.
     pub fn submit(&mut self, request: IndexRequest) {
-        let asked = self.begin(&request);
-        self.settle(request, asked);
+        let mut lookup = Lookup::new(request);
+        let asked = self.begin(&mut lookup);
+        self.settle(lookup, asked);
     }
 
     #[inline]
-    fn begin(&mut self, request: &IndexRequest) -> Asked {
+    fn begin(&mut self, lookup: &mut Lookup) -> Asked {
         if self.answers.mode() == AnswerMode::Fail {
             return Asked::Answer(Err(IndexError::Injected));
         }
@@ -224,12 +239,13 @@ impl IndexShard {
             return Asked::Answer(Err(IndexError::NotOpen));
         }
         self.is_touched = true;
-        self.ask(request, None)
+        self.ask(lookup, None)
     }
 
     /// Takes a request as far as it can be taken, now that the page it waited for, if any, has `arrived`.
     #[inline]
-    fn ask(&mut self, request: &IndexRequest, arrived: Option<PageOf>) -> Asked {
+    fn ask(&mut self, lookup: &mut Lookup, arrived: Option<PageOf>) -> Asked {
+        let Lookup { request, seen } = lookup;
         let Some(parts) = self.parts.as_deref_mut().filter(|_| self.failure.is_none()) else {
             return Asked::Answer(Err(IndexError::NotOpen));
         };
@@ -247,10 +263,9 @@ impl IndexShard {
                 data: RecordData::of(request.new),
             },
         };
-        let mut seen = None;
         let known = loop {
             let (name, chapters) = (&request.name, &mut parts.chapters);
-            let (place, look) = match zone.ask(&question, seen) {
+            let (place, look) = match zone.ask(&question, *seen) {
                 Ok(Outcome::Answer(known)) => break known,
                 Ok(Outcome::LookIn(chapter)) => {
                     if zone.is_sparse(chapter) && chapters.sparse.want(chapter) {
@@ -262,8 +277,8 @@ impl IndexShard {
                 Err(_) => (None, Err(IndexError::Damaged)),
             };
             match (look, place) {
-                (Ok(Look::Known(record)), Some(chapter)) => seen = Some(Seen::In(chapter, record)),
-                (Ok(Look::Known(record)), None) => seen = Some(Seen::Beyond(record)),
+                (Ok(Look::Known(record)), Some(chapter)) => seen.noted = Some((chapter, record)),
+                (Ok(Look::Known(record)), None) => seen.beyond = Some(record),
                 (Ok(Look::Read(page)), _) => return Asked::Read(page),
                 (Ok(Look::Wait), _) => return Asked::Stalled,
                 (Err(error), _) => return Asked::Answer(Err(self.fail(error))),
@@ -287,23 +302,23 @@ impl IndexShard {
     }
 
     /// Does with a submitted request what came of asking.
-    fn settle(&mut self, request: IndexRequest, asked: Asked) {
+    fn settle(&mut self, lookup: Lookup, asked: Asked) {
         match asked {
             Asked::Answer(advice) => {
                 let answer = IndexAnswer {
-                    token: request.token,
+                    token: lookup.request.token,
                     advice,
                 };
                 self.answers.push(answer, self.scheduler.now());
             }
-            Asked::Stalled => self.line.push_back(request),
+            Asked::Stalled => self.line.push_back(lookup),
             Asked::Read(page) => {
                 let Some(parts) = &mut self.parts else { return };
-                let key = self.lookups.insert(request);
+                let key = self.lookups.insert(lookup);
                 if parts.chapters.cache.want(page, key.number()) {
                     self.readers.wake_one();
-                } else if let Some(request) = self.lookups.remove(key) {
-                    self.line.push_back(request);
+                } else if let Some(lookup) = self.lookups.remove(key) {
+                    self.line.push_back(lookup);
                 }
             }
         }
@@ -312,11 +327,11 @@ impl IndexShard {
     /// Asks once more on behalf of those in line.
     fn serve_line(&mut self) {
         for _ in 0..self.line.len() {
-            let Some(request) = self.line.pop_front() else {
+            let Some(mut lookup) = self.line.pop_front() else {
                 return;
             };
-            let asked = self.ask(&request, None);
-            self.settle(request, asked);
+            let asked = self.ask(&mut lookup, None);
+            self.settle(lookup, asked);
         }
     }
 
@@ -346,9 +361,9 @@ impl IndexShard {
         let cache = &mut parts.chapters.cache;
         cache.fill(wanted, bytes.ok(), |lookup| served.push(lookup));
         for lookup in served.drain(..) {
-            if let Some(request) = self.lookups.remove(Key::new(lookup)) {
-                let asked = self.ask(&request, Some(wanted.page));
-                self.settle(request, asked);
+            if let Some(mut lookup) = self.lookups.remove(Key::new(lookup)) {
+                let asked = self.ask(&mut lookup, Some(wanted.page));
+                self.settle(lookup, asked);
             }
         }
         self.served = served;
@@ -485,7 +500,7 @@ impl IndexShard {
     /// Bytes of memory it holds.
     pub fn memory_held(&self) -> u64 {
         let parts = self.parts.as_deref().map_or(0, ShardParts::memory_bytes);
-        let line = self.line.capacity() * size_of::<IndexRequest>();
+        let line = self.line.capacity() * size_of::<Lookup>();
         let served = self.served.capacity() * size_of::<u32>();
         let lookups = self.lookups.memory_held() + self.answers.memory_held();
         parts + (line + served + lookups) as u64

@@ -331,3 +331,9 @@ fn a_chapter_that_has_nothing_for_long_is_passed_over_until_a_sample_of_it_comes
     assert_eq!(run.index.sparse_chapters(), [0]);
     assert!(ask(&mut run.index, IndexOp::Query, other).is_some());
 }
+
+/// The volume index takes some name here for another one that has its key, in a chapter that has only that one.
+#[test]
+fn a_name_that_is_taken_for_another_is_looked_for_by_samples_too() {
+    Run::new(sparse(), 4_688_018_836_658_772_218, 3000).lives(8);
+}

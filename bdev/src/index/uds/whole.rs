@@ -146,7 +146,7 @@ impl<D: IndexDevice> WholeIndex<D> {
     ) -> Result<Option<RecordData>, IndexError> {
         let zone = self.names.of(&record.name).index();
         let question = Question { op, record };
-        let mut seen = None;
+        let mut seen = Seen::default();
         loop {
             match self.zones[zone]
                 .ask(&question, seen)
@@ -158,12 +158,12 @@ impl<D: IndexDevice> WholeIndex<D> {
                     }
                     let (device, chapters) = (&self.device, &mut self.chapters);
                     let record = device::find(device, chapters, chapter, &record.name).await?;
-                    seen = Some(Seen::In(chapter, record));
+                    seen.noted = Some((chapter, record));
                 }
                 Outcome::LookBeyond => {
                     let (device, chapters) = (&self.device, &mut self.chapters);
                     let record = device::find_beyond(device, chapters, &record.name).await?;
-                    seen = Some(Seen::Beyond(record));
+                    seen.beyond = Some(record);
                 }
                 Outcome::Answer(known) => {
                     if self.zones[zone].is_full() {

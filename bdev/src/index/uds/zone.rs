@@ -5,8 +5,9 @@
 //! at. Meanwhile the name may have moved, so everything is looked up again, and what was found on disk counts only if it is still the
 //! chapter the volume index speaks of.
 //!
-//! Of a sparse index, the volume index does not know all names. One that it does not know, and that is no sample, may be in a chapter
-//! that is being looked in for such names; then the question is to be asked again with what was found *beyond* the volume index.
+//! Of a sparse index, the volume index does not know all names. One that it does not know (or takes for another that has its key), and that is no
+//! sample, may be in a chapter that is being looked in for such names; then the question is to be asked again with what was
+//! found *beyond* the volume index.
 //!
 //! What is found moves to the open chapter, as what is new goes there: so the names that are asked for stay.
 //!
@@ -44,13 +45,13 @@ pub enum Outcome {
     LookBeyond,
 }
 
-/// What was found of a name on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// In this chapter, where the volume index says the name may be.
-    In(u64, Option<RecordData>),
-    /// In chapters of whose names the volume index does not know all.
-    Beyond(Option<RecordData>),
+/// What was found of a name on disk so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// A chapter where the volume index said the name may be, and what that had.
+    pub noted: Option<(u64, Option<RecordData>)>,
+    /// What the chapters had of whose names the volume index does not know all.
+    pub beyond: Option<Option<RecordData>>,
 }
 
 /// One zone of an index.
@@ -80,34 +81,36 @@ impl IndexZone {
         })
     }
 
-    /// Takes a question as far as it can be taken without I/O. `seen` is what was found where the last outcome said.
+    /// Takes a question as far as it can be taken without I/O. `seen` is what was found where the outcomes before said.
     ///
     /// # Errors
     /// [`DeltaError::Corrupt`], after which the index is of no use any more.
-    pub fn ask(&mut self, question: &Question, seen: Option<Seen>) -> Result<Outcome, DeltaError> {
+    pub fn ask(&mut self, question: &Question, seen: Seen) -> Result<Outcome, DeltaError> {
         let name = &question.record.name;
         let sighting = self.volume_index.find(name)?;
-        let known = match sighting.chapter {
-            None => match seen {
-                Some(Seen::Beyond(record)) => record,
-                _ if self.looks_beyond(question) => return Ok(Outcome::LookBeyond),
-                _ => None,
-            },
+        let noted = match sighting.chapter {
+            None => None,
             Some(chapter) if chapter == self.newest => self.open.find(name),
-            Some(chapter) => match (&self.closed, seen) {
+            Some(chapter) => match (&self.closed, seen.noted) {
                 (Some(closed), _) if chapter + 1 == self.newest => closed.find(name),
-                (_, Some(Seen::In(looked_in, record))) if looked_in == chapter => record,
+                (_, Some((looked_in, record))) if looked_in == chapter => record,
                 _ => return Ok(Outcome::LookIn(chapter)),
             },
         };
-        let is_noted = known.is_some() && sighting.chapter.is_some();
         // The volume index has the whole name, but the chapter lost it for want of room in its own index.
-        let was_lost = known.is_none() && sighting.chapter.is_some() && sighting.is_exact();
+        let was_lost = noted.is_none() && sighting.chapter.is_some() && sighting.is_exact();
+        let known = match (noted, seen.beyond) {
+            (Some(record), _) => Some(record),
+            (None, _) if was_lost => None,
+            (None, Some(record)) => record,
+            (None, None) if self.looks_beyond(question) => return Ok(Outcome::LookBeyond),
+            (None, None) => None,
+        };
         let only_asks = matches!(question.op, IndexOp::Query | IndexOp::Peek);
         if question.op == IndexOp::Peek || (known.is_none() && only_asks) {
             return Ok(Outcome::Answer(known));
         }
-        if is_noted || was_lost {
+        if noted.is_some() || was_lost {
             if sighting.chapter != Some(self.newest) {
                 self.volume_index.set_chapter(&sighting, self.newest);
             } else if question.op != IndexOp::Update {
