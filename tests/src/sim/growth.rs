@@ -65,7 +65,10 @@ pub struct Asked {
 impl Asked {
     /// Has the volume grow.
     pub fn begin(world: &World, sizes: &mut Sizes, growth: Growth) -> Asked {
-        sizes.asked(growth);
+        // One that is read-only refuses, whatever became of the growth before.
+        if !world.volume.is_read_only() {
+            sizes.asked(growth);
+        }
         let answer = Arc::new(Mutex::new(None));
         let told = Arc::clone(&answer);
         let keep = Box::new(|_: &_| Ok(Arc::new(()) as Kept));
