@@ -201,7 +201,8 @@ fn what_is_compressed_here_is_read_and_shared_by_the_kernel_and_the_other_way_ro
         "the kernel shares what is packed: {said}"
     );
     let theirs = packed - shared;
-    assert!(theirs < WRITTEN * 3 / 4, "the kernel packed: {said}");
+    // How much it packs depends on how many writes it has under way at once.
+    assert!(theirs < WRITTEN - few, "the kernel packed: {said}");
 
     let target = rig.start(&setup);
     let mut client = rig.connect();
