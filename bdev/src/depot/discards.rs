@@ -2,8 +2,7 @@
 //!
 //! 1. A block is *freed* when its last reference goes or a provisional one is given back, and gets a *fresh* mark
 //!    ([`Discards::freed`]). The recovery-journal entry that took the reference away is durable by then, with all before it,
-//!    so no recovery brings back a mapping to the block. But the block map in memory may not have heard of it yet, and
-//!    if the volume turned read-only now, it never would, and the block would be read.
+//!    so no recovery brings back a mapping to the block. But the block map in memory may not have heard of it yet.
 //! 2. A while later, when neighbours have been freed too, fresh marks begin to *ripen* ([`PhysicalZone::ripen`]): the zone waits until
 //!    all requests that are under way have ended. They have changed the block map then, or the volume is read-only.
 //! 3. A few tasks take runs of blocks with ripe marks that are free still ([`PhysicalZone::discard_ripe`]), and forget the

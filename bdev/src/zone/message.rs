@@ -18,7 +18,7 @@ use crate::dedupe::RequestId;
 use crate::depot::{DuplicateLock, IncrementBudget, WriteKind};
 use crate::error::VdoError;
 use crate::format::recovery_journal::RecoveryJournalEntry;
-use crate::index::uds::sparse_cache::ChapterPages;
+use crate::index::uds::chapter_pages::ChapterPages;
 use crate::index::{ClosedShare, IndexError};
 use crate::runtime::services::JournalHolder;
 use crate::types::{JournalPoint, Pbn, RecordName, SequenceNumber, ZoneIndex};

@@ -2,7 +2,7 @@
 //! the index is closed. The format of all that is in [`crate::format::index`].
 //!
 //! - [`delta_lists`] is the memory of the [`volume_index`], which says in which chapter a name is;
-//! - [`open_chapter`] takes in records until it is full; then [`chapter`] makes pages of them;
+//! - [`open_chapter`] takes in records until it is full; then [`chapter`] makes pages of them, which [`chapter_pages`] reads;
 //! - [`zone`] answers questions out of these two; an index may be cut into up to 16 zones, by the delta lists of names;
 //! - [`ring`] is where chapters are on disk, and [`lookup`] finds names in them, through a [`page_cache`]; in a sparse index also by way
 //!   of the chapters in the [`sparse_cache`];
@@ -13,6 +13,7 @@
 //! I/O goes by an [`IndexDevice`](device::IndexDevice).
 
 pub mod chapter;
+pub mod chapter_pages;
 pub mod delta_lists;
 pub mod device;
 pub mod lookup;

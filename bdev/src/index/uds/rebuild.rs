@@ -11,12 +11,14 @@ use std::ops::Range;
 
 use hashbrown::HashMap;
 
+use super::chapter_pages::ChapterPages;
 use super::device::{IndexDevice, find};
 use super::lookup::Chapters;
 use super::page_cache::PageOf;
 use super::ring::Ring;
 use super::volume_index::VolumeIndexZone;
 use super::zone::IndexZone;
+use crate::format::index::chapter_page::ChapterPage;
 use crate::format::index::delta_list::DeltaError;
 use crate::format::index::{IndexGeometry, record_page};
 use crate::index::{IndexError, NameZones};
@@ -133,7 +135,10 @@ impl ChapterNames {
     ) -> Result<ChapterNames, IndexError> {
         let geometry = &ring.geometry;
         let only_samples = geometry.is_chapter_sparse(replayed.start, replayed.end, chapter);
-        let (own, last_lists) = OwnRecords::read(device, ring, chapter).await?;
+        let index = ChapterPages::read(device, *ring, chapter).await?;
+        let last_list = |page: ChapterPage<'_>| u32::try_from(page.last_list()).unwrap_or(0);
+        let last_lists = index.pages().map(last_list).collect();
+        let own = OwnRecords::of(&index, geometry)?;
         let mut names = Vec::with_capacity(own.places.len());
         let mut bytes = vec![0; geometry.page_bytes as usize];
         for number in 0..geometry.record_pages {
@@ -179,34 +184,15 @@ struct OwnRecords {
 const PAGE_BITS: u32 = 16;
 
 impl OwnRecords {
-    /// Of a chapter; and the last list on each of its index pages.
-    async fn read<D: IndexDevice>(
-        device: &D,
-        ring: &Ring,
-        chapter: u64,
-    ) -> Result<(OwnRecords, Vec<u32>), IndexError> {
-        let geometry = &ring.geometry;
+    fn of(index: &ChapterPages, geometry: &IndexGeometry) -> Result<OwnRecords, IndexError> {
         let mut own = OwnRecords {
             places: Vec::with_capacity(geometry.records_per_chapter() as usize),
             starts: Vec::with_capacity(geometry.chapter_lists() as usize + 1),
             collisions: HashMap::new(),
         };
-        let mut last_lists = Vec::with_capacity(geometry.index_pages as usize);
-        let mut bytes = vec![0; geometry.page_bytes as usize];
-        for page in 0..geometry.index_pages {
-            device
-                .read(ring.block_of(PageOf { chapter, page }), &mut bytes)
-                .await?;
-            let page = ring.index_page(&bytes)?;
-            if page.chapter != chapter {
-                return Err(IndexError::Damaged);
-            }
-            last_lists.push(u32::try_from(page.last_list()).unwrap_or(0));
+        for page in index.pages() {
             for list in 0..page.lists {
                 let (global, list) = (page.first_list + list, page.list(list));
-                if global as usize != own.starts.len() {
-                    return Err(IndexError::Damaged);
-                }
                 own.starts.push(own.places.len() as u32);
                 for entry in list.entries() {
                     let entry = entry.map_err(|_| IndexError::Damaged)?;
@@ -221,10 +207,7 @@ impl OwnRecords {
             }
         }
         own.starts.push(own.places.len() as u32);
-        if own.starts.len() != geometry.chapter_lists() as usize + 1 {
-            return Err(IndexError::Damaged);
-        }
-        Ok((own, last_lists))
+        Ok(own)
     }
 
     /// Whether the name, met on a record page, is there by right.

@@ -12,91 +12,14 @@
 
 use std::sync::Arc;
 
-use super::device::IndexDevice;
+use super::chapter_pages::ChapterPages;
 use super::page_cache::PageOf;
-use super::ring::Ring;
-use crate::format::index::chapter_page::{ChapterPage, PageFront};
 use crate::format::index::config::CACHE_CHAPTERS;
-use crate::format::index::delta_list::DeltaError;
 use crate::index::IndexError;
 use crate::types::RecordName;
 
 /// Names in a row that a chapter does not have, of all zones together, before it is passed over.
 const PATIENCE: u32 = 20_000;
-
-/// The index of one chapter.
-#[derive(Debug)]
-pub struct ChapterPages {
-    ring: Ring,
-    chapter: u64,
-    bytes: Vec<u8>,
-    fronts: Vec<PageFront>,
-}
-
-impl ChapterPages {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// [`IndexError::Io`], [`IndexError::NoMemory`], or [`IndexError::Damaged`]: also if another chapter has taken its place.
-    pub async fn read<D: IndexDevice>(
-        device: &D,
-        ring: Ring,
-        chapter: u64,
-    ) -> Result<ChapterPages, IndexError> {
-        let geometry = &ring.geometry;
-        let all = u64::from(geometry.index_pages) * u64::from(geometry.page_bytes);
-        let mut bytes = super::zeroed(all)?;
-        let first = ring.block_of(PageOf { chapter, page: 0 });
-        device.read(first, &mut bytes).await?;
-        let mut fronts = Vec::with_capacity(geometry.index_pages as usize);
-        let mut lists = 0;
-        for page in bytes.chunks(geometry.page_bytes as usize) {
-            let front = ring.index_page(page)?.front();
-            if front.chapter != chapter || front.first_list != lists {
-                return Err(IndexError::Damaged);
-            }
-            lists += front.lists;
-            fronts.push(front);
-        }
-        if lists != geometry.chapter_lists() {
-            return Err(IndexError::Damaged);
-        }
-        Ok(ChapterPages {
-            ring,
-            chapter,
-            bytes,
-            fronts,
-        })
-    }
-
-    /// Which chapter it is of.
-    pub fn chapter(&self) -> u64 {
-        self.chapter
-    }
-
-    /// Whether it is of a chapter of this index.
-    pub fn is_of(&self, ring: &Ring) -> bool {
-        self.ring == *ring
-    }
-
-    /// The page of the chapter on which the record of `name` is, if it is in the chapter.
-    fn find(&self, name: &RecordName) -> Result<Option<PageOf>, DeltaError> {
-        let geometry = &self.ring.geometry;
-        let list = geometry.chapter_list_key(name).list;
-        let behind = self
-            .fronts
-            .partition_point(|front| front.first_list <= list);
-        // Of pages without lists, the last that begins there has it.
-        let number = behind.checked_sub(1).ok_or(DeltaError::Corrupt)?;
-        let size = geometry.page_bytes as usize;
-        let bytes = &self.bytes[number * size..][..size];
-        let page = ChapterPage::again(bytes, self.fronts[number], geometry);
-        Ok(page.find(name)?.map(|page| PageOf {
-            chapter: self.chapter,
-            page: geometry.index_pages + page,
-        }))
-    }
-}
 
 /// A chapter that is looked in.
 #[derive(Debug)]
@@ -135,7 +58,7 @@ impl SparseCache {
     pub fn memory_bytes(&self) -> u64 {
         let share = |member: &Member| {
             let shared_by = Arc::strong_count(&member.pages);
-            (member.pages.bytes.capacity() / shared_by.max(1)) as u64
+            (member.pages.memory_held() / shared_by.max(1)) as u64
         };
         self.members.iter().map(share).sum()
     }
@@ -154,7 +77,7 @@ impl SparseCache {
     }
 
     fn member(&mut self, chapter: u64) -> Option<&mut Member> {
-        let found = |member: &&mut Member| member.pages.chapter == chapter;
+        let found = |member: &&mut Member| member.pages.chapter() == chapter;
         self.members.iter_mut().find(found)
     }
 
@@ -177,7 +100,7 @@ impl SparseCache {
 
     /// Takes in a chapter that was read, here or by another zone.
     pub fn take_in(&mut self, pages: Arc<ChapterPages>) {
-        let chapter = pages.chapter;
+        let chapter = pages.chapter();
         self.give_up(chapter);
         if self.member(chapter).is_some() {
             return;
@@ -188,7 +111,7 @@ impl SparseCache {
             idle.map(|place| self.members.remove(place));
         }
         self.uses += 1;
-        let newer = |member: &Member| member.pages.chapter > chapter;
+        let newer = |member: &Member| member.pages.chapter() > chapter;
         let place = self.members.partition_point(newer);
         let member = Member {
             pages,
@@ -200,7 +123,8 @@ impl SparseCache {
 
     /// Chapters before `oldest` are no more.
     pub fn forget_before(&mut self, oldest: u64) {
-        self.members.retain(|member| member.pages.chapter >= oldest);
+        self.members
+            .retain(|member| member.pages.chapter() >= oldest);
     }
 
     /// The chapters that are looked in, the newest first.
@@ -209,7 +133,7 @@ impl SparseCache {
         self.members
             .iter()
             .filter(used)
-            .map(|member| member.pages.chapter)
+            .map(|member| member.pages.chapter())
     }
 
     /// The next page on which a name may be, of a chapter older than `before`; counts what the chapters passed did not have.
@@ -223,7 +147,7 @@ impl SparseCache {
     ) -> Result<Option<PageOf>, IndexError> {
         let patience = self.patience;
         let older =
-            |member: &&mut Member| member.pages.chapter < before && member.missed < patience;
+            |member: &&mut Member| member.pages.chapter() < before && member.missed < patience;
         for member in self.members.iter_mut().filter(older) {
             let page = member.pages.find(name).map_err(|_| IndexError::Damaged)?;
             if page.is_some() {

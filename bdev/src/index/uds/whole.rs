@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
+use super::chapter_pages::ChapterPages;
 use super::device::{self, IndexDevice};
 use super::lookup::Chapters;
 use super::rebuild::{self, ChapterNames};
 use super::ring::Ring;
 use super::saves::{self, LastSave, LoadedSave, SaveSheet};
-use super::sparse_cache::ChapterPages;
 use super::volume_index::VolumeIndexCounts;
 use super::zone::{IndexZone, Outcome, Question, Seen};
 use crate::format::index::nonce::NonceInfo;

@@ -13,9 +13,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Gathering, IndexKeeper};
+use crate::index::uds::chapter_pages::ChapterPages;
 use crate::index::uds::ring::Ring;
 use crate::index::uds::saves;
-use crate::index::uds::sparse_cache::ChapterPages;
 use crate::index::{ClosedShare, IndexError};
 use crate::types::ZoneIndex;
 use crate::zone::message::Note;
