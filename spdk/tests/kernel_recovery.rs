@@ -2,7 +2,7 @@
 //! right, and they open again.
 
 use serde_json::json;
-use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
+use vdo_tests::guest::{Guest, Kit, Machine, Recipe};
 use vdo_tests::probe::Probe;
 use vdo_tests::rig::{BLOCK, Between, MIB, ROOMY, Setup, block, check, fill, info};
 use vdo_tests::spdk::{self, Served, Turn, call};
@@ -29,14 +29,7 @@ fn stage(test: &str) -> Option<(Turn, Kit, Served)> {
 
 /// Has a Linux machine start the volume and stop it, after `first`, as the manual says.
 fn start_and_stop_in_the_kernel(kit: &Kit, served: &Served, first: &str) {
-    let machine = Machine {
-        memory: 1024,
-        disks: vec![Disk {
-            image: served.rig.file(),
-            sector: 4096,
-        }],
-        ..Machine::default()
-    };
+    let machine = Machine::for_dm_vdo([served.rig.file()]);
     let mut guest = Guest::boot(kit, machine).unwrap_or_else(|error| panic!("{error}"));
     let (logical, physical) = (1024 * MIB / BLOCK, ROOMY * MIB / BLOCK);
     let said = guest.tell(&format!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use vdo::format::components::VolumeState;
 use vdo_tests::dm_vdo::lacking;
-use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
+use vdo_tests::guest::{Guest, Kit, Machine, Recipe};
 use vdo_tests::rig::{BLOCK, Between, MIB, ROOMY, Rig, Setup, block, check, fill, info, stats};
 use vdo_tests::rpc_client::RpcClient;
 use vdo_tests::tools::{run, skipped};
@@ -28,14 +28,7 @@ fn kit(test: &str) -> Option<Kit> {
 }
 
 fn boot(kit: &Kit, rig: &Rig) -> Guest {
-    let machine = Machine {
-        memory: 1024,
-        disks: vec![Disk {
-            image: rig.file(),
-            sector: 4096,
-        }],
-        ..Machine::default()
-    };
+    let machine = Machine::for_dm_vdo([rig.file()]);
     Guest::boot(kit, machine).unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -1,20 +1,13 @@
 //! Growth in the kernel's own dm-vdo and here, one after the other, on the same volume.
 
-use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
+use vdo_tests::guest::{Guest, Kit, Machine, Recipe};
 use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, check, fill, info};
 use vdo_tests::tools::skipped;
 
 use serde_json::json;
 
 fn boot(kit: &Kit, rig: &Rig) -> Guest {
-    let machine = Machine {
-        memory: 1024,
-        disks: vec![Disk {
-            image: rig.file(),
-            sector: 4096,
-        }],
-        ..Machine::default()
-    };
+    let machine = Machine::for_dm_vdo([rig.file()]);
     Guest::boot(kit, machine).unwrap_or_else(|error| panic!("{error}"))
 }
 

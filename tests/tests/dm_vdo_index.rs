@@ -15,7 +15,7 @@ use vdo::index::uds::saves::{self, LastSave};
 use vdo::index::uds::whole::{IndexPlan, Opened, WholeIndex};
 use vdo::types::{BLOCK_SIZE, Mapping, Pbn};
 use vdo_tests::dm_vdo::Image;
-use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
+use vdo_tests::guest::{Guest, Kit, Machine, Recipe};
 use vdo_tests::index_image::{ImageDevice, IndexImage, at_once};
 use vdo_tests::tools::skipped;
 
@@ -42,14 +42,9 @@ fn lines() -> Vec<u8> {
 
 fn boot(kit: &Kit, image: &Image) -> Guest {
     let machine = Machine {
-        memory: 1024,
         // An index zone for every two.
         processors: 4,
-        disks: vec![Disk {
-            image: image.path(),
-            sector: 4096,
-        }],
-        ..Machine::default()
+        ..Machine::for_dm_vdo([image.path()])
     };
     Guest::boot(kit, machine).unwrap_or_else(|error| panic!("{error}"))
 }

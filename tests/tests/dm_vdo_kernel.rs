@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
+use vdo_tests::guest::{Guest, Kit, Machine, Recipe};
 use vdo_tests::nbd_probe::NbdProbe;
 use vdo_tests::rig::{
     BLOCK, MIB, ROOMY, Rig, Setup, check, check_with, compressible, fill, fill_with, stats,
@@ -55,14 +55,7 @@ fn filled_here_and_there(test: &str, kit: &Kit, mib: u64, setup: &Setup) {
     assert!(target.stop().success());
     rig.audit(test);
 
-    let machine = Machine {
-        memory: 1024,
-        disks: vec![Disk {
-            image: rig.file(),
-            sector: 4096,
-        }],
-        ..Machine::default()
-    };
+    let machine = Machine::for_dm_vdo([rig.file()]);
     let mut guest = Guest::boot(kit, machine).unwrap_or_else(|error| panic!("{error}"));
     // The device, its blocks, the least block map cache and the longest block map era there can be.
     let (sectors, blocks) = (LOGICAL * 8, mib * MIB / BLOCK);
@@ -118,15 +111,7 @@ fn filled_here_and_there(test: &str, kit: &Kit, mib: u64, setup: &Setup) {
 
 /// A guest that has started dm-vdo with compression on the first of `disks`.
 fn boot_compressing(kit: &Kit, disks: &[PathBuf]) -> Guest {
-    let disk = |image: &PathBuf| Disk {
-        image: image.clone(),
-        sector: 4096,
-    };
-    let machine = Machine {
-        memory: 1024,
-        disks: disks.iter().map(disk).collect(),
-        ..Machine::default()
-    };
+    let machine = Machine::for_dm_vdo(disks.iter().cloned());
     let mut guest = Guest::boot(kit, machine).unwrap_or_else(|error| panic!("{error}"));
     let (sectors, blocks) = (LOGICAL * 8, ROOMY * MIB / BLOCK);
     let said = guest.tell(&format!(

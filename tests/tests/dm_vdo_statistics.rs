@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use vdo_tests::guest::{Disk, Guest, Kit, Machine, Recipe};
+use vdo_tests::guest::{Guest, Kit, Machine, Recipe};
 use vdo_tests::nbd_probe::NbdProbe;
 use vdo_tests::rig::{BLOCK, MIB, ROOMY, Rig, Setup, block, stats};
 use vdo_tests::tools::skipped;
@@ -202,16 +202,7 @@ fn every_number_is_the_one_of_the_kernel_after_the_same_requests_or_it_is_said_w
 
     let data: Vec<u8> = (0..1000).flat_map(block).collect();
     std::fs::write(other.path("data"), data).expect("room for the data");
-    let machine = Machine {
-        memory: 1024,
-        disks: [other.file(), other.path("data")]
-            .map(|image| Disk {
-                image,
-                sector: 4096,
-            })
-            .into(),
-        ..Machine::default()
-    };
+    let machine = Machine::for_dm_vdo([other.file(), other.path("data")]);
     let mut guest = Guest::boot(&kit, machine).unwrap_or_else(|error| panic!("{error}"));
     let (sectors, blocks) = (LOGICAL * 8, ROOMY * MIB / BLOCK);
     guest.tell(&format!(

@@ -90,6 +90,21 @@ impl Default for Machine {
     }
 }
 
+impl Machine {
+    /// One that the kernel's dm-vdo has enough memory in, with these images as disks, whose sectors are blocks of a volume.
+    pub fn for_dm_vdo(images: impl IntoIterator<Item = PathBuf>) -> Machine {
+        let disk = |image| Disk {
+            image,
+            sector: 4096,
+        };
+        Machine {
+            memory: 1024,
+            disks: images.into_iter().map(disk).collect(),
+            ..Machine::default()
+        }
+    }
+}
+
 /// A disk of a guest.
 #[derive(Clone, Debug)]
 pub struct Disk {
