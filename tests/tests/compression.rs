@@ -223,6 +223,25 @@ fn requests_that_find_no_record_take_those_that_have_one_out_of_the_packer() {
 }
 
 #[test]
+fn packing_goes_on_while_the_device_writes_nothing() {
+    let disk = disk(4);
+    let mut options = compressing(1);
+    options.requests = 500;
+    let mut world = open_with(&disk, options);
+    // The page of the block map is there, and so is the index.
+    world.write(0, &data(1)).unwrap();
+    world.settle();
+    let writes: Vec<_> = (1..401)
+        .map(|lbn| write(&mut world, lbn, half(lbn)))
+        .collect();
+    world.poll_without_io();
+    assert!(all_done(&writes), "they wait for nothing");
+    finish(&mut world, &writes);
+    assert_eq!(written(&mut world), (400, 200));
+    world.shut_down().0.unwrap();
+}
+
+#[test]
 fn a_duplicate_of_a_fragment_shares_it() {
     for zones in [1, 2] {
         let disk = disk(4);

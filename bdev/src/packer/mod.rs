@@ -13,8 +13,8 @@
 //!    case ([`Packer::next_due`]), and all leave when they have to ([`Packer::leave_next`]).
 //!
 //! The bytes lie in the block that is going to be written from the beginning, one behind the other. The blocks are a fixed
-//! number; one that leaves comes back when it is on disk ([`Packer::give_back`]). With none left, a write that finds no room
-//! is written alone.
+//! number; one that leaves comes back when it is on disk ([`Packer::give_back`]). There are enough of them for all requests to be under way in
+//! packed blocks, so that a slow device costs no room. With none left, a write that finds no room would be written alone.
 //!
 //! One packer lies beside each hash zone, on its thread: there the data is, its allocation and its hash lock. So nothing
 //! is under way to a packer or out of it, and what dm-vdo needs for writes that are (stages, a bin of
@@ -38,8 +38,8 @@ const BINS: u32 = 16;
 /// One bin for so many requests, that no more than a part of them lies in bins that nothing comes to any more.
 const REQUESTS_PER_BIN: u32 = 4;
 
-/// Blocks for each bin: one to pack into, the rest for those being written.
-const BLOCKS_PER_BIN: u32 = 4;
+/// Writes whose fragments are in a block that leaves, at least.
+const LEAST_COMPANY: u32 = 2;
 
 /// When nothing has come for so long, nothing is taken to be coming.
 pub const QUIET: Nanos = Nanos(1_000_000);
@@ -52,9 +52,9 @@ fn bins_for(requests: u32) -> u32 {
     (requests / REQUESTS_PER_BIN).clamp(1, BINS)
 }
 
-/// How many blocks such a packer needs.
+/// How many blocks such a packer needs: one for each bin, and those that can be being written at once.
 pub fn blocks_for(requests: u32) -> u32 {
-    bins_for(requests) * BLOCKS_PER_BIN
+    bins_for(requests) + requests / LEAST_COMPANY
 }
 
 /// What became of a fragment.
