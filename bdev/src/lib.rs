@@ -15,6 +15,8 @@
 //! - `recovery`: what a crash left, and how it is made whole, as computation on blocks.
 //! - `runtime`: tasks, base I/O, and the traits by which a part asks for what is not its own.
 //! - [`mod@format`], `hash`, `lz4`, [`stats`], [`buffer`], [`types`]: what is on disk, and the words everybody uses.
+//!
+//! [`content`] is the door for who wants to know what the engine would make of data, and has no volume.
 
 #![allow(
     unreachable_pub,
@@ -23,6 +25,7 @@
 
 mod block_map;
 pub mod buffer;
+pub mod content;
 mod depot;
 pub mod error;
 pub mod format;

@@ -47,7 +47,7 @@ pub fn program() -> &'static Path {
 ///
 /// # Panics
 /// When it cannot be built.
-pub(crate) fn built(variable: &str, package: &str, program: &str) -> PathBuf {
+pub fn built(variable: &str, package: &str, program: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         // The target is started in a folder of its own.
         return std::path::absolute(path).expect("the variable names a program");

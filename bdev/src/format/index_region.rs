@@ -21,6 +21,8 @@ impl IndexMemory {
     pub const MB_512: IndexMemory = IndexMemory(-512_i32 as u32);
     /// Three quarters of a gigabyte.
     pub const MB_768: IndexMemory = IndexMemory(-768_i32 as u32);
+    /// One gigabyte.
+    pub const GB_1: IndexMemory = IndexMemory(1);
     /// Next to nothing: an index of some thousand names. No volume of dm-vdo has it; those of tests have, to be small.
     pub const MINIATURE: IndexMemory = IndexMemory(0);
 

@@ -156,6 +156,11 @@ impl VolumeLayout {
             slab_summary: partition(PartitionId::SlabSummary),
         }
     }
+
+    /// Blocks of the device outside of what slabs offer: metadata with a place of its own, and what is left over.
+    pub fn fixed_overhead(&self) -> u64 {
+        self.physical_blocks - self.slabs.data_blocks()
+    }
 }
 
 /// Reads the geometry block out of the first block of a device of `device_blocks` blocks.

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Done, Volume};
 use crate::dedupe::{ContextTally, LockReport, TransitionCounts};
-use crate::format::VolumeLayout;
 use crate::index::ShardReport;
 use crate::poll::mailbox::Errand;
 use crate::request::{InFlight, RequestReport, SweepReport};
@@ -151,7 +150,7 @@ pub(super) fn usage<H: Host>(volume: &Volume<H>) -> Usage {
         mode: mode(volume),
         logical_blocks_used: counts.logical,
         data_blocks_used: counts.allocated - pages,
-        overhead_blocks_used: fixed_overhead(&layout) + pages,
+        overhead_blocks_used: layout.fixed_overhead() + pages,
         physical_blocks: layout.physical_blocks,
     }
 }
@@ -164,16 +163,11 @@ fn mode<H: Host>(volume: &Volume<H>) -> OperatingMode {
     }
 }
 
-/// Blocks outside of what slabs offer.
-fn fixed_overhead(layout: &VolumeLayout) -> u64 {
-    layout.physical_blocks - layout.slabs.data_blocks()
-}
-
 pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
     let layout = volume.layout();
     let pages = u64::from(volume.options.block_map_cache_blocks);
     VolumeFigures {
-        overhead_blocks_used: fixed_overhead(&layout),
+        overhead_blocks_used: layout.fixed_overhead(),
         physical_blocks: layout.physical_blocks,
         logical_blocks: layout.logical_blocks,
         block_map_cache_size: pages * BLOCK_SIZE as u64,
