@@ -100,6 +100,8 @@ statistics! {
         slabs_opened: u64,
         /// Slabs taken up again since the volume was opened.
         slabs_reopened: u64,
+        /// Slabs without a free block now, among those known. Not in dm-vdo.
+        full_slabs: u64,
     }
 
     /// Things on their way to disk: the difference between two neighbours is what is under way.
@@ -122,6 +124,10 @@ statistics! {
         entries: CommitStatistics,
         /// Blocks.
         blocks: CommitStatistics,
+        /// Blocks of it that are still needed now. Not in dm-vdo.
+        blocks_in_use: u64,
+        /// Most blocks of it that can be needed at once. Not in dm-vdo.
+        blocks_limit: u64,
     }
 
     /// The slab journals.
@@ -292,6 +298,110 @@ statistics! {
         context_busy: u64,
     }
 
+    /// Times a hash lock went from INITIALIZING to ...
+    pub struct InitializingSteps {
+        /// ... QUERYING: the first request took it.
+        querying: u64,
+        /// ... WRITING: it takes the place of one that can use its copy no more.
+        writing: u64,
+    }
+
+    /// Times a hash lock went from QUERYING to ...
+    pub struct QueryingSteps {
+        /// ... LOCKING: the advice names a usable block.
+        locking: u64,
+        /// ... WRITING: there is no advice.
+        writing: u64,
+        /// ... BYPASSING: the agent failed.
+        bypassing: u64,
+    }
+
+    /// Times a hash lock went from LOCKING to ...
+    pub struct LockingSteps {
+        /// ... VERIFYING: the block is locked.
+        verifying: u64,
+        /// ... WRITING: it cannot be, the advice is stale.
+        writing: u64,
+        /// ... DEDUPING: it was verified before.
+        deduping: u64,
+        /// ... UNLOCKING: it was verified before, and has all the references it can have.
+        unlocking: u64,
+        /// ... BYPASSING: the agent failed, or a new lock has to write.
+        bypassing: u64,
+    }
+
+    /// Times a hash lock went from VERIFYING to ...
+    pub struct VerifyingSteps {
+        /// ... DEDUPING: the bytes are equal.
+        deduping: u64,
+        /// ... UNLOCKING: they are not, or the block has all the references it can have.
+        unlocking: u64,
+        /// ... BYPASSING: the agent failed.
+        bypassing: u64,
+    }
+
+    /// Times a hash lock went from WRITING to ...
+    pub struct WritingSteps {
+        /// ... DEDUPING: someone waits.
+        deduping: u64,
+        /// ... UPDATING: the index must be told.
+        updating: u64,
+        /// ... UNLOCKING: a compressed write left a lock.
+        unlocking: u64,
+        /// ... BYPASSING: nothing is left to do, there is no space, or the agent failed.
+        bypassing: u64,
+    }
+
+    /// Times a hash lock went from DEDUPING to ...
+    pub struct DedupingSteps {
+        /// ... UPDATING: the last holder is done, the index must be told.
+        updating: u64,
+        /// ... UNLOCKING: the last holder is done.
+        unlocking: u64,
+        /// ... BYPASSING: a holder failed.
+        bypassing: u64,
+    }
+
+    /// Times a hash lock went from UPDATING to ...
+    pub struct UpdatingSteps {
+        /// ... DEDUPING: someone came meanwhile.
+        deduping: u64,
+        /// ... UNLOCKING: a block is locked.
+        unlocking: u64,
+        /// ... BYPASSING: none is, or the agent failed.
+        bypassing: u64,
+    }
+
+    /// Times a hash lock went from UNLOCKING to ...
+    pub struct UnlockingSteps {
+        /// ... WRITING: what was locked cannot be used.
+        writing: u64,
+        /// ... LOCKING: someone came meanwhile.
+        locking: u64,
+        /// ... BYPASSING: it is done, the agent failed, or a new lock has to write.
+        bypassing: u64,
+    }
+
+    /// Times a hash lock went from each state to each other. Not in dm-vdo.
+    pub struct HashLockStepStatistics {
+        /// From INITIALIZING.
+        initializing: InitializingSteps,
+        /// From QUERYING.
+        querying: QueryingSteps,
+        /// From LOCKING.
+        locking: LockingSteps,
+        /// From VERIFYING.
+        verifying: VerifyingSteps,
+        /// From WRITING.
+        writing: WritingSteps,
+        /// From DEDUPING.
+        deduping: DedupingSteps,
+        /// From UPDATING.
+        updating: UpdatingSteps,
+        /// From UNLOCKING.
+        unlocking: UnlockingSteps,
+    }
+
     /// What became of blocks. Not in dm-vdo, which leaves it to be inferred.
     pub struct DataStatistics {
         /// Blocks written that were all zero.
@@ -380,6 +490,8 @@ statistics! {
         index: IndexStatistics,
         /// States of the hash-lock machine.
         hash_lock_paths: HashLockPathStatistics,
+        /// Steps of the hash-lock machine.
+        hash_lock_steps: HashLockStepStatistics,
         /// What became of blocks.
         data: DataStatistics,
         /// Freed blocks discarded on the base device.
@@ -464,6 +576,8 @@ pub struct VolumeFigures {
     pub memory_usage: MemoryUsage,
     /// The index's state: `closed`, `closing`, `error`, `offline`, `online`, `opening`, `suspended` or `unknown`.
     pub index_state: &'static str,
+    /// Most names the index can hold.
+    pub index_entries_limit: u64,
     /// Chapters of the index that a rebuild has read, and all it is to read; both 0 if there is none.
     pub index_rebuild: (u64, u64),
     /// Most requests for one block that were ever under way at once.
@@ -512,6 +626,7 @@ impl VolumeStatistics {
         visitor.number("logical_block_size", crate::types::BLOCK_SIZE as u64);
         figures.memory_usage.show("memory_usage", visitor);
         visitor.text("index_state", figures.index_state);
+        visitor.number("index_entries_limit", figures.index_entries_limit);
         visitor.number("index_rebuild_done", figures.index_rebuild.0);
         visitor.number("index_rebuild_all", figures.index_rebuild.1);
         let total = self.total();

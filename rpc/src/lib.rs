@@ -1,7 +1,7 @@
 //! Every JSON-RPC method of spdk-vdo once: names, parameters, results and errors.
 //!
 //! Two hosts serve these methods, SPDK's bdev module and the embedded target, and they must agree to
-//! the letter; so both take them from here. There is no I/O in this crate, and no state but the list of
+//! the letter; so both take them from here. There is no I/O in this crate but the client's, and no state but the list of
 //! volumes that are being opened. A host looks
 //! the method up in [`methods`], turns the request's `params` into the method's type with
 //! [`Parameters::decode`] (which refuses what is unknown, missing, of the wrong type or out of range,
@@ -12,12 +12,14 @@
 //! - [`params`]: the parameter types
 //! - [`results`]: what `bdev_get_bdevs` shows of a volume, `bdev_vdo_dump`, `bdev_vdo_get_histograms`, and `bdev_vdo_rebuild`
 //! - [`volume`]: what the parameters mean to the engine, and what the engine's answers are called
+//! - [`client`]: the other end of the socket, for programs that ask a target
 //! - [`cpumask`]: core masks as SPDK writes them
 //! - [`config_file`]: configuration files as text
 //! - [`spdk`]: the parameters of SPDK's own bdev methods the embedded target has
 //! - [`stats`]: statistics as JSON, and as YAML in the manner of `vdostats`
 //! - [`error`]: codes and messages
 
+pub mod client;
 pub mod config_file;
 pub mod cpumask;
 pub mod error;

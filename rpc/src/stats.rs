@@ -164,8 +164,8 @@ mod tests {
         }
         let groups = [
             ("packer", 3),
-            ("allocator", 3),
-            ("journal", 4),
+            ("allocator", 4),
+            ("journal", 6),
             ("slab_journal", 5),
             ("slab_summary", 1),
             ("ref_counts", 1),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vdo_tests::rpc_client::RpcClient;
+use vdo_rpc::client::RpcClient;
 use vdo_tests::spdk::{Export, transport};
 
 /// Seconds that each figure is measured for.

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use vdo_rpc::client::RpcClient;
 use vdo_tests::rig::{Rig, Setup};
-use vdo_tests::rpc_client::RpcClient;
 use vdo_tests::spdk::{MODEST, turn};
 use vdo_tests::target::bdev_config;
 use vdo_tests::tools::skipped;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vdo_rpc::RpcError;
+use vdo_rpc::client::RpcClient;
 use vdo_tests::probe::Probe;
 use vdo_tests::rig::{BLOCK, ROOMY, Rig, block, check, fill, info};
-use vdo_tests::rpc_client::RpcClient;
 use vdo_tests::spdk::{self, Load};
 use vdo_tests::target::{Options, Target, bdev_config};
 

@@ -69,7 +69,7 @@ fn a_volume_that_nobody_reads_goes_at_once_and_one_that_is_deleted_twice_goes_on
     fill(&mut served.connect(), 0..2000, |lbn| lbn);
     let socket = target.socket();
     let delete = || {
-        let mut client = vdo_tests::rpc_client::RpcClient::connect(&socket).unwrap();
+        let mut client = vdo_rpc::client::RpcClient::connect(&socket).unwrap();
         client.call("bdev_vdo_delete", &json!({"name": "vdo0"}))
     };
     let answers = std::thread::scope(|scope| {

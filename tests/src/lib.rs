@@ -10,7 +10,6 @@ pub mod nvme_probe;
 pub mod probe;
 pub mod recording;
 pub mod rig;
-pub mod rpc_client;
 pub mod script;
 pub mod sim;
 pub mod spdk;

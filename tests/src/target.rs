@@ -23,8 +23,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vdo_rpc::RpcError;
-
-use crate::rpc_client::RpcClient;
+use vdo_rpc::client::{PATIENCE, RpcClient};
 
 /// How long a target may take to come up.
 const START_PATIENCE: Duration = Duration::from_secs(120);
@@ -282,19 +281,9 @@ impl Target {
             .client
             .lock()
             .unwrap_or_else(|poison| poison.into_inner());
-        if client.is_none() {
-            let connected = RpcClient::connect(&self.path("rpc.sock"));
-            *client = Some(connected.map_err(|error| RpcError::errno(5, error.to_string()))?);
-        }
-        let result = client
-            .as_mut()
-            .expect("it was just put there")
-            .call(method, &params);
-        if result.as_ref().is_err_and(|error| error.code.0 == -5) {
-            // The connection may be of no more use.
-            *client = None;
-        }
-        result
+        client
+            .get_or_insert_with(|| RpcClient::new(&self.socket(), PATIENCE))
+            .call(method, &params)
     }
 
     /// Exports a bdev over NBD at a socket in the folder; the URI for clients.

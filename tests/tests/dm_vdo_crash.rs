@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use vdo::format::components::VolumeState;
+use vdo_rpc::client::RpcClient;
 use vdo_tests::dm_vdo::lacking;
 use vdo_tests::guest::{Guest, Kit, Machine, Recipe};
 use vdo_tests::rig::{BLOCK, Between, MIB, ROOMY, Rig, Setup, block, check, fill, info, stats};
-use vdo_tests::rpc_client::RpcClient;
 use vdo_tests::tools::{run, skipped};
 
 /// Logical blocks of the volume.

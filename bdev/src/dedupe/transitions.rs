@@ -6,6 +6,7 @@
 //! user sees which paths the data takes.
 
 use super::state::LockState::{self, *};
+use crate::stats::HashLockStepStatistics;
 
 /// Declares the rows: name, from, to, and why in words.
 macro_rules! rows {
@@ -164,6 +165,67 @@ impl TransitionCounts {
             .sum()
     }
 
+    /// How often any row led from one state to another.
+    pub fn between(&self, from: LockState, to: LockState) -> u64 {
+        self.iter()
+            .filter(|(row, _)| row.from() == from && row.to() == to)
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// The counts by the states that steps lead from and to.
+    pub fn steps(&self) -> HashLockStepStatistics {
+        use crate::stats::{
+            DedupingSteps, InitializingSteps, LockingSteps, QueryingSteps, UnlockingSteps,
+            UpdatingSteps, VerifyingSteps, WritingSteps,
+        };
+
+        HashLockStepStatistics {
+            initializing: InitializingSteps {
+                querying: self.between(Initializing, Querying),
+                writing: self.between(Initializing, Writing),
+            },
+            querying: QueryingSteps {
+                locking: self.between(Querying, Locking),
+                writing: self.between(Querying, Writing),
+                bypassing: self.between(Querying, Bypassing),
+            },
+            locking: LockingSteps {
+                verifying: self.between(Locking, Verifying),
+                writing: self.between(Locking, Writing),
+                deduping: self.between(Locking, Deduping),
+                unlocking: self.between(Locking, Unlocking),
+                bypassing: self.between(Locking, Bypassing),
+            },
+            verifying: VerifyingSteps {
+                deduping: self.between(Verifying, Deduping),
+                unlocking: self.between(Verifying, Unlocking),
+                bypassing: self.between(Verifying, Bypassing),
+            },
+            writing: WritingSteps {
+                deduping: self.between(Writing, Deduping),
+                updating: self.between(Writing, Updating),
+                unlocking: self.between(Writing, Unlocking),
+                bypassing: self.between(Writing, Bypassing),
+            },
+            deduping: DedupingSteps {
+                updating: self.between(Deduping, Updating),
+                unlocking: self.between(Deduping, Unlocking),
+                bypassing: self.between(Deduping, Bypassing),
+            },
+            updating: UpdatingSteps {
+                deduping: self.between(Updating, Deduping),
+                unlocking: self.between(Updating, Unlocking),
+                bypassing: self.between(Updating, Bypassing),
+            },
+            unlocking: UnlockingSteps {
+                writing: self.between(Unlocking, Writing),
+                locking: self.between(Unlocking, Locking),
+                bypassing: self.between(Unlocking, Bypassing),
+            },
+        }
+    }
+
     /// Every row with its count, in the order of the table.
     pub fn iter(&self) -> impl Iterator<Item = (Row, u64)> + '_ {
         Row::ALL.iter().map(|&row| (row, self.get(row)))
@@ -197,6 +259,30 @@ mod tests {
                 Some(row) => assert_eq!((row.from(), row.to()), (state, Bypassing)),
                 None => assert!(matches!(state, Initializing | Bypassing)),
             }
+        }
+    }
+
+    /// Adds up all numbers of a walk.
+    struct Sum(u64);
+
+    impl crate::stats::Visitor for Sum {
+        fn number(&mut self, _: &'static str, value: u64) {
+            self.0 += value;
+        }
+        fn text(&mut self, _: &'static str, _: &'static str) {}
+        fn flag(&mut self, _: &'static str, _: bool) {}
+        fn enter(&mut self, _: &'static str) {}
+        fn leave(&mut self) {}
+    }
+
+    #[test]
+    fn every_row_is_a_step_between_two_states() {
+        for row in Row::ALL {
+            let mut counts = TransitionCounts::default();
+            counts.count(row);
+            let mut sum = Sum(0);
+            crate::stats::Statistics::visit(&counts.steps(), &mut sum);
+            assert_eq!(sum.0, 1, "{row:?}");
         }
     }
 

@@ -18,7 +18,7 @@ pub(super) struct Allocator {
     unopened_priority: u8,
     open: Option<u32>,
     allocated: u64,
-    pub(super) statistics: AllocatorStatistics,
+    statistics: AllocatorStatistics,
 }
 
 impl Allocator {
@@ -46,6 +46,18 @@ impl Allocator {
         self.priorities.resize(slabs, None);
         self.allocated += more as u64 * data_blocks;
         self.statistics.slab_count = slabs as u64;
+    }
+
+    /// What has been counted, and how many slabs are full now.
+    pub(super) fn statistics(&self) -> AllocatorStatistics {
+        let full = self
+            .priorities
+            .iter()
+            .filter(|priority| **priority == Some(0));
+        AllocatorStatistics {
+            full_slabs: full.count() as u64,
+            ..self.statistics
+        }
     }
 
     /// Blocks that are not free.

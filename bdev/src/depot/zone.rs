@@ -481,7 +481,7 @@ impl PhysicalZone {
 
         self.with(|state| {
             let core = &state.core;
-            to.allocator.add(&core.allocator.statistics);
+            to.allocator.add(&core.allocator.statistics());
             to.slab_journal.add(&core.slab_journal);
             to.slab_summary.add(&core.slab_summary);
             to.ref_counts.add(&core.ref_counts);

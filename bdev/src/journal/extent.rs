@@ -86,8 +86,17 @@ impl Extent {
         self.heads = Heads::at(self.tail);
         self.reap = self.heads;
         self.acknowledged = self.tail;
-        let usable = self.size - reserved_blocks(self.size);
-        self.space = usable * u64::from(ENTRIES_PER_BLOCK);
+        self.space = self.limit() * u64::from(ENTRIES_PER_BLOCK);
+    }
+
+    /// Most blocks that can be in use.
+    pub(super) fn limit(&self) -> u64 {
+        self.size - reserved_blocks(self.size)
+    }
+
+    /// Blocks that are in use.
+    pub(super) fn in_use(&self) -> u64 {
+        self.tail.get() - self.heads.oldest().get()
     }
 
     pub(super) fn heads(&self) -> Heads {

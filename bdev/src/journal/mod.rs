@@ -373,7 +373,12 @@ impl RecoveryJournal {
 
     /// What the journal has counted.
     pub fn statistics(&self) -> JournalStatistics {
-        self.state.borrow().statistics
+        let state = self.state.borrow();
+        JournalStatistics {
+            blocks_in_use: state.extent.in_use(),
+            blocks_limit: state.extent.limit(),
+            ..state.statistics
+        }
     }
 
     fn is_read_only(&self) -> bool {

@@ -282,6 +282,8 @@ pub struct Volume<H: Host> {
     recoveries: (u64, u64),
     options: VolumeOptions,
     index_memory: IndexMemory,
+    /// Most names its index can hold.
+    index_entries_limit: u64,
     /// What the host keeps for an index that was not wanted at first.
     kept_for_index: OnceLock<Kept>,
     index_word: Arc<AtomicU8>,
@@ -361,6 +363,10 @@ impl<H: Host> Volume<H> {
             },
             options,
             index_memory: found.geometry.index.memory,
+            index_entries_limit: {
+                let geometry = found.geometry.index.geometry();
+                geometry.map_or(0, |geometry| geometry.most_names())
+            },
             kept_for_index: OnceLock::new(),
             index_word: Arc::new(AtomicU8::new(IndexWord::Unknown as u8)),
             memory: Arc::new(CountedMemory::new(memory)),

@@ -187,6 +187,7 @@ pub(super) fn figures<H: Host>(volume: &Volume<H>) -> VolumeFigures {
             peak_bytes_used: 0,
         },
         index_state: volume.index_word().as_str(),
+        index_entries_limit: volume.index_entries_limit,
         index_rebuild: volume.shared.index_rebuild.read(),
         ..VolumeFigures::default()
     }

@@ -190,6 +190,13 @@ impl IndexGeometry {
             .then(|| SubIndexGeometry::new(records, self.chapters, self.reduced))
     }
 
+    /// Most names the volume index holds: of sparse chapters, samples only.
+    pub fn most_names(&self) -> u64 {
+        let records = u64::from(self.records_per_chapter());
+        let samples = records / u64::from(SAMPLE_RATE);
+        u64::from(self.dense_chapters()) * records + u64::from(self.sparse_chapters) * samples
+    }
+
     /// Blocks of a save that the volume index may take.
     pub fn volume_index_blocks(&self) -> u64 {
         let parts = match self.sampled_part() {

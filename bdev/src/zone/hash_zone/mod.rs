@@ -372,6 +372,7 @@ impl HashZone {
         counters.hash_lock = state.machine.statistics();
         counters.hash_lock.curr_dedupe_queries = state.contexts.active();
         counters.hash_lock_paths = state.machine.path_statistics();
+        counters.hash_lock_steps = state.machine.transitions().steps();
         counters.hash_lock_paths.context_busy = state.contexts.busy();
         counters.dedupe_advice_timeouts = state.contexts.timeouts() + state.contexts.busy();
         counters.errors.invalid_advice_pbn_count = self.invalid_advice.get();
