@@ -50,6 +50,7 @@ const FUNCTIONS: &[&str] = &[
     "spdk_json_(parse|write_.*)",
     "spdk_jsonrpc_(begin_result|end_result|send_error_response)",
     "spdk_log(|_register_flag)",
+    "spdk_notify_(send|type_register)",
     "spdk_poller_(register_named|register_interrupt|unregister)",
     "spdk_rpc_register_method",
     "_?spdk_trace_(add_register_fn|get_tpoint_mask|record|register_description_ext)",

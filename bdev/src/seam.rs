@@ -2,13 +2,15 @@
 //!
 //! A host (SPDK, the embedded target, the simulator) gives each zone thread a [`BaseChannel`] to the
 //! base device, tells it the time at each poll, and wakes it when another thread puts something in
-//! its mailbox. It hands in requests as [`HostRequest`]s, and gets each back by its completion.
+//! its mailbox. It hands in requests as [`HostRequest`]s, and gets each back by its completion. What an operator
+//! should hear of is told to its [`Listener`], once.
 //! Everything is monomorphised over [`Host`]: no virtual call per block.
 //!
 //! What a host owes: it polls every zone thread from before the volume's start until the shutdown has been answered, and
 //! drops them only then; it submits nothing once it has dropped one. A request that is submitted while the volume shuts down is
 //! served or refused, whichever; every request is completed.
 
+use std::fmt::Debug;
 use std::ptr::NonNull;
 
 use crate::types::Pbn;
@@ -139,4 +141,57 @@ pub trait HostRequest: Clone + Send + 'static {
 pub trait ZoneWaker: Send + Sync + 'static {
     /// Sees to it that the zone thread is polled soon. Cheap when it is awake already.
     fn wake(&self);
+}
+
+/// What an operator should hear of, before it is too late or when it is over. Each is told once, when it happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeEvent {
+    /// So many percent of the physical blocks are in use, which was to be told. Told again only after the use has fallen
+    /// (see [`VolumeOptions::low_space_percent`](crate::volume::VolumeOptions::low_space_percent)).
+    LowSpace {
+        /// The share that was reached.
+        percent: u8,
+        /// Physical blocks in use, of data and metadata.
+        used_blocks: u64,
+        /// All physical blocks.
+        physical_blocks: u64,
+    },
+    /// The volume turned read-only, or is.
+    ReadOnly {
+        /// Why.
+        reason: String,
+        /// Whether its super block said so when it was opened.
+        was_found: bool,
+    },
+    /// The volume was not shut down, and is brought back.
+    RecoveryBegun,
+    /// It is as if it had been: its journal is replayed and its slabs are scrubbed; or it could not be, for this reason.
+    RecoveryEnded(Result<(), String>),
+    /// The volume is rebuilt from its block map, as was asked for.
+    RebuildBegun,
+    /// It is rebuilt, and this had to be dropped; or it could not be, for this reason.
+    RebuildEnded(Result<String, String>),
+    /// The deduplication index has come to another state.
+    Index(IndexState),
+}
+
+/// The states of a deduplication index that last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexState {
+    /// It is open, and asked.
+    Online,
+    /// It is open, and not asked.
+    Offline,
+    /// It is closed.
+    Closed,
+    /// It was not saved, and is made again from its chapters, while the volume works.
+    Rebuilding,
+    /// It failed, and is closed.
+    Error,
+}
+
+/// Who is told of a volume's [`VolumeEvent`]s.
+pub trait Listener: Send + Sync + Debug {
+    /// This has happened. Called on any thread, zone threads too: it must not wait for anything.
+    fn told(&self, event: &VolumeEvent);
 }

@@ -33,6 +33,11 @@ def _add_name(parser, required=True):
     return group
 
 
+def _add_low_space_percent(parser, more):
+    parser.add_argument('-l', '--low-space-percent', type=int, nargs='*', metavar='PERCENT',
+                        help=f'shares of the physical blocks in use that are told of, the smallest first. {more}')
+
+
 def _one_name(subparsers, method, text):
     parser = subparsers.add_parser(method, help=text)
     _add_name(parser)
@@ -52,7 +57,8 @@ def _bdev_vdo_create(args):
           block_map_cache_mib=args.block_map_cache_mib,
           deduplication=args.deduplication,
           compression=args.compression,
-          discard_freed=args.discard_freed)
+          discard_freed=args.discard_freed,
+          low_space_percent=args.low_space_percent)
 
 
 def _bdev_vdo_get_stats(args):
@@ -65,7 +71,8 @@ def _bdev_vdo_set_options(args):
           dedupe_timeout_ms=args.dedupe_timeout_ms,
           dedupe_min_timer_ms=args.dedupe_min_timer_ms,
           compression=args.compression,
-          discard_freed=args.discard_freed)
+          discard_freed=args.discard_freed,
+          low_space_percent=args.low_space_percent)
 
 
 def _bdev_vdo_grow_logical(args):
@@ -112,6 +119,7 @@ def spdk_rpc_plugin_initialize(subparsers):
     p.add_argument('--compression', action=switch, help='compress data. Default: no')
     p.add_argument('--discard-freed', action=switch,
                    help='discard blocks on the base bdev when they are freed. Default: no')
+    _add_low_space_percent(p, 'Default: 80 95')
     p.set_defaults(func=_bdev_vdo_create)
 
     _one_name(subparsers, 'bdev_vdo_delete', 'Shut a VDO volume down and remove its bdev; the data stays')
@@ -145,6 +153,7 @@ def spdk_rpc_plugin_initialize(subparsers):
     p.add_argument('--compression', action=switch, help='compress what is written from now on')
     p.add_argument('--discard-freed', action=switch,
                    help='discard blocks on the base bdev that are freed from now on')
+    _add_low_space_percent(p, 'In place of those before')
     p.set_defaults(func=_bdev_vdo_set_options)
 
     p = subparsers.add_parser('bdev_vdo_grow_logical', help='Make a working VDO bdev present more')

@@ -17,12 +17,14 @@
 //! - [`config_file`]: configuration files as text
 //! - [`spdk`]: the parameters of SPDK's own bdev methods the embedded target has
 //! - [`stats`]: statistics as JSON, and as YAML in the manner of `vdostats`
+//! - [`events`]: what an operator is told of a volume, in the log and by notifications
 //! - [`error`]: codes and messages
 
 pub mod client;
 pub mod config_file;
 pub mod cpumask;
 pub mod error;
+pub mod events;
 pub mod methods;
 pub mod params;
 pub mod results;

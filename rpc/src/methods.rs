@@ -26,7 +26,7 @@ methods! {
     /// Opens the volume on a base bdev, or formats one there: [`crate::params::Create`].
     BDEV_VDO_CREATE = "bdev_vdo_create" ("name", "base_bdev_name")
         ["format", "logical_size_mib", "slab_size_mib", "index_memory_gb", "index_sparse", "cpumask",
-         "block_map_cache_mib", "deduplication", "compression", "discard_freed"];
+         "block_map_cache_mib", "deduplication", "compression", "discard_freed", "low_space_percent"];
     /// Shuts a volume down and lets go of its base bdev: [`crate::params::Name`].
     BDEV_VDO_DELETE = "bdev_vdo_delete" ("name") [];
     /// Rebuilds a volume that is read-only: [`crate::params::Rebuild`], [`crate::results::Rebuilt`].
@@ -47,7 +47,7 @@ methods! {
     BDEV_VDO_INDEX_CREATE = "bdev_vdo_index_create" ("name") [];
     /// Changes what can be changed while the volume works: [`crate::params::SetOptions`].
     BDEV_VDO_SET_OPTIONS = "bdev_vdo_set_options" ("name")
-        ["dedupe_timeout_ms", "dedupe_min_timer_ms", "compression", "discard_freed"];
+        ["dedupe_timeout_ms", "dedupe_min_timer_ms", "compression", "discard_freed", "low_space_percent"];
     /// Makes a volume present more, while it works: [`crate::params::GrowLogical`], [`crate::results::Grown`].
     BDEV_VDO_GROW_LOGICAL = "bdev_vdo_grow_logical" ("name", "logical_size_mib") [];
     /// Has a volume take all of its base bdev, which has become larger: [`crate::params::Name`], [`crate::results::Grown`].

@@ -4,9 +4,10 @@
 //! or an unknown parameter is JSON-RPC's "invalid params"; a value that is understood but not possible
 //! is `-EINVAL`. Either way the message starts with the parameter's name.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use vdo::volume::DEFAULT_LOW_SPACE_PERCENT;
 
 use crate::error::RpcError;
 
@@ -125,6 +126,13 @@ pub struct Create {
     /// Whether to discard blocks on the base bdev when they are freed.
     #[serde(default)]
     pub discard_freed: bool,
+    /// Shares of the physical blocks, in percent and rising, that are told of when they are in use. One number is as good as a list
+    /// of it.
+    #[serde(
+        default = "Create::default_low_space_percent",
+        deserialize_with = "one_or_several"
+    )]
+    pub low_space_percent: Vec<u64>,
 }
 
 impl Create {
@@ -153,6 +161,10 @@ impl Create {
         true
     }
 
+    fn default_low_space_percent() -> Vec<u64> {
+        DEFAULT_LOW_SPACE_PERCENT.map(u64::from).to_vec()
+    }
+
     /// The parameters with all defaults.
     pub fn new(name: impl Into<String>, base_bdev_name: impl Into<String>) -> Create {
         Create {
@@ -168,6 +180,7 @@ impl Create {
             deduplication: Create::default_deduplication(),
             compression: false,
             discard_freed: false,
+            low_space_percent: Create::default_low_space_percent(),
         }
     }
 
@@ -216,7 +229,7 @@ impl Parameters for Create {
                 "choose from 1 to 16777215",
             ));
         }
-        Ok(())
+        rising_percents("low_space_percent", &self.low_space_percent)
     }
 }
 
@@ -282,6 +295,27 @@ pub struct SetOptions {
     /// Whether to discard blocks on the base bdev that are freed from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discard_freed: Option<bool>,
+    /// Shares of the physical blocks that are told of when they are in use, as in [`Create::low_space_percent`].
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "some_or_several"
+    )]
+    pub low_space_percent: Option<Vec<u64>>,
+}
+
+impl SetOptions {
+    /// Options of the volume called `name` that all stay as they are.
+    pub fn none(name: impl Into<String>) -> SetOptions {
+        SetOptions {
+            name: name.into(),
+            dedupe_timeout_ms: None,
+            dedupe_min_timer_ms: None,
+            compression: None,
+            discard_freed: None,
+            low_space_percent: None,
+        }
+    }
 }
 
 impl Parameters for SetOptions {
@@ -305,16 +339,65 @@ impl Parameters for SetOptions {
                 "choose from 1 to 1000",
             ));
         }
-        if self.dedupe_timeout_ms.is_none()
-            && self.dedupe_min_timer_ms.is_none()
-            && self.compression.is_none()
-            && self.discard_freed.is_none()
-        {
+        if let Some(percents) = &self.low_space_percent {
+            rising_percents("low_space_percent", percents)?;
+        }
+        if *self == SetOptions::none(&self.name) {
             return Err(RpcError::invalid_params(
-                "nothing to set: give dedupe_timeout_ms, dedupe_min_timer_ms, compression or discard_freed",
+                "nothing to set: give dedupe_timeout_ms, dedupe_min_timer_ms, compression, discard_freed or low_space_percent",
             ));
         }
         Ok(())
+    }
+}
+
+/// A number, or a list of numbers.
+struct OneOrSeveral;
+
+impl<'de> Visitor<'de> for OneOrSeveral {
+    type Value = Vec<u64>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a number or a list of numbers")
+    }
+
+    fn visit_u64<E>(self, one: u64) -> Result<Vec<u64>, E> {
+        Ok(vec![one])
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u64>, A::Error> {
+        let mut all = Vec::new();
+        while let Some(one) = list.next_element()? {
+            all.push(one);
+        }
+        Ok(all)
+    }
+}
+
+fn one_or_several<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<u64>, D::Error> {
+    value.deserialize_any(OneOrSeveral)
+}
+
+fn some_or_several<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Vec<u64>>, D::Error> {
+    one_or_several(value).map(Some)
+}
+
+/// Whether all are percents, each larger than the one before.
+fn rising_percents(parameter: &str, percents: &[u64]) -> Result<(), RpcError> {
+    if let Some(wrong) = percents.iter().find(|one| !(1..=100).contains(*one)) {
+        return Err(RpcError::bad_value(
+            parameter,
+            wrong,
+            "choose from 1 to 100",
+        ));
+    }
+    match percents.windows(2).find(|pair| pair[0] >= pair[1]) {
+        None => Ok(()),
+        Some(pair) => Err(RpcError::bad_value(
+            parameter,
+            format_args!("{} after {}", pair[1], pair[0]),
+            "give each once, the smallest first",
+        )),
     }
 }
 
@@ -462,6 +545,7 @@ mod tests {
         assert_eq!(create.block_map_cache_mib, 128);
         assert!(create.deduplication && !create.compression && !create.index_sparse);
         assert_eq!(create.logical_size_mib, None);
+        assert_eq!(create.low_space_percent, [80, 95]);
     }
 
     #[test]
@@ -514,6 +598,44 @@ mod tests {
             ("index_memory_gb", json!(1025), ErrorCode::EINVAL, "1025"),
             ("index_memory_gb", json!(-1), ErrorCode::EINVAL, "-1"),
             ("block_map_cache_mib", json!(0), ErrorCode::EINVAL, "0 "),
+            ("low_space_percent", json!(0), ErrorCode::EINVAL, "0 "),
+            ("low_space_percent", json!(101), ErrorCode::EINVAL, "101 "),
+            (
+                "low_space_percent",
+                json!([95, 80]),
+                ErrorCode::EINVAL,
+                "80 after 95",
+            ),
+            (
+                "low_space_percent",
+                json!([80, 80]),
+                ErrorCode::EINVAL,
+                "80 after 80",
+            ),
+            (
+                "low_space_percent",
+                json!([80, 200]),
+                ErrorCode::EINVAL,
+                "200 ",
+            ),
+            (
+                "low_space_percent",
+                json!("80"),
+                ErrorCode::INVALID_PARAMS,
+                "a number or a list",
+            ),
+            (
+                "low_space_percent",
+                json!([80, -1]),
+                ErrorCode::INVALID_PARAMS,
+                "-1",
+            ),
+            (
+                "low_space_percent",
+                json!(80.5),
+                ErrorCode::INVALID_PARAMS,
+                "80.5",
+            ),
             ("deduplication", json!(1), ErrorCode::INVALID_PARAMS, "1"),
             (
                 "cpumask",
@@ -564,6 +686,15 @@ mod tests {
             (options.compression, options.dedupe_timeout_ms),
             (Some(true), None)
         );
+        let percents = |value: Value| {
+            decode(json!({"name": "v", "low_space_percent": value}))
+                .map(|set| set.low_space_percent)
+        };
+        assert_eq!(percents(json!(70)), Ok(Some(vec![70])));
+        assert_eq!(percents(json!([1, 100])), Ok(Some(vec![1, 100])));
+        assert_eq!(percents(json!([])), Ok(Some(vec![])), "none at all");
+        assert!(percents(json!([70, 60])).is_err());
+        assert!(percents(json!(null)).is_err());
     }
 
     /// Every parameter the list of methods names is known to its type, and no other.

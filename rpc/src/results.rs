@@ -19,6 +19,8 @@ pub struct VdoInfo {
     pub compression: bool,
     /// What is done about freed blocks: `off`, `on` (they are discarded on the base bdev), `unsupported` or `failed`.
     pub discard_freed: String,
+    /// Shares of the physical blocks, in percent, that are told of when they are in use.
+    pub low_space_percent: Vec<u64>,
     /// How many zone threads share the work.
     pub zones: u64,
     /// Blocks (4 KiB) of the volume.

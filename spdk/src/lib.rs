@@ -8,6 +8,7 @@
 //! - [`desc`]: an open bdev, its events, and channels to it
 //! - [`json`], [`rpc`]: JSON in and out, methods of SPDK's RPC server
 //! - [`logging`]: what the engine logs goes where SPDK logs
+//! - [`notify`]: SPDK's notifications
 //!
 //! On top, [`vdo`]: the bdev module. A program that links this crate and calls [`vdo::linked`] has the module;
 //! it enters itself, as SPDK's own modules do, before `main`.
@@ -16,6 +17,7 @@ pub mod desc;
 pub mod dma;
 pub mod json;
 pub mod logging;
+pub mod notify;
 pub mod poller;
 pub mod rpc;
 pub mod task;

@@ -15,5 +15,6 @@ pub mod sim;
 pub mod spdk;
 pub mod stock_client;
 pub mod target;
+pub mod told;
 pub mod tools;
 pub mod work;

@@ -348,6 +348,7 @@ fn every_option_that_can_be_set_under_load_takes_hold_at_once_in_both_directions
     // All there are, so that one that is added is missed here.
     let all = SetOptions {
         name: "vdo0".into(),
+        low_space_percent: Some(vec![50]),
         dedupe_timeout_ms: Some(1),
         dedupe_min_timer_ms: Some(1),
         compression: Some(true),
@@ -403,6 +404,12 @@ fn every_option_that_can_be_set_under_load_takes_hold_at_once_in_both_directions
                 for (on, word) in [(true, "on"), (false, "off")] {
                     set("discard_freed", json!(on));
                     assert_eq!(info(&target)["discard_freed"], word);
+                }
+            }
+            "low_space_percent" => {
+                for percents in [json!([50, 99]), json!([])] {
+                    set("low_space_percent", percents.clone());
+                    assert_eq!(info(&target)["low_space_percent"], percents);
                 }
             }
             option => panic!("nothing here tries {option}"),

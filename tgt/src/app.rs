@@ -24,7 +24,7 @@ use crate::rpc::{
     ConfigError, Configuration, Dispatcher, RpcServer, SocketError, State, Subsystem, framework,
 };
 use crate::target::{Phase, Stage, Target};
-use crate::{bdev, nbd, vdo};
+use crate::{bdev, nbd, notify, vdo};
 
 /// How often a program that waits for its start looks whether it should stop instead.
 const LOOK: Duration = Duration::from_secs(1);
@@ -90,6 +90,7 @@ impl App {
         let exports = Arc::new(NbdExports::new());
         nbd::register(&mut dispatcher, &target, &exports);
         vdo::register(&mut dispatcher, &target);
+        notify::register(&mut dispatcher, &target);
         let (bdevs, disks) = (Arc::clone(&target), Arc::clone(&exports));
         let subsystems = vec![
             Subsystem::new("bdev", &[], move || bdevs.bdevs.config()),

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod bdev;
 pub mod nbd;
+pub mod notify;
 pub mod reactor;
 pub mod rpc;
 pub mod target;

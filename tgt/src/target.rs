@@ -7,10 +7,11 @@
 //! the reactors.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::bdev::Registry;
+use crate::notify::Notifications;
 use crate::reactor::{CpuMask, ReactorError, Reactors};
 
 /// When a shutdown hook runs. Stages run in this order.
@@ -47,6 +48,8 @@ pub struct Target {
     pub reactors: Reactors,
     /// All bdevs by name.
     pub bdevs: Registry,
+    /// What has happened.
+    pub notifications: Arc<Notifications>,
     phase: Mutex<Phase>,
     changed: Condvar,
     stop_requested: AtomicBool,
@@ -72,9 +75,11 @@ impl Target {
     /// # Errors
     /// When a core of the mask is missing or the system refuses a thread.
     pub fn start(mask: &CpuMask) -> Result<Target, ReactorError> {
+        let notifications = Arc::<Notifications>::default();
         Ok(Target {
             reactors: Reactors::start(mask)?,
-            bdevs: Registry::default(),
+            bdevs: Registry::telling(Arc::clone(&notifications)),
+            notifications,
             phase: Mutex::default(),
             changed: Condvar::new(),
             stop_requested: AtomicBool::new(false),

@@ -126,6 +126,7 @@ impl<H: Host> ZoneThread<H> {
         if busy {
             self.zone.publish_usage();
         }
+        self.zone.look_at_space();
         busy
     }
 
@@ -202,6 +203,7 @@ impl<H: Host> ZoneThread<H> {
             self.mailbox().stay_awake();
             return false;
         }
+        self.zone.look_at_space_at_once();
         true
     }
 

@@ -59,7 +59,7 @@ use crate::request::pieces::{Cursor, zones_of};
 pub use crate::request::{RequestReport, Stage, SweepReport};
 use crate::runtime::stopwatch::StageTimes;
 pub use crate::runtime::stopwatch::{Lap, StageTime, Stretch, Tracer};
-use crate::seam::{Host, HostRequest, Nanos, RequestHeader, RequestKind};
+use crate::seam::{Host, HostRequest, Listener, Nanos, RequestHeader, RequestKind};
 use crate::stats::VolumeStatistics;
 use crate::types::{BLOCK_SIZE, ZoneIndex};
 use crate::zone::admin;
@@ -220,7 +220,15 @@ pub struct VolumeOptions {
     pub slabs_read_first: u32,
     /// Something of the host's that is to live as long as the volume does.
     pub kept: Option<Kept>,
+    /// Shares of the physical blocks, in percent and rising, of which the listener is told when they are in use, by data and
+    /// metadata. It is told of one again once the use has fallen two percent of the physical blocks below it, or to half of it.
+    pub low_space_percent: Vec<u8>,
+    /// Who is told of what happens to the volume.
+    pub listener: Option<Arc<dyn Listener>>,
 }
+
+/// [`VolumeOptions::low_space_percent`] if nobody says otherwise.
+pub const DEFAULT_LOW_SPACE_PERCENT: [u8; 2] = [80, 95];
 
 impl Default for VolumeOptions {
     fn default() -> Self {
@@ -238,6 +246,8 @@ impl Default for VolumeOptions {
             requests: REQUESTS,
             slabs_read_first: 64,
             kept: None,
+            low_space_percent: DEFAULT_LOW_SPACE_PERCENT.to_vec(),
+            listener: None,
         }
     }
 }
@@ -321,8 +331,8 @@ impl<H: Host> Volume<H> {
         let Found {
             volume: found,
             read_only,
+            dropped,
             overlay,
-            ..
         } = found;
         let mut shared = Shared::new(
             options.name.clone(),
@@ -331,12 +341,14 @@ impl<H: Host> Volume<H> {
             found.layout.clone(),
             names(&found, zones),
         );
+        shared.listen(options.listener.clone(), &options.low_space_percent);
         shared.set_compression(options.compression);
         shared
             .discarding
             .set(discarding_of(&options, options.discard_freed));
         if found.super_block.volume.state == VolumeState::Dirty {
-            shared.set_recovered();
+            // The end of a rebuild was told already.
+            shared.set_recovered(dropped.is_none());
         }
         if let Some(reason) = read_only {
             shared.set_found_read_only(reason);
@@ -469,6 +481,20 @@ impl<H: Host> Volume<H> {
         Ok(())
     }
 
+    /// Shares of the physical blocks that are told of: see [`VolumeOptions::low_space_percent`].
+    pub fn low_space_percent(&self) -> Vec<u8> {
+        self.shared.low_space.percents()
+    }
+
+    /// Has other shares of the physical blocks told of, in percent and rising. Of those that stay it is not told again.
+    pub fn set_low_space_percent(&self, percents: &[u8]) {
+        self.shared.low_space.set(percents);
+        let look: Errand = Box::new(|zone, _| {
+            zone.shared.tell_low_space();
+        });
+        self.errand(0, look);
+    }
+
     /// The state of its index.
     pub fn index_word(&self) -> IndexWord {
         admin::word_of(self.index_word.load(Ordering::Relaxed))
@@ -525,6 +551,9 @@ impl<H: Host> Volume<H> {
                 return done(Err(VdoError::Invalid(why.into())));
             }
             let result = admin::start(&zone).await;
+            if let Err(error) = &result {
+                zone.shared.end_recovery(Err(error.to_string()));
+            }
             volume.life.started(result.is_ok());
             zone.life_changed.wake_all();
             done(result);

@@ -25,7 +25,7 @@ use crate::format::{self, FormatOptions, FormatPlan, Growth};
 use crate::recovery::map_replay::Overlay;
 use crate::runtime::base::{BaseDevice, IoClass};
 use crate::runtime::task::{Executor, Scheduler};
-use crate::seam::{BaseChannel, Nanos};
+use crate::seam::{BaseChannel, Listener, Nanos};
 use crate::types::{BLOCK_SIZE, Pbn};
 
 /// Blocks written at once while formatting.
@@ -154,6 +154,13 @@ impl<C: BaseChannel> Opening<C> {
             found,
             progress,
         }
+    }
+
+    /// Tells `listener` of a recovery or a rebuild. To be called before the first poll.
+    #[must_use]
+    pub fn telling(self, listener: Arc<dyn Listener>) -> Opening<C> {
+        self.progress.listen(listener);
+        self
     }
 
     /// How far it is, for whoever wants to know.

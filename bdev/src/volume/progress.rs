@@ -1,7 +1,9 @@
 //! How far the opening of a volume is. A recovery or a rebuild may take minutes; whoever waits for it can ask, from any
 //! thread, without disturbing it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::seam::{Listener, VolumeEvent};
 
 /// What is done to a volume while it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +72,30 @@ impl std::fmt::Display for Step {
 
 /// How far the opening of a volume is.
 #[derive(Debug, Default)]
-pub struct Progress(Mutex<Option<Step>>);
+pub struct Progress {
+    step: Mutex<Option<Step>>,
+    listener: OnceLock<Arc<dyn Listener>>,
+}
 
 impl Progress {
     /// What is being done; `None` as long as nothing is that may take long.
     pub fn step(&self) -> Option<Step> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn tell(&self, step: Step) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
+    }
+
+    pub(super) fn listen(&self, listener: Arc<dyn Listener>) {
+        // The first stays.
+        _ = self.listener.set(listener);
+    }
+
+    /// Tells who listens.
+    pub(super) fn happened(&self, event: &VolumeEvent) {
+        if let Some(listener) = self.listener.get() {
+            listener.told(event);
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::recovery::map_replay::Overlay;
 use crate::request::Requests;
 use crate::runtime::base::BaseDevice;
 use crate::runtime::task::{Executor, Scheduler, WaitList};
-use crate::seam::Host;
+use crate::seam::{Host, IndexState};
 use crate::types::ZoneIndex;
 use crate::zone::admin::Admin;
 use crate::zone::growth::GrowthTurns;
@@ -250,6 +250,7 @@ impl<H: Host> ZoneSeed<H> {
             marked_now: WaitList::new(&zone.scheduler),
             growth_turns: GrowthTurns::new(&zone.scheduler),
             index_word: Arc::clone(&self.index_word),
+            index_told: Cell::new(IndexState::Closed),
             deduplication: self.options.deduplication,
         };
         zone.appoint(admin);

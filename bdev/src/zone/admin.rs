@@ -25,6 +25,7 @@ use crate::error::VdoError;
 use crate::format::components::VolumeState;
 use crate::runtime::services::ZoneServices;
 use crate::runtime::task::WaitList;
+use crate::seam::{IndexState, VolumeEvent};
 
 /// What an administrator wants of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub(crate) struct Admin {
     /// Whose turn it is to have the volume grow.
     pub(crate) growth_turns: GrowthTurns,
     pub(crate) index_word: Arc<AtomicU8>,
+    /// The state of the index that was told last.
+    pub(crate) index_told: Cell<IndexState>,
     pub(crate) deduplication: bool,
 }
 
@@ -100,10 +103,15 @@ pub(crate) async fn start(zone: &Rc<Zone>) -> Result<(), VdoError> {
     };
     let (base, memory) = (&zone.base, &admin.memory);
     let combined = combine_summaries(slabs, summary, saved_zones, last_run, base, memory).await;
+    zone.shared.slabs_are_sought();
     let loaded = match combined {
         Ok(()) => zone.step_everywhere(AdminStep::Load).await,
         error => error,
     };
+    if let Err(error) = &loaded {
+        zone.shared.end_recovery(Err(error.to_string()));
+    }
+    zone.shared.slabs_are_found();
     match loaded {
         Ok(()) => {}
         Err(error @ VdoError::Inconsistent(_)) => {
@@ -291,4 +299,22 @@ fn publish(zone: &Zone, admin: &Admin) {
     admin
         .index_word
         .store(states.word() as u8, Ordering::Relaxed);
+    tell_index(zone, admin);
+}
+
+/// Tells of the index if it has come to another state that lasts.
+pub(super) fn tell_index(zone: &Zone, admin: &Admin) {
+    let now = match admin.index.borrow().word() {
+        IndexWord::Online => IndexState::Online,
+        IndexWord::Offline => IndexState::Offline,
+        IndexWord::Closed => IndexState::Closed,
+        IndexWord::Error => IndexState::Error,
+        IndexWord::Opening if admin.keeper.is_rebuilding() => IndexState::Rebuilding,
+        IndexWord::Opening | IndexWord::Closing | IndexWord::Suspended | IndexWord::Unknown => {
+            return;
+        }
+    };
+    if admin.index_told.replace(now) != now {
+        zone.shared.tell(&VolumeEvent::Index(now));
+    }
 }

@@ -16,6 +16,7 @@ use super::generations::Generations;
 use super::index::IndexKeeper;
 use super::journaling::Journaling;
 use super::logical_locks::LogicalLocks;
+use super::low_space::LastLook;
 use super::message::Call;
 use super::post::Post;
 use super::scratch::Scratch;
@@ -89,6 +90,8 @@ pub struct Zone {
     /// What zone thread 0 keeps for the whole volume.
     pub(crate) admin: OnceCell<Admin>,
     pub(super) journaling: Journaling,
+    /// When the room in use was looked at.
+    pub(super) last_look: LastLook,
     /// Hash zones in whose packers writes of this thread may lie: bit *i* for zone *i*.
     pub(super) packing: Cell<u16>,
     /// Entries of a journal block that requests are done with, not yet told to the journal.
@@ -167,6 +170,7 @@ impl Zone {
             room_came: WaitList::new(&scheduler),
             admin: OnceCell::new(),
             journaling: Journaling::new(&scheduler, slots, zones),
+            last_look: LastLook::default(),
             packing: Cell::new(0),
             released: Cell::new((SequenceNumber(0), 0)),
             calls: RefCell::new(VecDeque::with_capacity(slots)),

@@ -15,8 +15,6 @@ pub struct RoomSeen(u32);
 pub struct Room {
     /// Slabs that are not scrubbed yet, or not read.
     unrecovered: AtomicU32,
-    /// How many have been.
-    scrubbed: AtomicU32,
     /// Discards of free blocks that are under way.
     discards: AtomicU32,
     /// How often room has come.
@@ -55,12 +53,15 @@ impl Room {
         self.unrecovered.fetch_add(slabs, Ordering::AcqRel);
     }
 
-    /// A slab was scrubbed. If it was the last, says how many have been.
-    pub fn slab_scrubbed(&self) -> Option<u32> {
-        let scrubbed = self.scrubbed.fetch_add(1, Ordering::AcqRel) + 1;
+    /// A slab was scrubbed. Says whether it was the last.
+    pub fn slab_scrubbed(&self) -> bool {
         self.came.fetch_add(1, Ordering::AcqRel);
-        let was_last = self.unrecovered.fetch_sub(1, Ordering::AcqRel) == 1;
-        was_last.then_some(scrubbed)
+        self.unrecovered.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// One that stood for those that were not found yet is none. Says whether none is left.
+    pub fn slabs_found(&self) -> bool {
+        self.unrecovered.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// The volume has taken a larger device.
@@ -101,9 +102,9 @@ mod tests {
         room.slabs_to_scrub(2);
         let seen = room.seen();
         assert!(room.may_come(seen) && !room.has_come(seen));
-        assert_eq!(room.slab_scrubbed(), None);
+        assert!(!room.slab_scrubbed());
         assert!(room.has_come(seen) && !room.has_come(room.seen()));
-        assert_eq!(room.slab_scrubbed(), Some(2));
+        assert!(room.slab_scrubbed());
         let seen = room.seen();
         room.grown();
         assert!(room.may_come(seen), "whoever asked before asks once more");

@@ -1,17 +1,19 @@
-//! What all zone threads of a volume know alike: its shape, its switches, and whether it is
-//! read-only.
+//! What all zone threads of a volume know alike: its shape, its switches, whether it is
+//! read-only, and who is told of what happens to it.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::discarding::DiscardSwitch;
 use super::extent::VolumeExtent;
 use super::journaling::Watermark;
+use super::low_space::LowSpace;
 use super::room::{Room, RoomSeen};
 use super::usage::ZoneUsage;
 use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
 use crate::format::VolumeLayout;
 use crate::index::NameZones;
+use crate::seam::{Listener, VolumeEvent};
 use crate::types::{Pbn, ZoneIndex};
 
 /// How far a rebuild of the index is, in chapters. Written by zone thread 0.
@@ -68,6 +70,13 @@ pub struct Shared {
     read_only_reason: OnceLock<String>,
     /// Whether the volume was not shut down before.
     recovered: bool,
+    /// Whether all slabs that are not whole were found.
+    slabs_found: AtomicBool,
+    /// Whether it is still to be told that its recovery has ended.
+    recovery_is_open: AtomicBool,
+    /// What is told of when space runs low.
+    pub low_space: LowSpace,
+    listener: Option<Arc<dyn Listener>>,
     /// Where blocks come from that are not to be had yet.
     pub room: Room,
     /// Whether freed blocks are discarded on the base device.
@@ -99,6 +108,10 @@ impl Shared {
             dedupe_minimum_timer_ms: AtomicU64::new(DEFAULT_MINIMUM_TIMER_MS),
             index_answers: AtomicBool::new(false),
             recovered: false,
+            slabs_found: AtomicBool::new(false),
+            recovery_is_open: AtomicBool::new(false),
+            low_space: LowSpace::new(&[]),
+            listener: None,
             room: Room::default(),
             discarding: DiscardSwitch::default(),
             wake_everyone: OnceLock::new(),
@@ -131,12 +144,29 @@ impl Shared {
             return false;
         }
         let reason = reason();
-        log::error!("volume {} turns read-only: {reason}", self.name);
-        let _ = self.read_only_reason.set(reason);
+        let _ = self.read_only_reason.set(reason.clone());
         if let Some(wake) = self.wake_everyone.get() {
             wake();
         }
+        self.tell(&VolumeEvent::ReadOnly {
+            reason,
+            was_found: false,
+        });
+        self.end_recovery(Err("the volume turned read-only".into()));
         true
+    }
+
+    /// Says who is told of what happens to the volume, which nobody has seen yet, and of which shares of its space.
+    pub fn listen(&mut self, listener: Option<Arc<dyn Listener>>, low_space_percent: &[u8]) {
+        self.listener = listener;
+        self.low_space = LowSpace::new(low_space_percent);
+    }
+
+    /// Tells who listens.
+    pub fn tell(&self, event: &VolumeEvent) {
+        if let Some(listener) = &self.listener {
+            listener.told(event);
+        }
     }
 
     /// Says how to wake every zone thread, which is done when the volume turns read-only.
@@ -156,9 +186,31 @@ impl Shared {
         self.found_read_only
     }
 
-    /// The volume, which nobody has seen yet, was not shut down: what slabs are not scrubbed yet are so for that reason.
-    pub fn set_recovered(&mut self) {
+    /// The volume, which nobody has seen yet, was not shut down: what slabs are not scrubbed yet are so for that reason. Whether it is to be
+    /// told when they are.
+    pub fn set_recovered(&mut self, is_told: bool) {
         self.recovered = true;
+        self.recovery_is_open = AtomicBool::new(is_told);
+    }
+
+    /// All zone threads are about to find the slabs that are not whole. As long as they do, one more counts as such.
+    pub fn slabs_are_sought(&self) {
+        self.room.slabs_to_scrub(1);
+    }
+
+    /// They have found them.
+    pub fn slabs_are_found(&self) {
+        self.slabs_found.store(true, Ordering::Release);
+        if self.room.slabs_found() {
+            self.end_recovery(Ok(()));
+        }
+    }
+
+    /// The volume is as if it had been shut down, if it was not; or it will not be, for this reason.
+    pub fn end_recovery(&self, end: Result<(), String>) {
+        if self.recovery_is_open.swap(false, Ordering::AcqRel) {
+            self.tell(&VolumeEvent::RecoveryEnded(end));
+        }
     }
 
     /// Whether slabs are being scrubbed because the volume was not shut down.
@@ -166,12 +218,15 @@ impl Shared {
         self.recovered && self.room.unrecovered() > 0
     }
 
+    /// Whether all free blocks count as such: every slab is whole.
+    pub fn knows_free_blocks(&self) -> bool {
+        self.slabs_found.load(Ordering::Acquire) && self.room.unrecovered() == 0
+    }
+
     /// A slab was scrubbed or read. All zone threads are woken.
     pub fn slab_scrubbed(&self) {
-        if let Some(scrubbed) = self.room.slab_scrubbed()
-            && self.recovered
-        {
-            log::info!("volume {}: all {scrubbed} slabs are scrubbed", self.name);
+        if self.room.slab_scrubbed() {
+            self.end_recovery(Ok(()));
         }
         self.tell_of_room();
     }

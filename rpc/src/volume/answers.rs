@@ -8,7 +8,7 @@ use vdo::volume::{
     VolumeDump,
 };
 
-use super::memory;
+use super::{memory, narrowed, widened};
 use crate::methods;
 use crate::params::{Answers, InjectAnswers, SetOptions};
 use crate::results::{
@@ -37,6 +37,7 @@ pub fn info<H: Host>(volume: &Volume<H>, base_bdev_name: &str) -> VdoInfo {
         index_state: volume.index_word().as_str().to_owned(),
         compression: volume.compression(),
         discard_freed: volume.discarding().name().to_owned(),
+        low_space_percent: widened(&volume.low_space_percent()),
         zones: u64::from(volume.options().zones),
         logical_blocks: volume.layout().logical_blocks,
         logical_blocks_used: usage.logical_blocks_used,
@@ -64,6 +65,9 @@ pub fn apply_options<H: Host>(volume: &Volume<H>, options: &SetOptions) -> Resul
     volume.set_dedupe_timeouts(options.dedupe_timeout_ms, options.dedupe_min_timer_ms);
     if let Some(compression) = options.compression {
         volume.set_compression(compression);
+    }
+    if let Some(percents) = &options.low_space_percent {
+        volume.set_low_space_percent(&narrowed(percents));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use vdo::seam::Host;
 use vdo::volume::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS, Volume};
 
-use super::BLOCKS_PER_MIB;
+use super::{BLOCKS_PER_MIB, widened};
 use crate::methods;
 use crate::params::{Create, Format, SetOptions};
 
@@ -19,6 +19,7 @@ pub fn config<H: Host>(params: &Create, volume: &Volume<H>) -> Vec<Value> {
     let switches = Switches {
         compression: volume.compression(),
         discard_freed: volume.discarding().is_wanted(),
+        low_space_percent: widened(&volume.low_space_percent()),
     };
     let now = Create {
         logical_size_mib: params
@@ -30,10 +31,11 @@ pub fn config<H: Host>(params: &Create, volume: &Volume<H>) -> Vec<Value> {
 }
 
 /// What can be switched while a volume works, and is a parameter of `bdev_vdo_create` too.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Switches {
     compression: bool,
     discard_freed: bool,
+    low_space_percent: Vec<u64>,
 }
 
 fn calls(params: &Create, switches: Switches, timeouts: (u64, u64)) -> Vec<Value> {
@@ -44,15 +46,14 @@ fn calls(params: &Create, switches: Switches, timeouts: (u64, u64)) -> Vec<Value
         },
         compression: switches.compression,
         discard_freed: switches.discard_freed,
+        low_space_percent: switches.low_space_percent,
         ..params.clone()
     };
     let changed = |now: u64, usual: u64| (now != usual).then_some(now);
     let options = SetOptions {
-        name: params.name.clone(),
         dedupe_timeout_ms: changed(timeouts.0, DEFAULT_TIMEOUT_MS),
         dedupe_min_timer_ms: changed(timeouts.1, DEFAULT_MINIMUM_TIMER_MS),
-        compression: None,
-        discard_freed: None,
+        ..SetOptions::none(&params.name)
     };
     let mut calls = vec![json!({ "method": methods::BDEV_VDO_CREATE, "params": create })];
     if options.dedupe_timeout_ms.is_some() || options.dedupe_min_timer_ms.is_some() {
@@ -68,10 +69,13 @@ mod tests {
 
     const USUAL: (u64, u64) = (DEFAULT_TIMEOUT_MS, DEFAULT_MINIMUM_TIMER_MS);
 
-    const OFF: Switches = Switches {
-        compression: false,
-        discard_freed: false,
-    };
+    fn off() -> Switches {
+        Switches {
+            compression: false,
+            discard_freed: false,
+            low_space_percent: vec![80, 95],
+        }
+    }
 
     fn saved(params: &Create, now: Switches, timeouts: (u64, u64)) -> (Create, Vec<Value>) {
         let mut calls = calls(params, now, timeouts);
@@ -98,7 +102,7 @@ mod tests {
                 deduplication: false,
                 ..Create::new("v", "b")
             };
-            let (create, more) = saved(&params, OFF, USUAL);
+            let (create, more) = saved(&params, off(), USUAL);
             let expected = Create {
                 format: comes_back,
                 ..params
@@ -114,9 +118,11 @@ mod tests {
         let on = Switches {
             compression: true,
             discard_freed: true,
+            low_space_percent: vec![50],
         };
-        let (create, more) = saved(&params, on, (70, DEFAULT_MINIMUM_TIMER_MS));
+        let (create, more) = saved(&params, on.clone(), (70, DEFAULT_MINIMUM_TIMER_MS));
         assert!(create.compression && create.discard_freed);
+        assert_eq!(create.low_space_percent, [50]);
         let expected = json!({
             "method": "bdev_vdo_set_options", "params": {"name": "v", "dedupe_timeout_ms": 70}
         });
@@ -132,7 +138,7 @@ mod tests {
             discard_freed: true,
             ..params
         };
-        let (create, _) = saved(&switched_off, OFF, USUAL);
+        let (create, _) = saved(&switched_off, off(), USUAL);
         assert!(!create.compression && !create.discard_freed);
     }
 }

@@ -18,6 +18,7 @@ mod growing;
 pub mod memory;
 mod openings;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -39,6 +40,7 @@ pub use self::config::config;
 pub use self::growing::{grown, growth_keeper, logical_growth, physical_growth};
 pub use self::openings::{Shown, index_rebuild, openings, show};
 use crate::cpumask::CpuMask;
+use crate::events::Reporter;
 use crate::params::{Create, Format};
 use crate::{ErrorCode, RpcError};
 
@@ -122,7 +124,8 @@ fn cache_blocks(params: &Create) -> u32 {
     u32::try_from(params.block_map_cache_mib * BLOCKS_PER_MIB).unwrap_or(u32::MAX)
 }
 
-/// How the engine shall run the volume that was found, on `zones` zone threads and a base bdev that can unmap or not. Keeps memory for it as long as it lives.
+/// How the engine shall run the volume that was found, on `zones` zone threads and a base bdev that can unmap or not, and who is told of
+/// what happens to it. Keeps memory for it as long as it lives.
 ///
 /// # Errors
 /// When there is not so much memory: others may have come up since it was found.
@@ -131,12 +134,14 @@ pub fn volume_options(
     found: &format::Volume,
     zones: u8,
     base_unmaps: bool,
+    reporter: Arc<Reporter>,
 ) -> Result<VolumeOptions, VolumeError> {
     let index = params.deduplication.then_some(found.geometry.index.memory);
     let demand = Demand::of(&found.layout, index, cache_blocks(params), REQUESTS);
     Ok(VolumeOptions {
         kept: Some(memory::promise(&demand)?),
         base_discards: base_unmaps,
+        listener: Some(reporter),
         ..options_of(params, zones)
     })
 }
@@ -149,9 +154,21 @@ fn options_of(params: &Create, zones: u8) -> VolumeOptions {
         deduplication: params.deduplication,
         compression: params.compression,
         discard_freed: params.discard_freed,
+        low_space_percent: narrowed(&params.low_space_percent),
         unix_ms: since_1970().as_millis() as u64,
         ..VolumeOptions::default()
     }
+}
+
+/// Percents as the engine has them. They were checked.
+fn narrowed(percents: &[u64]) -> Vec<u8> {
+    let one = |&percent: &u64| u8::try_from(percent).unwrap_or(u8::MAX);
+    percents.iter().map(one).collect()
+}
+
+/// Percents as the methods have them.
+fn widened(percents: &[u8]) -> Vec<u64> {
+    percents.iter().copied().map(u64::from).collect()
 }
 
 /// How long ago 1970 began, as far as the clock of this machine is right.

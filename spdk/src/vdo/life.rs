@@ -16,6 +16,7 @@ use vdo::buffer::DmaMemory;
 use vdo::error::VdoError;
 use vdo::types::BLOCK_SIZE;
 use vdo::volume::{Done, Found, IndexCommand, Losses, OpenRequest, Opening, Volume, VolumeError};
+use vdo_rpc::events::Reporter;
 use vdo_rpc::params::{Create, Format, Rebuild, SetOptions};
 use vdo_rpc::results::Rebuilt;
 use vdo_rpc::volume;
@@ -28,7 +29,7 @@ use super::{NAME, SpdkHost, examine, state};
 use crate::desc::{self, Desc, Event};
 use crate::dma::SpdkMemory;
 use crate::poller::{Activity, Poller};
-use crate::{task, thread};
+use crate::{notify, task, thread};
 
 /// How often, and after what time, a base bdev that was found is tried again while others have it open.
 const FIND_ATTEMPTS: u32 = 50;
@@ -309,11 +310,10 @@ async fn take_over(params: &Create, base_name: &str) -> Result<bool, RpcError> {
     volume::apply_options(
         &volume,
         &SetOptions {
-            name: params.name.clone(),
-            dedupe_timeout_ms: None,
-            dedupe_min_timer_ms: None,
             compression: Some(params.compression),
             discard_freed: (params.discard_freed != discards).then_some(params.discard_freed),
+            low_space_percent: Some(params.low_space_percent.clone()),
+            ..SetOptions::none(&params.name)
         },
     )?;
     if params.deduplication != found.deduplication {
@@ -398,6 +398,11 @@ fn open_base(params: &Create, watch: &Rc<Watch>) -> Result<Desc, RpcError> {
     Ok(base)
 }
 
+/// Who tells of what happens to the volume called `name`.
+fn reporter(name: &str) -> Arc<Reporter> {
+    Arc::new(Reporter::new(name, Box::new(notify::send)))
+}
+
 /// Finds the volume on an open bdev, or makes one, as `request` says. `name` is what it will be called, if it will be a bdev.
 ///
 /// # Errors
@@ -414,7 +419,8 @@ pub async fn look(
         .map_err(|_| no_memory("a channel to the base bdev"))?;
     let blocks = base.bytes() / BLOCK_SIZE as u64;
     let channel = SpdkChannel::new(channel);
-    let mut opening = Opening::new(channel, blocks, Arc::clone(memory), request);
+    let mut opening = Opening::new(channel, blocks, Arc::clone(memory), request)
+        .telling(reporter(name.unwrap_or(&base.name())));
     let _shown = volume::show(name, &base.name(), opening.progress());
     let (answer, answered) = oneshot::channel();
     let mut answer = Some(answer);
@@ -454,7 +460,9 @@ async fn start(
 ) -> Result<Started, VolumeError> {
     let wakers: Vec<_> = cores.iter().map(|_| SpdkWaker::new()).collect();
     let unmaps = base.supports(spdk_sys::SPDK_BDEV_IO_TYPE_UNMAP);
-    let options = volume::volume_options(params, &found.volume, cores.len() as u8, unmaps)?;
+    let reporter = reporter(&params.name);
+    let zones = cores.len() as u8;
+    let options = volume::volume_options(params, &found.volume, zones, unmaps, reporter)?;
     let (volume, seeds) = Volume::<SpdkHost>::assemble(found, options, wakers.clone(), memory)?;
     let mut zones = Vec::new();
     let mut result = Ok(());

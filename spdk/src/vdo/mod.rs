@@ -38,10 +38,11 @@ use futures_channel::oneshot;
 use serde_json::json;
 use spdk_sys as sys;
 use vdo::seam::Host;
+use vdo_rpc::events;
 
 use crate::json::Writer;
 use crate::thread::Thread;
-use crate::{logging, task};
+use crate::{logging, notify, task};
 
 /// The kinds of things SPDK gives the engine.
 pub struct SpdkHost;
@@ -99,6 +100,7 @@ pub fn linked() {
 
 unsafe extern "C" fn init() -> c_int {
     logging::install();
+    events::TYPES.into_iter().for_each(notify::register);
     0
 }
 

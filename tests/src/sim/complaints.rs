@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::sync::Once;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use vdo::seam::VolumeEvent;
 
 thread_local! {
     static LINES: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
@@ -25,6 +26,25 @@ impl Log for Listener {
     }
 
     fn flush(&self) {}
+}
+
+/// Has what goes wrong with a volume in the log, as a host would.
+#[derive(Debug)]
+pub struct Host;
+
+impl vdo::seam::Listener for Host {
+    fn told(&self, event: &VolumeEvent) {
+        match event {
+            VolumeEvent::ReadOnly {
+                reason,
+                was_found: false,
+            } => log::error!("the volume turns read-only: {reason}"),
+            VolumeEvent::RecoveryEnded(Err(why)) | VolumeEvent::RebuildEnded(Err(why)) => {
+                log::warn!("the volume could not be brought back: {why}");
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Begins to listen, for this process.

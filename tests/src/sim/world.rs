@@ -17,6 +17,7 @@ use vdo::volume::{
     IndexCommand, OpenRequest, Opening, Volume, VolumeDump, VolumeError, VolumeOptions, ZoneThread,
 };
 
+use super::complaints;
 use super::disk::{SimChannel, SimDisk};
 use super::request::{SimRequest, Ticket};
 
@@ -77,7 +78,9 @@ impl World {
         mut random: ChaCha8Rng,
     ) -> Result<World, VolumeError> {
         let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
-        let mut opening = Opening::new(disk.channel(), disk.size(), Arc::clone(&memory), request);
+        let (channel, size) = (disk.channel(), disk.size());
+        let opening = Opening::new(channel, size, Arc::clone(&memory), request);
+        let mut opening = opening.telling(Arc::new(complaints::Host));
         let found = loop {
             if let Poll::Ready(found) = opening.poll(Nanos(0)) {
                 break found?;
@@ -90,6 +93,10 @@ impl World {
             }
         };
         let wakers = (0..options.zones).map(|_| NoWaker).collect();
+        let options = VolumeOptions {
+            listener: Some(Arc::new(complaints::Host)),
+            ..options
+        };
         let (volume, seeds) = Volume::<SimHost>::assemble(found, options, wakers, &memory)?;
         let threads = seeds
             .into_iter()

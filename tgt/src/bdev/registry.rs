@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{Bdev, BdevError, BdevInfo, Channel, IoKind, IoStat, IoTotals};
+use crate::notify::{self, Notifications};
 use crate::reactor::ReactorHandle;
 
 /// How long a removal waits for openers to let go.
@@ -299,6 +300,8 @@ pub enum Reset {
 #[derive(Default)]
 pub struct Registry {
     nodes: Mutex<Vec<Arc<Node>>>,
+    /// Who is told which bdevs come and go.
+    notifications: Arc<Notifications>,
 }
 
 impl fmt::Debug for Registry {
@@ -319,6 +322,19 @@ fn check_not_empty(name: &str) -> Result<(), BdevError> {
 }
 
 impl Registry {
+    /// One without bdevs, that tells which come and go.
+    pub fn telling(notifications: Arc<Notifications>) -> Registry {
+        Registry {
+            nodes: Mutex::default(),
+            notifications,
+        }
+    }
+
+    /// A bdev has become larger.
+    pub fn resized(&self, name: &str) {
+        self.notifications.send(notify::BDEV_RESIZE, name);
+    }
+
     fn find(&self, name: &str) -> Result<Arc<Node>, BdevError> {
         let nodes = lock(&self.nodes);
         let found = nodes.iter().find(|node| node.answers_to(name));
@@ -358,11 +374,13 @@ impl Registry {
             info.num_blocks.get(),
             info.block_size
         );
+        let name = info.name.clone();
         nodes.push(Arc::new(Node {
             bdev: Box::new(bdev),
             state: Mutex::default(),
             closed: Condvar::new(),
         }));
+        self.notifications.send(notify::BDEV_REGISTER, &name);
         Ok(())
     }
 
@@ -457,6 +475,8 @@ impl Registry {
             return Err(busy(&user));
         }
         drop(state);
+        let name = &node.bdev.info().name;
+        self.notifications.send(notify::BDEV_UNREGISTER, name);
         lock(&self.nodes).retain(|other| !Arc::ptr_eq(other, &node));
         Ok(())
     }

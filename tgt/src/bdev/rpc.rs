@@ -161,7 +161,7 @@ fn file_create(bdevs: &Registry, options: FileOptions) -> Answer {
 }
 
 fn file_rescan(bdevs: &Registry, name: &str, module: &'static str) -> Answer {
-    bdevs.with(name, module, |bdev: &FileBdev| {
+    let has_grown = bdevs.with(name, module, |bdev: &FileBdev| {
         match bdev.module() == module {
             true => bdev.rescan(),
             false => Err(BdevError::WrongKind {
@@ -171,6 +171,9 @@ fn file_rescan(bdevs: &Registry, name: &str, module: &'static str) -> Answer {
             }),
         }
     })??;
+    if has_grown {
+        bdevs.resized(name);
+    }
     Ok(json!(true))
 }
 

@@ -10,6 +10,7 @@ use vdo::buffer::{DmaMemory, HeapMemory};
 use vdo::format::{Growth, VolumeLayout};
 use vdo::types::BLOCK_SIZE;
 use vdo::volume::{Done, Found, Losses, OpenRequest, Opening, Volume, VolumeError};
+use vdo_rpc::events::Reporter;
 use vdo_rpc::params::{Create, Rebuild};
 use vdo_rpc::results::Rebuilt;
 use vdo_rpc::{ErrorCode, RpcError, volume};
@@ -152,7 +153,9 @@ impl VdoBdev {
                 let user = format!("{MODULE} rebuild");
                 let base = claim_base(target, &create, OpenOptions::claimed(user))?;
                 let reactor = &target.reactors.all()[0];
-                let found = open_base(reactor, &base, None, &create.base_bdev_name, request)?;
+                let reporter = reporter(target, &create.base_bdev_name);
+                let base_name = &create.base_bdev_name;
+                let found = open_base(reactor, &base, (None, base_name), request, reporter)?;
                 (None, create, found.dropped)
             }
         };
@@ -193,12 +196,14 @@ impl VdoBdev {
         let base = claim_base(target, &params, options)?;
         let first = &reactors_of(target, &cores)[0];
         let (name, base_name) = (&params.name, &params.base_bdev_name);
-        let found = open_base(first, &base, Some(name), base_name, request)?;
+        let names = (Some(name.as_str()), base_name.as_str());
+        let found = open_base(first, &base, names, request, reporter(target, name))?;
         let dropped = found.dropped;
         let slabs = u64::from(found.volume.layout.slabs.slab_count);
         let cores = volume::zones_that_fit(&params, cores, slabs)?;
         let reactors = reactors_of(target, &cores);
-        let bdev = Arc::new(start(&reactors, &base, found, params)?);
+        let reporter = reporter(target, name);
+        let bdev = Arc::new(start(&reactors, &base, found, params, reporter)?);
         drop(base);
         if let Err(error) = target.bdevs.add(Arc::clone(&bdev)) {
             let _ = bdev.stop();
@@ -259,12 +264,15 @@ impl VdoBdev {
     /// When a zone thread ended without an answer; within, what the volume says.
     pub(super) fn grow(
         &self,
+        target: &Target,
         growth: Growth,
     ) -> Result<Result<Arc<VolumeLayout>, VolumeError>, VdoError> {
         let grown = wait(|done| self.volume.grow(growth, volume::growth_keeper(), done))?;
-        self.info
-            .num_blocks
-            .grow(self.volume.layout().logical_blocks);
+        let blocks = self.volume.layout().logical_blocks;
+        if blocks > self.info.num_blocks.get() {
+            self.info.num_blocks.grow(blocks);
+            target.bdevs.resized(&self.info.name);
+        }
         Ok(grown)
     }
 
@@ -306,13 +314,21 @@ fn claim_base(
     Ok(base)
 }
 
-/// Finds the volume on the base bdev, or makes one, on a reactor. `name` is what it will be called, if it will be a bdev.
+/// Who tells of what happens to the volume called `name`.
+fn reporter(target: &Target, name: &str) -> Arc<Reporter> {
+    let notifications = Arc::clone(&target.notifications);
+    let notify = move |kind: &str, context: &str| notifications.send(kind, context);
+    Arc::new(Reporter::new(name, Box::new(notify)))
+}
+
+/// Finds the volume on the base bdev, or makes one, on a reactor. The names are what it will be called, if it will be a bdev, and the base
+/// bdev's.
 fn open_base(
     reactor: &ReactorHandle,
     base: &BdevDesc,
-    name: Option<&str>,
-    base_name: &str,
+    (name, base_name): (Option<&str>, &str),
     request: OpenRequest,
+    reporter: Arc<Reporter>,
 ) -> Result<Found, VdoError> {
     let blocks = base.info().bytes() / BLOCK_SIZE as u64;
     let (answer, answered) = mpsc::sync_channel(1);
@@ -321,7 +337,8 @@ fn open_base(
     reactor.call(move |ctx: &mut ReactorCtx| -> Result<(), BdevError> {
         let channel = base_desc.open_channel(ctx.handle())?;
         let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
-        let mut opening = Some(Opening::new(channel, blocks, memory, request));
+        let opening = Opening::new(channel, blocks, memory, request);
+        let mut opening = Some(opening.telling(reporter));
         let _ = to_show.send(opening.as_ref().map(Opening::progress));
         ctx.add_poller("vdo opening", move |_: &mut ReactorCtx| {
             let Some(looking) = &mut opening else {
@@ -349,13 +366,15 @@ fn start(
     base: &BdevDesc,
     found: Found,
     params: Create,
+    reporter: Arc<Reporter>,
 ) -> Result<VdoBdev, VdoError> {
     let failed = |error| VdoError::from(volume::volume_error(&params.base_bdev_name, error));
     let (zones, unmaps) = (
         reactors.len() as u8,
         base.info().supports.contains(IoKind::Unmap),
     );
-    let options = volume::volume_options(&params, &found.volume, zones, unmaps).map_err(failed)?;
+    let options = volume::volume_options(&params, &found.volume, zones, unmaps, reporter);
+    let options = options.map_err(failed)?;
     let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
     let uuid = found.volume.layout.uuid;
     let wakers = reactors

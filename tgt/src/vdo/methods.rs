@@ -78,7 +78,7 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
         Allowed::Runtime,
         move |params: GrowLogical| {
             let bdev = find(&shared, &params.name)?;
-            let grown = bdev.grow(volume::logical_growth(&params))?;
+            let grown = bdev.grow(&shared, volume::logical_growth(&params))?;
             volume::grown("logical_size_mib", &params.name, grown)
         },
     );
@@ -88,7 +88,7 @@ pub fn register(dispatcher: &mut Dispatcher, target: &Arc<Target>) {
         Allowed::Runtime,
         move |params: Name| {
             let bdev = find(&shared, &params.name)?;
-            let grown = bdev.grow(volume::physical_growth(bdev.base_bytes()))?;
+            let grown = bdev.grow(&shared, volume::physical_growth(bdev.base_bytes()))?;
             volume::grown("name", &params.name, grown)
         },
     );

@@ -9,7 +9,7 @@ use crate::error::VdoError;
 use crate::format::{self, Block};
 use crate::runtime::base::{BaseDevice, IoClass};
 use crate::runtime::task::Scheduler;
-use crate::seam::Nanos;
+use crate::seam::{Nanos, VolumeEvent};
 use crate::types::{BLOCK_SIZE, Pbn};
 use crate::volume::VolumeError;
 use crate::volume::progress::{Progress, Step, Work};
@@ -149,6 +149,11 @@ impl Medium {
             self.spoke.set(now);
             log::info!("volume {}: {step}", self.name);
         }
+    }
+
+    /// Tells who listens.
+    pub(super) fn happened(&self, event: &VolumeEvent) {
+        self.told.happened(event);
     }
 
     /// The memory buffers come from.

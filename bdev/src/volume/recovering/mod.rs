@@ -41,6 +41,7 @@ use crate::recovery::map_replay::Overlay;
 use crate::recovery::{EntryRules, Refusal, Ring, RingScan};
 use crate::runtime::base::BaseDevice;
 use crate::runtime::task::{Scheduler, join_all};
+use crate::seam::VolumeEvent;
 pub(super) use look_over::look_over;
 use medium::{Medium, STRIDE, blocks_of};
 
@@ -112,8 +113,25 @@ pub(super) async fn bring_back(
         VolumeState::ForceRebuild | VolumeState::RebuildForUpgrade
     );
     let done = match rebuilds {
-        true => rebuild::rebuild(&medium, &mut volume).await.map(Some),
-        false => recover(&medium, &mut volume).await.map(|()| None),
+        true => {
+            told.happened(&VolumeEvent::RebuildBegun);
+            let rebuilt = rebuild::rebuild(&medium, &mut volume).await;
+            let end = match &rebuilt {
+                Ok(losses) => Ok(losses.to_string()),
+                Err(obstacle) => Err(obstacle.to_string()),
+            };
+            told.happened(&VolumeEvent::RebuildEnded(end));
+            rebuilt.map(Some)
+        }
+        false => {
+            told.happened(&VolumeEvent::RecoveryBegun);
+            // It has not ended before its slabs are scrubbed.
+            let recovered = recover(&medium, &mut volume).await;
+            if let Err(obstacle) = &recovered {
+                told.happened(&VolumeEvent::RecoveryEnded(Err(obstacle.to_string())));
+            }
+            recovered.map(|()| None)
+        }
     };
     match done {
         Ok(dropped) => Ok(Found {
@@ -144,9 +162,11 @@ async fn give_up(
     }
     volume.super_block.volume.state = VolumeState::ReadOnly;
     medium.save_super_block(&volume).await?;
-    let uuid = volume.layout.uuid;
     let why = format!("{what}: {refusal}");
-    log::error!("volume {uuid} is read-only now: {why}");
+    medium.happened(&VolumeEvent::ReadOnly {
+        reason: why.clone(),
+        was_found: false,
+    });
     Ok(as_read_only(medium, volume, why).await)
 }
 
@@ -159,6 +179,10 @@ pub(super) async fn found_read_only(
     volume: format::Volume,
     why: &str,
 ) -> Found {
+    told.happened(&VolumeEvent::ReadOnly {
+        reason: why.to_owned(),
+        was_found: true,
+    });
     let medium = Medium::new(base, scheduler, memory, told, &volume, 1);
     as_read_only(&medium, volume, why.to_owned()).await
 }
@@ -204,8 +228,6 @@ pub(super) async fn ask_for_rebuild(
 /// Replays what the journal holds. Slabs are scrubbed when the volume works.
 async fn recover(medium: &Medium, volume: &mut format::Volume) -> Result<(), Obstacle> {
     let uuid = volume.layout.uuid;
-    let state = volume.super_block.volume.state.name();
-    log::warn!("volume {uuid} is {state}: it was not shut down, and is being recovered");
     let scan = scan(medium, volume).await?;
     let ring = scan.ring();
     let plan = scan.recovery()?;

@@ -49,8 +49,6 @@ pub(super) async fn rebuild(
     medium: &Medium,
     volume: &mut format::Volume,
 ) -> Result<Losses, Obstacle> {
-    let uuid = volume.layout.uuid;
-    log::warn!("volume {uuid} is rebuilt from its block map, as was asked for");
     let scan = scan(medium, volume).await?;
     let ring = scan.ring();
     let plan = scan.rebuild()?;
@@ -97,10 +95,6 @@ pub(super) async fn rebuild(
     summary.save(medium).await?;
     plan.ending.apply(&mut volume.super_block, recount.usage());
     medium.save_super_block(volume).await?;
-    match recount.losses.is_nothing() {
-        true => log::info!("volume {uuid} is rebuilt; nothing had to be dropped"),
-        false => log::warn!("volume {uuid} is rebuilt; dropped: {}", recount.losses),
-    }
     Ok(recount.losses)
 }
 

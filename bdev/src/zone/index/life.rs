@@ -12,6 +12,7 @@ use crate::index::uds::rebuild::{self, ChapterNames};
 use crate::index::uds::ring::Ring;
 use crate::index::uds::saves::{self, LoadedSave, SaveSheet};
 use crate::index::{IndexError, IndexShard};
+use crate::zone::admin::tell_index;
 use crate::zone::message::AdminStep;
 use crate::zone::owner::Zone;
 
@@ -129,10 +130,10 @@ async fn rebuild(
     is_wanted: impl Fn() -> bool,
 ) -> Result<(), IndexError> {
     let (name, device) = (&zone.shared.name, &*zone.index_device);
-    log::info!(
-        "volume {name}: the deduplication index was not saved and is made again from its chapters"
-    );
     keeper.is_rebuilding.set(true);
+    if let Some(admin) = zone.admin.get() {
+        tell_index(zone, admin);
+    }
     zone.index_news();
     everywhere(zone, ShardStep::Make(Arc::new(ring))).await?;
     let reach = rebuild::find_chapters(device, &ring).await?;

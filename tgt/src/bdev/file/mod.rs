@@ -135,11 +135,11 @@ impl FileBdev {
 }
 
 impl FileBdev {
-    /// Looks how large the file is now, and takes what it has become larger by, in whole blocks.
+    /// Looks how large the file is now, and takes what it has become larger by, in whole blocks. Says whether it has.
     ///
     /// # Errors
     /// When it cannot be asked, or is smaller than it was.
-    pub fn rescan(&self) -> Result<(), BdevError> {
+    pub fn rescan(&self) -> Result<bool, BdevError> {
         let name = &self.info.name;
         let bytes = self.file.bytes_now();
         let bytes = bytes.map_err(|source| BdevError::System {
@@ -164,7 +164,7 @@ impl FileBdev {
                 now - before
             );
         }
-        Ok(())
+        Ok(now > before)
     }
 }
 
