@@ -172,7 +172,10 @@ impl Report {
             return whole;
         }
         const CUT: &str = "...";
-        let end = whole.floor_char_boundary(LONGEST_CONTEXT - CUT.len());
+        let mut end = LONGEST_CONTEXT - CUT.len();
+        while !whole.is_char_boundary(end) {
+            end -= 1;
+        }
         format!("{}{CUT}", &whole[..end])
     }
 }
