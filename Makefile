@@ -1,7 +1,7 @@
 # What a person types. Every command works on a machine with Rust and nothing else, but for those of
 # SPDK at the end.
 SHELL := /bin/bash
-.PHONY: all demo test bench bench-instructions bench-scaling lint sim loom miri fuzz spdk test-spdk bench-spdk lint-spdk
+.PHONY: all demo pictures test bench bench-instructions bench-scaling lint sim loom miri fuzz spdk test-spdk bench-spdk lint-spdk
 
 all:
 	cargo build --release
@@ -10,6 +10,11 @@ all:
 demo:
 	cargo build --release -p vdo-tgt --bin vdo_tgt -p vdo-tests --bin demo
 	VDO_TGT=target/release/vdo_tgt target/release/demo
+
+# The pictures of docs/operations.md, of what is really seen; Prometheus has to be there (Debian: prometheus).
+pictures:
+	cargo build -p vdo-tgt --bin vdo_tgt -p vdo-watch --bins -p vdo-tests --bin pictures
+	VDO_TGT=target/debug/vdo_tgt target/debug/pictures
 
 # Runs a test command, then names what was skipped and counts.
 define counted

@@ -5,6 +5,8 @@
 //!
 //! - [`target`]: what a target is asked, and what it says
 //! - [`exporter`]: `vdo_exporter`, which hands every statistic to Prometheus
+//! - [`top`]: `vdo_top`, which shows them in a terminal
 
 pub mod exporter;
 pub mod target;
+pub mod top;
