@@ -18,10 +18,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use thiserror::Error;
 
-use crate::nbd::NbdExports;
+use crate::nbd::{ExportOptions, NbdExports};
 use crate::reactor::{CpuMask, ReactorError};
 use crate::rpc::{
-    ConfigError, Configuration, Dispatcher, RpcServer, SocketError, State, Subsystem, framework,
+    ConfigError, Configuration, Dispatcher, RpcServer, ServerOptions, SocketError, State,
+    Subsystem, framework,
 };
 use crate::target::{Phase, Stage, Target};
 use crate::{bdev, nbd, notify, vdo};
@@ -40,6 +41,10 @@ pub struct AppOptions {
     pub cpumask: CpuMask,
     /// Whether to wait for `framework_start_init` before going to work.
     pub wait_for_rpc: bool,
+    /// For whom RPC is served.
+    pub rpc: ServerOptions,
+    /// For whom bdevs are served.
+    pub nbd: ExportOptions,
 }
 
 /// Why the program ended other than by being asked to.
@@ -83,11 +88,11 @@ impl App {
     ///
     /// # Errors
     /// When the reactors cannot be started.
-    pub fn new(cpumask: &CpuMask) -> Result<App, AppError> {
-        let target = Arc::new(Target::start(cpumask)?);
+    pub fn new(options: &AppOptions) -> Result<App, AppError> {
+        let target = Arc::new(Target::start(&options.cpumask)?);
         let mut dispatcher = Dispatcher::new();
         bdev::register(&mut dispatcher, &target);
-        let exports = Arc::new(NbdExports::new());
+        let exports = Arc::new(NbdExports::new(options.nbd));
         nbd::register(&mut dispatcher, &target, &exports);
         vdo::register(&mut dispatcher, &target);
         notify::register(&mut dispatcher, &target);
@@ -174,7 +179,8 @@ impl App {
             return Ok(());
         };
         let target = Arc::clone(&self.target);
-        let server = RpcServer::start(path, Arc::clone(&self.dispatcher), move || {
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let server = RpcServer::start(path, options.rpc, dispatcher, move || {
             match target.phase() {
                 Phase::Startup => State::Startup,
                 Phase::Running | Phase::Stopping => State::Runtime,
@@ -213,7 +219,7 @@ fn wrong(path: &Path) -> impl FnOnce(ConfigError) -> AppError {
 /// Why it did not come to work. Everything has been taken apart again by then.
 pub fn run(options: &AppOptions) -> Result<(), AppError> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(AppError::Signals)?;
-    let app = App::new(&options.cpumask)?;
+    let app = App::new(options)?;
     let (handle, target) = (signals.handle(), Arc::clone(app.target()));
     let listener = std::thread::spawn(move || {
         for signal in signals.forever() {

@@ -6,5 +6,6 @@ pub mod nbd;
 pub mod notify;
 pub mod reactor;
 pub mod rpc;
+pub mod sandbox;
 pub mod target;
 pub mod vdo;

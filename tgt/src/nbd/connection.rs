@@ -12,7 +12,6 @@ use std::sync::Arc;
 use vdo::seam::Nanos;
 
 use super::export::{Member, Shared};
-use super::memory::RequestMemory;
 use super::negotiation::{Negotiation, Progress};
 use super::places::Place;
 use super::pool::Pool;
@@ -170,8 +169,11 @@ impl Connection {
     ) -> Option<Transmission> {
         let info = self.shared.info();
         let channel = self.shared.open_channel(reactor)?;
-        let Some(pool) = Pool::new(Arc::new(RequestMemory)) else {
-            log::error!("nbd: no memory is left for another client of {}", info.name);
+        let Some(pool) = Pool::new(self.shared.memory()) else {
+            log::error!(
+                "nbd: no memory is left for another client of {} (--nbd-memory-mib)",
+                info.name
+            );
             return None;
         };
         log::debug!("nbd: a client of {} is served by {reactor:?}", info.name);

@@ -15,16 +15,18 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use thiserror::Error;
+use vdo::buffer::DmaMemory;
 use vdo::seam::Nanos;
 use vdo_rpc::RpcError;
 
 use super::connection::Connection;
+use super::memory::RequestMemory;
 use super::negotiation::ExportInfo;
 use super::places::{Limits, Place, Places};
 use super::protocol::transmission;
 use crate::bdev::{BdevDesc, BdevError, BdevInfo, Channel, IoKind, OpenOptions, Registry};
 use crate::reactor::{Activity, ReactorCtx, ReactorHandle, Reactors, Watched};
-use crate::rpc::{LockedListener, SocketError};
+use crate::rpc::{LockedListener, SocketAccess, SocketError};
 
 /// How long stopping an export waits for I/O under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,6 +45,7 @@ pub(super) struct Shared {
     reactors: Vec<ReactorHandle>,
     next_reactor: AtomicUsize,
     places: Arc<Places>,
+    memory: Arc<RequestMemory>,
     /// The listener and the clients there are.
     members: Mutex<usize>,
     member_left: Condvar,
@@ -57,6 +60,11 @@ impl Shared {
     /// The places for its clients.
     pub(super) fn places(&self) -> &Arc<Places> {
         &self.places
+    }
+
+    /// The memory for its clients' requests.
+    pub(super) fn memory(&self) -> Arc<dyn DmaMemory> {
+        self.memory.clone()
     }
 
     /// Whether everybody is to leave.
@@ -170,10 +178,32 @@ impl From<NbdError> for RpcError {
     }
 }
 
+/// For whom exports are.
+#[derive(Clone, Copy, Debug)]
+pub struct ExportOptions {
+    /// Who may connect.
+    pub access: SocketAccess,
+    /// Clients each export serves at once.
+    pub most_clients: usize,
+    /// Memory for the requests of all clients of all exports, in bytes.
+    pub memory_bytes: u64,
+}
+
+impl Default for ExportOptions {
+    fn default() -> ExportOptions {
+        ExportOptions {
+            access: SocketAccess::default(),
+            most_clients: Limits::default().served,
+            memory_bytes: 4 << 30,
+        }
+    }
+}
+
 /// All exports of a target, by path.
-#[derive(Default)]
 pub struct NbdExports {
+    access: SocketAccess,
     limits: Limits,
+    memory: Arc<RequestMemory>,
     exports: Arc<Mutex<Vec<Arc<Shared>>>>,
 }
 
@@ -186,9 +216,18 @@ impl fmt::Debug for NbdExports {
 }
 
 impl NbdExports {
-    /// No exports.
-    pub fn new() -> NbdExports {
-        NbdExports::default()
+    /// No exports yet.
+    pub fn new(options: ExportOptions) -> NbdExports {
+        let limits = Limits {
+            served: options.most_clients,
+            ..Limits::default()
+        };
+        NbdExports {
+            access: options.access,
+            limits,
+            memory: Arc::new(RequestMemory::new(options.memory_bytes)),
+            exports: Arc::default(),
+        }
     }
 
     /// No exports, and other limits for those to come.
@@ -196,11 +235,11 @@ impl NbdExports {
     pub(super) fn with_limits(limits: Limits) -> NbdExports {
         NbdExports {
             limits,
-            ..NbdExports::default()
+            ..NbdExports::new(ExportOptions::default())
         }
     }
 
-    /// Serves a bdev at a UNIX socket, for the owner only, until it is stopped.
+    /// Serves a bdev at a UNIX socket, for those who may connect, until it is stopped.
     ///
     /// # Errors
     /// When the bdev cannot be opened, or the path not be listened on.
@@ -222,7 +261,7 @@ impl NbdExports {
             });
         }
         let desc = self.open(bdevs, bdev_name, path)?;
-        let listener = LockedListener::bind(Path::new(path))?;
+        let listener = LockedListener::bind(Path::new(path), self.access)?;
         let reactor = reactors.first();
         let shared = Arc::new(Shared {
             info: export_info(desc.info()),
@@ -232,6 +271,7 @@ impl NbdExports {
             reactors: reactors.all().to_vec(),
             next_reactor: AtomicUsize::new(0),
             places: Arc::new(Places::new(self.limits, reactor.clone())),
+            memory: Arc::clone(&self.memory),
             members: Mutex::default(),
             member_left: Condvar::new(),
         });

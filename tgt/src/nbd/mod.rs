@@ -17,7 +17,7 @@ mod rpc;
 mod transmission;
 mod turns;
 
-pub use export::{NbdError, NbdExports};
+pub use export::{ExportOptions, NbdError, NbdExports};
 pub use rpc::register;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::NbdExports;
+use super::export::{ExportOptions, NbdExports};
 use super::places::Limits;
 use super::protocol::{REQUEST, STRUCTURED_REPLY, option, transmission};
 use crate::bdev::MallocBdev;
@@ -48,7 +48,7 @@ impl Fixture {
         let fixture = Fixture {
             folder: tempfile::tempdir().unwrap(),
             target,
-            exports: NbdExports::new(),
+            exports: NbdExports::new(ExportOptions::default()),
         };
         fixture.start().unwrap();
         fixture

@@ -5,7 +5,7 @@
 //! while there is something to do; so a slow request holds up its own client only. A method whose
 //! point is to wait gets a thread to itself. Workers hand answers back and wake the server.
 //!
-//! Limits are SPDK's: 64 connections, 256 KiB a request, 32 MiB an answer. When all 64 are taken and
+//! Limits are SPDK's: 64 connections (or as many as [`ServerOptions`] says), 256 KiB a request, 32 MiB an answer. When all places are taken and
 //! another client knocks, the one that has been quiet longest (and for ten seconds at least) goes.
 //!
 //! Life cycle: [`RpcServer::start`] listens and answers; [`RpcServer::stop`] takes no more, lets
@@ -23,13 +23,32 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use vdo_rpc::RpcError;
 
+use super::access::SocketAccess;
 use super::connection::Connection;
 use super::dispatch::{Dispatcher, State};
 use super::message::{self, Incoming, Request};
 use super::socket::{LockedListener, SocketError};
 
-/// Most clients at once.
+/// Most clients at once, if nobody says otherwise: as many as SPDK has.
 pub const MOST_CONNECTIONS: usize = 64;
+
+/// For whom a server is.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerOptions {
+    /// Who may connect.
+    pub access: SocketAccess,
+    /// Most clients at once.
+    pub most_connections: usize,
+}
+
+impl Default for ServerOptions {
+    fn default() -> ServerOptions {
+        ServerOptions {
+            access: SocketAccess::default(),
+            most_connections: MOST_CONNECTIONS,
+        }
+    }
+}
 
 /// How long a client must have been quiet before it can lose its place to another.
 const QUIET: Duration = Duration::from_secs(10);
@@ -130,10 +149,11 @@ impl RpcServer {
     /// Listens on `path` and answers with `dispatcher`; `state` tells where the program is in its life.
     pub fn start(
         path: &Path,
+        options: ServerOptions,
         dispatcher: Arc<Dispatcher>,
         state: impl Fn() -> State + Send + Sync + 'static,
     ) -> Result<RpcServer, SocketError> {
-        let listener = LockedListener::bind(path)?;
+        let listener = LockedListener::bind(path, options.access)?;
         let system = |source| SocketError::System {
             what: "cannot serve",
             path: path.to_path_buf(),
@@ -152,6 +172,7 @@ impl RpcServer {
         let server = Server {
             shared: Arc::clone(&shared),
             listener: Some(listener),
+            most_connections: options.most_connections,
             woken,
             clients: BTreeMap::new(),
             last_id: 0,
@@ -193,6 +214,7 @@ impl Drop for RpcServer {
 struct Server {
     shared: Arc<Shared>,
     listener: Option<LockedListener>,
+    most_connections: usize,
     woken: UnixStream,
     clients: BTreeMap<ConnectionId, Client>,
     last_id: ConnectionId,
@@ -244,7 +266,7 @@ impl Server {
     fn wait(&mut self, deadline: Option<Instant>) {
         let mut polled = vec![entry(self.woken.as_raw_fd(), libc::POLLIN)];
         let mut owners = vec![Watched::Waker];
-        let crowded = self.clients.len() >= MOST_CONNECTIONS;
+        let crowded = self.clients.len() >= self.most_connections;
         if let Some(listener) = &self.listener
             && (!crowded || self.quietest().is_some())
         {
@@ -307,12 +329,13 @@ impl Server {
 
     fn accept(&mut self) {
         while let Some(listener) = &self.listener {
-            if self.clients.len() >= MOST_CONNECTIONS {
+            if self.clients.len() >= self.most_connections {
                 let Some(quietest) = self.quietest() else {
                     return;
                 };
                 log::info!(
-                    "rpc: {MOST_CONNECTIONS} clients are connected; the quietest one has to go"
+                    "rpc: {} clients are connected; the quietest one has to go",
+                    self.most_connections
                 );
                 self.clients.remove(&quietest);
             }

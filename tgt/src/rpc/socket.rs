@@ -1,4 +1,4 @@
-//! The listening UNIX socket: owner-only from its first moment, with SPDK's lock file beside it, and never
+//! The listening UNIX socket: for those it is for, and nobody else, from its first moment ([`super::access`]), with SPDK's lock file beside it, and never
 //! in the place of anybody else's.
 //!
 //! 1. `PATH.lock` is locked, for as long as the socket lives. It settles who is first among programs that do
@@ -6,7 +6,7 @@
 //! 2. What is found at the path is looked at. Programs that know no lock (`qemu-nbd`, say) are asked by
 //!    knocking: only a socket that the kernel says nobody listens on was left by a program that died, and is
 //!    removed. A file that is no socket is never touched.
-//! 3. It is bound. Dropped, it removes both files, if they are still its own.
+//! 3. It is bound, given to whom it is to belong, and listened on. Dropped, it removes both files, if they are still its own.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,6 +17,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use super::access::SocketAccess;
 
 /// Connections the kernel keeps waiting to be accepted, as in SPDK.
 const BACKLOG: i32 = 512;
@@ -89,25 +91,32 @@ fn system(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketEr
 }
 
 impl LockedListener {
-    /// Listens on `path`, for the owner only (mode 0600).
+    /// Listens on `path`, for those who have `access`.
     ///
     /// # Errors
     /// When somebody listens there already, there is a file that is no socket, or the system refuses.
-    pub fn bind(path: &Path) -> Result<LockedListener, SocketError> {
+    pub fn bind(path: &Path, access: SocketAccess) -> Result<LockedListener, SocketError> {
         let address = address(path)?;
         let lock = LockFile::take(path)?;
         remove_if_stale(path, &address)?;
-        let listener = listen(&address).map_err(|error| match error.raw_os_error() {
+        let socket = bound(&address).map_err(|error| match error.raw_os_error() {
             // Somebody without a lock was quicker.
             Some(libc::EADDRINUSE) => SocketError::InUse(path.to_path_buf()),
-            _ => system("cannot listen on", path)(error),
+            _ => system("cannot make socket", path)(error),
         })?;
-        Ok(LockedListener {
-            listener,
+        // From here on the file is removed whatever comes.
+        let listener = LockedListener {
+            listener: UnixListener::from(socket),
             path: path.to_path_buf(),
             file: file_id(path),
             _lock: lock,
-        })
+        };
+        let given = access.apply(path);
+        given.map_err(system("cannot give owner and mode to socket", path))?;
+        // SAFETY: no pointers.
+        let listening = check(unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) });
+        listening.map_err(system("cannot listen on", path))?;
+        Ok(listener)
     }
 
     /// The listening socket; it does not block.
@@ -277,7 +286,8 @@ fn unbound() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn listen(address: &libc::sockaddr_un) -> io::Result<UnixListener> {
+/// A socket with a file for its owner only, on which nobody listens yet.
+fn bound(address: &libc::sockaddr_un) -> io::Result<OwnedFd> {
     let socket = unbound()?;
     // The mode an unbound socket has is the mode its file gets: nobody else can slip in before a chmod.
     // SAFETY: no pointers.
@@ -291,9 +301,7 @@ fn listen(address: &libc::sockaddr_un) -> io::Result<UnixListener> {
             length,
         )
     })?;
-    // SAFETY: no pointers.
-    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
-    Ok(UnixListener::from(socket))
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -302,20 +310,21 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 
+    fn bind(path: &Path) -> Result<LockedListener, SocketError> {
+        LockedListener::bind(path, SocketAccess::default())
+    }
+
     #[test]
     fn the_socket_is_for_its_owner_only_and_goes_with_its_lock() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rpc.sock");
-        let listener = LockedListener::bind(&path).unwrap();
+        let listener = bind(&path).unwrap();
         assert_eq!(
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
         UnixStream::connect(&path).unwrap();
-        assert!(matches!(
-            LockedListener::bind(&path),
-            Err(SocketError::InUse(_))
-        ));
+        assert!(matches!(bind(&path), Err(SocketError::InUse(_))));
         UnixStream::connect(&path).expect("a refused second listener leaves the first alone");
         drop(listener);
         assert_eq!(
@@ -331,12 +340,9 @@ mod tests {
         let path = folder.path().join("rpc.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "a socket file outlives its listener");
-        drop(LockedListener::bind(&path).unwrap());
+        drop(bind(&path).unwrap());
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(
-            LockedListener::bind(&path),
-            Err(SocketError::NotASocket(_))
-        ));
+        assert!(matches!(bind(&path), Err(SocketError::NotASocket(_))));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 
@@ -344,7 +350,7 @@ mod tests {
     fn a_socket_that_somebody_else_listens_on_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("other.sock");
-        let in_use = || matches!(LockedListener::bind(&path), Err(SocketError::InUse(_)));
+        let in_use = || matches!(bind(&path), Err(SocketError::InUse(_)));
         // One without a lock file, and then one that lets nobody in, so that more than its backlog wait.
         let other = UnixListener::bind(&path).unwrap();
         assert!(in_use());
@@ -359,14 +365,14 @@ mod tests {
         assert!(path.exists(), "it is still there");
         assert!(!folder.path().join("other.sock.lock").exists());
         drop(other);
-        LockedListener::bind(&path).expect("nobody listens any more");
+        bind(&path).expect("nobody listens any more");
     }
 
     #[test]
     fn a_path_that_somebody_else_took_over_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rpc.sock");
-        let ours = LockedListener::bind(&path).unwrap();
+        let ours = bind(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(ours);
@@ -379,7 +385,7 @@ mod tests {
         let path = folder.path().join("Cargo");
         let precious = folder.path().join("Cargo.lock");
         std::fs::write(&precious, "precious").unwrap();
-        drop(LockedListener::bind(&path).unwrap());
+        drop(bind(&path).unwrap());
         assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
     }
 
@@ -393,7 +399,7 @@ mod tests {
             let got: Vec<_> = std::thread::scope(|scope| {
                 let try_it = || {
                     barrier.wait();
-                    LockedListener::bind(&path)
+                    bind(&path)
                 };
                 let tries: Vec<_> = (0..4).map(|_| scope.spawn(try_it)).collect();
                 tries.into_iter().map(|one| one.join().unwrap()).collect()
@@ -408,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_path_that_cannot_be_a_socket_is_refused_with_its_length() {
-        let error = LockedListener::bind(Path::new(&"x".repeat(108))).unwrap_err();
+        let error = bind(Path::new(&"x".repeat(108))).unwrap_err();
         assert!(error.to_string().contains("108 bytes"), "{error}");
     }
 }

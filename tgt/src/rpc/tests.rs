@@ -65,7 +65,8 @@ impl Fixture {
             }
         };
         let path = folder.path().join("rpc.sock");
-        let server = RpcServer::start(&path, Arc::new(dispatcher), state).unwrap();
+        let server =
+            RpcServer::start(&path, ServerOptions::default(), Arc::new(dispatcher), state).unwrap();
         Fixture {
             folder,
             gate,
