@@ -17,8 +17,10 @@ def _call(args, method, **params):
     params = {name: value for name, value in params.items() if value is not None}
     result = args.client.call(method, params)
     # Batches and dry runs have no result yet; "true" says nothing the exit status does not.
-    if result is not None and result is not True:
-        print(json.dumps(result, indent=2).strip('"'))
+    if isinstance(result, str):
+        print(result.rstrip('\n'))
+    elif result is not None and result is not True:
+        print(json.dumps(result, indent=2))
 
 
 def _name(args):
@@ -58,11 +60,12 @@ def _bdev_vdo_create(args):
           deduplication=args.deduplication,
           compression=args.compression,
           discard_freed=args.discard_freed,
-          low_space_percent=args.low_space_percent)
+          low_space_percent=args.low_space_percent,
+          profile=args.profile.read() if args.profile is not None else None)
 
 
 def _bdev_vdo_get_stats(args):
-    _call(args, 'bdev_vdo_get_stats', name=_name(args), per_zone=args.per_zone)
+    _call(args, 'bdev_vdo_get_stats', name=_name(args), per_zone=args.per_zone, format=args.format)
 
 
 def _bdev_vdo_set_options(args):
@@ -120,6 +123,8 @@ def spdk_rpc_plugin_initialize(subparsers):
     p.add_argument('--discard-freed', action=switch,
                    help='discard blocks on the base bdev when they are freed. Default: no')
     _add_low_space_percent(p, 'Default: 80 95')
+    p.add_argument('-p', '--profile', type=argparse.FileType('r', encoding='utf-8'), metavar='FILE',
+                   help='YAML file with parameters by their names in JSON-RPC; options given here go before')
     p.set_defaults(func=_bdev_vdo_create)
 
     _one_name(subparsers, 'bdev_vdo_delete', 'Shut a VDO volume down and remove its bdev; the data stays')
@@ -136,6 +141,8 @@ def spdk_rpc_plugin_initialize(subparsers):
     _add_name(p, required=False)
     p.add_argument('-z', '--per-zone', action='store_true', default=None,
                    help='show the share of each zone thread as well')
+    p.add_argument('-y', '--yaml', dest='format', action='store_const', const='yaml',
+                   help='as text, in the manner of vdostats --verbose')
     p.set_defaults(func=_bdev_vdo_get_stats)
 
     _one_name(subparsers, 'bdev_vdo_index_online', 'Ask the index again')

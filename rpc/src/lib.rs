@@ -10,6 +10,7 @@
 //!
 //! - [`methods`]: the names, and what each method takes
 //! - [`params`]: the parameter types
+//! - `profile`: parameters of `bdev_vdo_create` from a file
 //! - [`results`]: what `bdev_get_bdevs` shows of a volume, `bdev_vdo_dump`, `bdev_vdo_get_histograms`, and `bdev_vdo_rebuild`
 //! - [`volume`]: what the parameters mean to the engine, and what the engine's answers are called
 //! - [`client`]: the other end of the socket, for programs that ask a target
@@ -27,6 +28,7 @@ pub mod error;
 pub mod events;
 pub mod methods;
 pub mod params;
+mod profile;
 pub mod results;
 pub mod spdk;
 pub mod stats;

@@ -26,7 +26,7 @@ methods! {
     /// Opens the volume on a base bdev, or formats one there: [`crate::params::Create`].
     BDEV_VDO_CREATE = "bdev_vdo_create" ("name", "base_bdev_name")
         ["format", "logical_size_mib", "slab_size_mib", "index_memory_gb", "index_sparse", "cpumask",
-         "block_map_cache_mib", "deduplication", "compression", "discard_freed", "low_space_percent"];
+         "block_map_cache_mib", "deduplication", "compression", "discard_freed", "low_space_percent", "profile"];
     /// Shuts a volume down and lets go of its base bdev: [`crate::params::Name`].
     BDEV_VDO_DELETE = "bdev_vdo_delete" ("name") [];
     /// Rebuilds a volume that is read-only: [`crate::params::Rebuild`], [`crate::results::Rebuilt`].
@@ -34,7 +34,7 @@ methods! {
     /// How far volumes are that are being opened: [`crate::params::NoParams`], [`crate::results::OpeningInfo`].
     BDEV_VDO_GET_PROGRESS = "bdev_vdo_get_progress" () [];
     /// Statistics: [`crate::params::GetStats`].
-    BDEV_VDO_GET_STATS = "bdev_vdo_get_stats" () ["name", "per_zone"];
+    BDEV_VDO_GET_STATS = "bdev_vdo_get_stats" () ["name", "per_zone", "format"];
     /// Starts to ask the index again: [`crate::params::Name`].
     BDEV_VDO_INDEX_ONLINE = "bdev_vdo_index_online" ("name") [];
     /// Stops asking the index, and leaves it open: [`crate::params::Name`].

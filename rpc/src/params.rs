@@ -4,18 +4,26 @@
 //! or an unknown parameter is JSON-RPC's "invalid params"; a value that is understood but not possible
 //! is `-EINVAL`. Either way the message starts with the parameter's name.
 
+use std::borrow::Cow;
+
 use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use vdo::volume::DEFAULT_LOW_SPACE_PERCENT;
 
 use crate::error::RpcError;
+use crate::profile;
 
 /// The parameters of a method.
 pub trait Parameters: DeserializeOwned {
     /// Refuses values out of range. Called by [`Parameters::decode`].
     fn check(&self) -> Result<(), RpcError> {
         Ok(())
+    }
+
+    /// What is made of the object of parameters before it is decoded.
+    fn prepare(given: &Value) -> Result<Cow<'_, Value>, RpcError> {
+        Ok(Cow::Borrowed(given))
     }
 
     /// The parameters of a request. No `params` at all is as good as an empty object.
@@ -31,7 +39,8 @@ pub trait Parameters: DeserializeOwned {
                 shorten(&value.to_string())
             )));
         }
-        let decoded: Self = serde_path_to_error::deserialize(value).map_err(|error| {
+        let value = Self::prepare(value)?;
+        let decoded: Self = serde_path_to_error::deserialize(&*value).map_err(|error| {
             let path = error.path().to_string();
             if path == "." {
                 RpcError::invalid_params(error.inner().to_string())
@@ -191,6 +200,10 @@ impl Create {
 }
 
 impl Parameters for Create {
+    fn prepare(given: &Value) -> Result<Cow<'_, Value>, RpcError> {
+        profile::apply(given)
+    }
+
     fn check(&self) -> Result<(), RpcError> {
         bdev_name("name", &self.name)?;
         bdev_name("base_bdev_name", &self.base_bdev_name)?;
@@ -257,6 +270,17 @@ impl Parameters for Rebuild {
     }
 }
 
+/// How statistics are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatsFormat {
+    /// As a list of objects.
+    #[default]
+    Json,
+    /// As text, in the manner of `vdostats --verbose`.
+    Yaml,
+}
+
 /// Parameters of `bdev_vdo_get_stats`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -267,10 +291,20 @@ pub struct GetStats {
     /// Whether to show each zone's share as well.
     #[serde(default)]
     pub per_zone: bool,
+    /// How they are answered.
+    #[serde(default)]
+    pub format: StatsFormat,
 }
 
 impl Parameters for GetStats {
     fn check(&self) -> Result<(), RpcError> {
+        if self.per_zone && self.format == StatsFormat::Yaml {
+            return Err(RpcError::bad_value(
+                "format",
+                "yaml",
+                "it shows no zones: leave per_zone out, or take json",
+            ));
+        }
         self.name
             .as_ref()
             .map_or(Ok(()), |name| bdev_name("name", name))

@@ -7,7 +7,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use vdo::stats::{Statistics, Visitor, VolumeStatistics};
 
+use crate::params::{GetStats, StatsFormat};
 use crate::results::{saving_percent, used_percent};
+use crate::{ErrorCode, RpcError};
 
 /// Builds a tree of JSON objects out of a walk.
 #[derive(Default)]
@@ -38,6 +40,25 @@ impl Visitor for Tree {
             let group = std::mem::replace(&mut self.current, outer);
             self.current.insert(name.to_owned(), Value::Object(group));
         }
+    }
+}
+
+/// The answer of `bdev_vdo_get_stats`: of each volume its name and what it counted.
+///
+/// # Errors
+/// When they cannot be written as is asked, which no statistics there are can cause.
+pub fn answer(
+    params: &GetStats,
+    volumes: &[(String, VolumeStatistics)],
+) -> Result<Value, RpcError> {
+    let all = volumes.iter().map(|(name, counted)| (&**name, counted));
+    match params.format {
+        StatsFormat::Json => Ok(all
+            .map(|(name, counted)| to_json(name, counted, params.per_zone))
+            .collect()),
+        StatsFormat::Yaml => to_yaml(all)
+            .map(Value::from)
+            .map_err(|error| RpcError::new(ErrorCode::EIO, format!("format: {error}"))),
     }
 }
 

@@ -4,9 +4,9 @@
 //! need the log flag `vdo` (`-L vdo`, or `log_set_flag vdo`), like those of any other SPDK component.
 
 use std::ffi::{CString, c_int};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
+use once_cell::sync::OnceCell;
 use spdk_sys as sys;
 
 struct SpdkLog;
@@ -66,12 +66,14 @@ impl Log for SpdkLog {
     fn flush(&self) {}
 }
 
-/// Makes SPDK's log the log of this program. The first call counts.
-pub fn install() {
-    static INSTALLED: AtomicBool = AtomicBool::new(false);
-    if !INSTALLED.swap(true, Ordering::AcqRel) && log::set_logger(&SpdkLog).is_ok() {
-        log::set_max_level(LevelFilter::Debug);
-    }
+/// Makes SPDK's log the log of this program, the first time it is called.
+///
+/// # Errors
+/// When the program has another log already.
+pub fn install() -> Result<(), SetLoggerError> {
+    static INSTALLED: OnceCell<()> = OnceCell::new();
+    let set = || log::set_logger(&SpdkLog).map(|()| log::set_max_level(LevelFilter::Debug));
+    INSTALLED.get_or_try_init(set).copied()
 }
 
 /// Enters the log flag `vdo`. Called before `main`.

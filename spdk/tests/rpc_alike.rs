@@ -80,6 +80,9 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
         refused(json!({"compression": "yes"}), -32602, "compression"),
         refused(json!({"index_sparse": null}), -32602, "index_sparse"),
         refused(json!({"cpumask": [0]}), -32602, "cpumask"),
+        refused(json!({"low_space_percent": "80"}), -32602, "low_space"),
+        refused(json!({"profile": "colour: red"}), -32602, "colour"),
+        refused(json!({"profile": "- a"}), -32602, "profile"),
         // What is not possible.
         refused(json!({"name": ""}), -22, "at least one"),
         refused(json!({"name": "x".repeat(256)}), -22, "255"),
@@ -93,6 +96,9 @@ fn requests() -> Vec<(&'static str, Value, Expected)> {
             -22,
             "18446744073709551615",
         ),
+        refused(json!({"low_space_percent": [95, 80]}), -22, "80 after 95"),
+        refused(json!({"low_space_percent": 101}), -22, "101"),
+        refused(json!({"profile": "index_memory_gb: 0.7"}), -22, "0.7"),
         refused(json!({"index_memory_gb": 0.3}), -22, "0.3"),
         refused(json!({"index_memory_gb": 1e9}), -22, "index_memory_gb"),
         refused(

@@ -289,3 +289,58 @@ fn the_plugin_sends_what_the_contract_says() {
     }
     assert!(stock.target.stop().success());
 }
+
+#[test]
+fn a_volume_is_made_from_a_profile_and_its_statistics_are_yaml() {
+    let test = "a_volume_is_made_from_a_profile_and_its_statistics_are_yaml";
+    let Some(stock) = Stock::new(test, empty()) else {
+        return;
+    };
+    let file = stock.target.path("disk");
+    std::fs::File::create(&file)
+        .unwrap()
+        .set_len(3072 << 20)
+        .unwrap();
+    let file = file.to_str().unwrap();
+    stock.run(&["bdev_uring_create", file, "base", "4096"]);
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../spdk/examples/profile.yaml");
+    let create = ["bdev_vdo_create", "-b", "v", "-d", "base"];
+    let wrong = stock.target.path("wrong.yaml");
+    std::fs::write(&wrong, "slab_size_mib: 32\ncolour: red\n").unwrap();
+    let (code, message) =
+        stock.fail(&[&create[..], &["--profile", wrong.to_str().unwrap()]].concat());
+    assert_eq!(code, -32602);
+    assert!(message.contains("colour"), "{message}");
+    let own = [
+        "--profile",
+        example,
+        "--logical-size-mib",
+        "512",
+        "--no-compression",
+    ];
+    assert_eq!(stock.run(&[&create[..], &own].concat()), "v");
+    let bdevs = stock.run(&["bdev_get_bdevs", "-b", "v"]);
+    let vdo = &bdevs[0]["driver_specific"]["vdo"];
+    assert_eq!(vdo["low_space_percent"], json!([70, 85, 95]));
+    assert_eq!(vdo["logical_blocks"], 512 * 256);
+    assert_eq!(vdo["compression"], false);
+    let saved = stock.run(&["framework_get_config", "bdev"]);
+    let saved = &saved[1]["params"];
+    assert_eq!(
+        (&saved["slab_size_mib"], &saved["profile"]),
+        (&json!(32), &Value::Null)
+    );
+
+    let output = stock.output(&["bdev_vdo_get_stats", "v", "--yaml"], None);
+    assert!(output.status.success(), "{}", text(&output));
+    let yaml = String::from_utf8(output.stdout).unwrap();
+    assert!(yaml.starts_with("v:\n"), "{yaml}");
+    assert!(yaml.contains("\n  data blocks used: 0\n"), "{yaml}");
+    assert!(yaml.contains("\n  mode: normal\n"), "{yaml}");
+    let (code, message) = stock.fail(&["bdev_vdo_get_stats", "v", "--yaml", "--per-zone"]);
+    assert_eq!(code, -22);
+    assert!(message.contains("format"), "{message}");
+    let json = stock.run(&["bdev_vdo_get_stats", "v"]);
+    assert_eq!(json[0]["data_blocks_used"], 0);
+    assert!(stock.target.stop().success());
+}

@@ -126,9 +126,9 @@ impl Method for GetStatistics {
         for (name, volume) in volumes {
             let statistics = life::ask(|done| volume.statistics(done)).await;
             let statistics = statistics.ok_or_else(|| volume::no_answer(&name))?;
-            all.push(stats::to_json(&name, &statistics, params.per_zone));
+            all.push((name, statistics));
         }
-        Ok(json!(all))
+        stats::answer(&params, &all)
     }
 }
 

@@ -99,7 +99,9 @@ pub fn linked() {
 }
 
 unsafe extern "C" fn init() -> c_int {
-    logging::install();
+    if let Err(error) = logging::install() {
+        eprintln!("vdo: its messages go where the program's own log goes: {error}");
+    }
     events::TYPES.into_iter().for_each(notify::register);
     0
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use vdo::volume::{Done, IndexCommand, Volume};
 use vdo_rpc::params::{
     Create, EnableHistograms, GetStats, GrowLogical, InjectAnswers, Name, NoParams, Rebuild,
@@ -159,22 +159,24 @@ fn ask<T: Send + 'static>(
 }
 
 fn get_stats(target: &Target, params: &GetStats) -> Result<Value, RpcError> {
-    let one = |name: &str| -> Result<Value, RpcError> {
-        let statistics = find(target, name)?
-            .statistics()
-            .ok_or_else(|| no_answer(name))?;
-        Ok(stats::to_json(name, &statistics, params.per_zone))
-    };
-    match &params.name {
-        Some(name) => Ok(json!([one(name)?])),
+    let names = match &params.name {
+        Some(name) => vec![name.clone()],
         None => {
-            let volumes = target.bdevs.names();
-            let all = volumes.iter().filter(|name| find(target, name).is_ok());
-            Ok(json!(
-                all.map(|name| one(name)).collect::<Result<Vec<_>, _>>()?
-            ))
+            let mut names = target.bdevs.names();
+            names.retain(|name| find(target, name).is_ok());
+            names
         }
-    }
+    };
+    let one = |name: String| {
+        let counted = find(target, &name)?.statistics();
+        let counted = counted.ok_or_else(|| no_answer(&name))?;
+        Ok((name, counted))
+    };
+    let volumes: Vec<_> = names
+        .into_iter()
+        .map(one)
+        .collect::<Result<_, RpcError>>()?;
+    stats::answer(params, &volumes)
 }
 
 fn index(target: &Target, name: &str, command: IndexCommand) -> Result<bool, RpcError> {
