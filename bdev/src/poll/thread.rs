@@ -14,6 +14,7 @@ use crate::runtime::task::Executor;
 use crate::seam::{BaseChannel, BaseOp, Host, IoCompletion, Nanos};
 use crate::types::ZoneIndex;
 use crate::zone::logical_locks::SlotIndex;
+use crate::zone::message::PeerMessage;
 use crate::zone::owner::Zone;
 use crate::zone::room::RoomSeen;
 
@@ -29,6 +30,9 @@ const REQUESTS_PER_POLL: usize = 512;
 /// Pieces of requests that are admitted in one poll: what bounds how long it takes, some hundred microseconds. What lies
 /// behind it in the same thread (a client's socket, another volume) waits no longer.
 const PIECES_PER_POLL: usize = 128;
+
+/// Messages of other zone threads that are looked over together before they are taken in.
+const LETTERS_AT_ONCE: usize = 32;
 
 /// Somebody wants to know how long an I/O of a member of the hash zone took.
 #[cold]
@@ -51,6 +55,8 @@ pub struct ZoneThread<H: Host> {
     requests: Requests<H::Request>,
     flushes: Rc<FlushDesk<H::Request>>,
     mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
+    /// Messages of other zone threads that are being taken in.
+    letters: Vec<PeerMessage>,
     read_only_known: bool,
     /// How often room had come at the last poll.
     room_seen: RoomSeen,
@@ -81,6 +87,7 @@ impl<H: Host> ZoneThread<H> {
             requests,
             flushes,
             mailboxes,
+            letters: Vec::with_capacity(LETTERS_AT_ONCE),
             read_only_known,
             room_seen: RoomSeen::default(),
         }
@@ -231,9 +238,20 @@ impl<H: Host> ZoneThread<H> {
         let mailbox = &self.mailboxes[self.zone.index.index()];
         mailbox.stay_awake();
         let mut any = false;
-        while let Some(message) = mailbox.take_message() {
+        loop {
+            while self.letters.len() < LETTERS_AT_ONCE
+                && let Some(message) = mailbox.take_message()
+            {
+                self.letters.push(message);
+            }
+            if self.letters.is_empty() {
+                break;
+            }
             any = true;
-            self.zone.receive(message);
+            self.zone.foresee_letters(&self.letters);
+            for message in self.letters.drain(..) {
+                self.zone.receive(message);
+            }
         }
         let taken = self.take_requests(REQUESTS_PER_POLL);
         any |= taken > 0;

@@ -33,9 +33,11 @@ impl<R: HostRequest> Requests<R> {
                 *block = data.first_block();
             }
             let mut names = [RecordName::default(); GROUP];
-            hash_blocks(&blocks[..group.len()], &mut names[..group.len()]);
+            let names = &mut names[..group.len()];
+            hash_blocks(&blocks[..group.len()], names);
+            self.zone.foresee(names);
             for (slot, name) in group.iter().zip(names) {
-                self.share(*slot, name);
+                self.share(*slot, *name);
             }
         }
         unnamed.clear();

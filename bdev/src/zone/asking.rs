@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::events::{Event, Verdict};
 use super::generations::Generation;
 use super::logical_locks::SlotIndex;
-use super::message::{AdminStep, Call, Entrant, MemberCall, Note, Reply, RequestAddress};
+use super::message::{
+    AdminStep, Call, Entrant, MemberCall, Note, PeerMessage, Reply, RequestAddress,
+};
 use super::owner::Zone;
 use super::post::wrong_reply;
 use crate::buffer::Buffer;
@@ -94,6 +96,26 @@ impl Zone {
                 .post
                 .note(ZoneIndex(0), Note::ReleaseEntries(sequence, number)),
         }
+    }
+
+    /// Writes of data with these names are about to enter their hash zones, this one among them.
+    pub fn foresee(&self, names: &[RecordName]) {
+        self.hash.with_index(|shard| shard.foresee(names));
+    }
+
+    /// These messages are about to be taken in.
+    pub(crate) fn foresee_letters(&self, letters: &[PeerMessage]) {
+        let mut names = [RecordName::default(); 32];
+        let entrants = letters.iter().filter_map(|letter| match letter {
+            PeerMessage::Note(Note::Enter(entrant)) => Some(entrant.name),
+            _ => None,
+        });
+        let mut count = 0;
+        for (place, name) in names.iter_mut().zip(entrants) {
+            *place = name;
+            count += 1;
+        }
+        self.foresee(&names[..count]);
     }
 
     /// Takes the write in `slot` to the hash zone of its data's name, and says which that is, and whether it is known

@@ -83,10 +83,11 @@ struct Figure {
     allocations: f64,
 }
 
-fn one_zone(seconds: f64) -> Vec<Figure> {
+/// What `works` come to with one zone thread.
+fn one_zone(seconds: f64, works: &[Work]) -> Vec<Figure> {
     let mut bench = Bench::one_zone(true);
     let mut caller = bench.fill();
-    Work::ALL
+    works
         .iter()
         .map(|&work| {
             if work.data == Data::Read {
@@ -295,6 +296,23 @@ fn count_instructions(wanted: &str) {
     println!("what they are spent on: callgrind_annotate target/callgrind/row-N-24000.out");
 }
 
+/// I/O per second of the rows whose names contain `wanted`, with one zone thread, and nothing else.
+fn measure_rates(wanted: &str) {
+    let all = Work::ALL.into_iter();
+    let works: Vec<_> = all.filter(|work| work.name.contains(wanted)).collect();
+    let seconds = 2.0;
+    let limit = plain(seconds);
+    println!(
+        "{:<32} {:>8.0} k",
+        "copy to the malloc bdev",
+        limit / 1000.0
+    );
+    for (work, figure) in works.iter().zip(one_zone(seconds, &works)) {
+        let (rate, share) = (figure.iops / 1000.0, 100.0 * figure.iops / limit);
+        println!("{:<32} {rate:>8.0} k {share:>4.0} % of copy", work.name);
+    }
+}
+
 /// Blocks written to the base device for each block taken in, whatever for, by one zone.
 fn written(work: Work) -> f64 {
     let mut bench = Bench::one_zone(false);
@@ -353,9 +371,12 @@ fn main() {
     if let Some(at) = arguments.iter().position(|one| one == "--instructions") {
         return count_instructions(arguments.get(at + 1).map_or("", String::as_str));
     }
+    if let Some(at) = arguments.iter().position(|one| one == "--rates") {
+        return measure_rates(arguments.get(at + 1).map_or("", String::as_str));
+    }
     let seconds = 2.0;
     let limit = plain(seconds);
-    let one = one_zone(seconds);
+    let one = one_zone(seconds, &Work::ALL);
     let two = many_zones(2, seconds);
     let thousands = |value: f64| format!("{:.0} k", value / 1000.0);
     println!("{DEPTH} requests of 4 KiB in flight for each zone thread, on a malloc bdev");

@@ -96,28 +96,34 @@ impl DeltaCode {
         value: u32,
         name: Option<&RecordName>,
     ) {
-        bits::set(to, bit, self.value_bits, u64::from(value));
-        let at = bit + u64::from(self.value_bits);
-        let end = match delta.checked_sub(self.min_keys) {
-            None => {
-                bits::set(to, at, self.min_bits, u64::from(delta));
-                at + u64::from(self.min_bits)
-            }
+        let fixed = self.value_bits + self.min_bits;
+        let (low, zeroes) = match delta.checked_sub(self.min_keys) {
+            None => (delta, None),
             Some(more) => {
                 let rest = more % self.increment + self.min_keys;
-                bits::set(to, at, self.min_bits, u64::from(rest));
-                let mut at = at + u64::from(self.min_bits);
-                let mut zeroes = more / self.increment;
-                while zeroes > 0 {
-                    let count = zeroes.min(bits::LONGEST_FIELD);
-                    bits::set(to, at, count, 0);
-                    at += u64::from(count);
-                    zeroes -= count;
-                }
-                bits::set(to, at, 1, 1);
-                at + 1
+                (rest, Some(more / self.increment))
             }
         };
+        let field = u64::from(value) | u64::from(low) << self.value_bits;
+        let end = bit + u64::from(self.entry_bits(delta));
+        match zeroes {
+            None => bits::set(to, bit, fixed, field),
+            // Nearly every entry fits in one field.
+            Some(zeroes) if fixed + zeroes < bits::LONGEST_FIELD => {
+                let field = field | 1 << (fixed + zeroes);
+                bits::set(to, bit, fixed + zeroes + 1, field);
+            }
+            Some(_) => {
+                bits::set(to, bit, fixed, field);
+                let mut at = bit + u64::from(fixed);
+                while at < end - 1 {
+                    let count = (end - 1 - at).min(u64::from(bits::LONGEST_FIELD));
+                    bits::set(to, at, count as u32, 0);
+                    at += count;
+                }
+                bits::set(to, end - 1, 1, 1);
+            }
+        }
         if let Some(name) = name {
             for (at, byte) in (end..).step_by(8).zip(name.0) {
                 bits::set(to, at, 8, u64::from(byte));

@@ -7,6 +7,7 @@ use crate::format::index::names::chapter_bits;
 use crate::format::index::record_page::RecordData;
 use crate::format::index::{IndexGeometry, IndexRecord};
 use crate::index::IndexError;
+use crate::runtime::prefetch::prefetch;
 use crate::types::RecordName;
 
 /// One zone's share of a chapter in memory.
@@ -85,6 +86,12 @@ impl OpenChapter {
                 }
             }
         }
+    }
+
+    /// Somebody is about to look for `name`.
+    #[inline]
+    pub fn foresee(&self, name: &RecordName) {
+        prefetch(&self.places[chapter_bits(name) as usize & (self.places.len() - 1)]);
     }
 
     /// What is known of `name`.

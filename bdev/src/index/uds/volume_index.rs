@@ -14,6 +14,7 @@ use crate::format::index::delta_list::{DeltaError, Entry};
 use crate::format::index::volume_index::{DeltaHeader, Part, PartHeader};
 use crate::format::index::{IndexGeometry, SubIndexGeometry};
 use crate::index::IndexError;
+use crate::runtime::prefetch::prefetch;
 use crate::types::RecordName;
 
 use super::delta_lists::DeltaLists;
@@ -122,6 +123,24 @@ impl PartZone {
             lists: self.lists.count() as u32,
             records: self.lists.records,
             collisions: self.lists.collisions,
+        }
+    }
+
+    /// Somebody is about to look for a name.
+    #[inline]
+    fn foresee(&self, name: &RecordName) {
+        if let Some(list) = self.local(self.geometry.list_key(name).list) {
+            prefetch(&self.flush_chapters[list]);
+            self.lists.foresee(list);
+        }
+    }
+
+    /// As [`PartZone::foresee`], when that has had its effect.
+    #[inline]
+    fn foresee_key(&self, name: &RecordName) {
+        let place = self.geometry.list_key(name);
+        if let Some(list) = self.local(place.list) {
+            self.lists.foresee_key(list, place.key);
         }
     }
 
@@ -306,6 +325,23 @@ impl VolumeIndexZone {
             .into_iter()
             .flatten()
             .nth(number)
+    }
+
+    fn part_with(&self, name: &RecordName) -> &PartZone {
+        match &self.samples {
+            Some(samples) if self.geometry.is_sample(name) => samples,
+            _ => &self.dense,
+        }
+    }
+
+    /// Somebody is about to look for these names. First it is to be known where their lists are, then what is in these.
+    pub fn foresee(&self, names: &[RecordName]) {
+        for name in names {
+            self.part_with(name).foresee(name);
+        }
+        for name in names {
+            self.part_with(name).foresee_key(name);
+        }
     }
 
     fn part_of(&mut self, sampled: bool) -> &mut PartZone {

@@ -23,6 +23,7 @@ use crate::format::index::delta_list::DeltaError;
 use crate::format::index::record_page::RecordData;
 use crate::format::index::{IndexGeometry, IndexRecord};
 use crate::index::{IndexError, IndexOp};
+use crate::types::RecordName;
 
 /// What is asked of a zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,14 @@ impl IndexZone {
             closed: None,
             spare: Some(OpenChapter::new(geometry, zones)?),
         })
+    }
+
+    /// Somebody is about to ask for these names.
+    pub fn foresee(&self, names: &[RecordName]) {
+        for name in names {
+            self.open.foresee(name);
+        }
+        self.volume_index.foresee(names);
     }
 
     /// Takes a question as far as it can be taken without I/O. `seen` is what was found where the outcomes before said.
