@@ -21,6 +21,7 @@ use crate::error::VdoError;
 use crate::format::Block;
 use crate::format::block_map_page::{BlockMapPage, BlockMapPageMut};
 use crate::runtime::memory;
+use crate::runtime::prefetch::prefetch;
 use crate::stats::BlockMapStatistics;
 use crate::types::{BLOCK_SIZE, Pbn, SequenceNumber};
 
@@ -44,6 +45,10 @@ impl PageId {
         self.0 as usize
     }
 }
+
+/// Where a leaf was in memory when somebody looked, so that it need not be searched for again. Whoever uses it sees whether that is still so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeafHint(Option<PageId>);
 
 /// What a page's memory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +186,20 @@ impl Pages {
     #[inline]
     pub(super) fn get(&self, id: PageId) -> &Page {
         &self.table[id.index()]
+    }
+
+    /// Where a leaf was found, of which an entry is to be read or changed soon: brings both close.
+    #[inline]
+    pub(super) fn hint(&self, id: PageId, slot: u16) -> LeafHint {
+        prefetch(self.get(id));
+        prefetch(self.entries(id).place(slot));
+        LeafHint(Some(id))
+    }
+
+    /// The leaf at `pbn`, if it still is where it was.
+    #[inline]
+    pub(super) fn hinted(&self, hint: LeafHint, pbn: Pbn) -> Option<PageId> {
+        hint.0.filter(|id| self.get(*id).pbn == pbn)
     }
 
     /// Changes what is known of a page, and how it is counted.

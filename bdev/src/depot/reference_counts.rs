@@ -27,6 +27,7 @@ use crate::format::recovery_journal::JournalOperation;
 use crate::format::reference_block::{self, COUNTS_PER_BLOCK, EMPTY, PROVISIONAL};
 use crate::format::slab_journal::SlabJournalEntry;
 use crate::runtime::memory;
+use crate::runtime::prefetch::prefetch;
 use crate::types::{JournalPoint, MAXIMUM_REFERENCE_COUNT, SequenceNumber};
 
 /// What a request does to the count of a physical block.
@@ -170,6 +171,12 @@ impl ReferenceCounts {
     /// How many reference blocks there are.
     pub(super) fn block_count(&self) -> u32 {
         self.blocks.len() as u32
+    }
+
+    /// The counter of the block at `offset` is about to be changed.
+    #[inline]
+    pub(super) fn foresee(&self, offset: u32) {
+        prefetch(&self.counters[offset as usize]);
     }
 
     /// The bare counter of the block at `offset`.

@@ -328,6 +328,12 @@ impl DepotState {
         (&mut self.slabs[local as usize], &mut self.core)
     }
 
+    /// The count of a block is about to be changed.
+    #[inline]
+    pub(super) fn foresee(&self, local: u32, offset: u32) {
+        self.slabs[local as usize].counts.foresee(offset);
+    }
+
     /// Takes a free block, with a provisional reference, from the open slab or else from the best one.
     pub(super) fn allocate(&mut self, geometry: &SlabGeometry) -> Option<Pbn> {
         let core = &mut self.core;

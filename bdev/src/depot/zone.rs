@@ -372,6 +372,14 @@ impl PhysicalZone {
         });
     }
 
+    /// The reference count of a block, of this zone if it is one, is about to be changed.
+    #[inline]
+    pub(crate) fn foresee(&self, pbn: Pbn) {
+        if let Some((local, offset)) = self.locate(pbn) {
+            self.state.borrow().foresee(local, offset);
+        }
+    }
+
     /// Changes the reference count of a block of this zone: now, or as soon as its slab's journal has room.
     #[inline]
     fn change(&self, state: &mut DepotState, change: ReferenceChange) -> Outcome {

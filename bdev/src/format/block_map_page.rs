@@ -104,6 +104,12 @@ impl<'a> BlockMapPage<'a> {
         )
     }
 
+    /// Where the entry in a slot lies.
+    #[inline]
+    pub fn place(self, slot: u16) -> &'a u8 {
+        &self.0[entry_at(slot)]
+    }
+
     /// Whether the page says of itself that it has been written.
     #[inline]
     pub fn is_initialized(self) -> bool {

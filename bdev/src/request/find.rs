@@ -3,6 +3,7 @@
 use super::assist::Job;
 use super::record::{Purpose, Stage};
 use super::{Outcome, Requests};
+use crate::block_map::LeafHint;
 use crate::error::VdoError;
 use crate::runtime::services::BlockMapSlot;
 use crate::seam::{HostRequest, RequestKind};
@@ -31,6 +32,11 @@ impl<R: HostRequest> Requests<R> {
         };
         if let Some(entry) = entry {
             vio.entry = entry;
+            vio.leaf = match vio.kind {
+                // Asked at once, and no more.
+                RequestKind::Read => LeafHint::default(),
+                _ => self.zone.block_map.foresee(entry),
+            };
         }
         match (vio.kind, entry) {
             (RequestKind::Read, Some(_)) => self.look_up(slot, Purpose::Answer),
@@ -47,11 +53,11 @@ impl<R: HostRequest> Requests<R> {
     /// Asks the block map what the entry says.
     pub(super) fn look_up(&mut self, slot: SlotIndex, purpose: Purpose) {
         let vio = self.vio(slot);
-        let (entry, lbn) = (vio.entry, vio.lbn);
+        let (entry, hint, lbn) = (vio.entry, vio.leaf, vio.lbn);
         if !self.unsettled.is_empty() && self.unsettled.contains(&lbn) {
             return self.looked_up(slot, purpose, Err(VdoError::Unsettled.into()));
         }
-        match self.zone.block_map.get_now(entry) {
+        match self.zone.block_map.get_now(entry, hint) {
             Some(mapping) => self.looked_up(slot, purpose, Ok(mapping)),
             None => self.assist(slot, Stage::LookUp(purpose), Job::LookUp(entry)),
         }

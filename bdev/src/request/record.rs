@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::pieces::Piece;
+use crate::block_map::LeafHint;
 use crate::buffer::Buffer;
 use crate::error::VdoError;
 use crate::runtime::services::BlockMapSlot;
@@ -106,6 +107,8 @@ pub(super) struct DataVio<R> {
     pub(super) generation: Option<Generation>,
     /// The block-map entry.
     pub(super) entry: BlockMapSlot,
+    /// Where the page of that entry was in memory.
+    pub(super) leaf: LeafHint,
     /// What the entry is to say.
     pub(super) target: Mapping,
     /// The hash zone that has the request, once its data has a name.
@@ -135,6 +138,7 @@ impl<R: HostRequest> DataVio<R> {
             length: 0,
             generation: None,
             entry: BlockMapSlot::default(),
+            leaf: LeafHint::default(),
             target: Mapping::UNMAPPED,
             hash_zone: ZoneIndex(0),
             placed: None,

@@ -59,11 +59,11 @@ impl<R: HostRequest> Requests<R> {
         };
         let vio = self.vio(slot);
         vio.point = Some(point);
-        let (entry, target) = (vio.entry, vio.target);
+        let (entry, hint, target) = (vio.entry, vio.leaf, vio.target);
         if self.zone.is_read_only() {
             return self.mapped(slot, Err(VdoError::ReadOnly.into()));
         }
-        match self.zone.block_map.put_now(entry, target, point) {
+        match self.zone.block_map.put_now(entry, hint, target, point) {
             true => self.mapped(slot, Ok(())),
             false => {
                 let job = Job::Map {

@@ -41,18 +41,37 @@ pub enum Journaler {
     Task(u32),
 }
 
-/// A [`Journaler`] of a certain zone thread, in the one word the journal keeps beside an entry.
+/// A [`Journaler`] of a certain zone thread and those who count for its entry, in the one word the journal keeps beside that: so
+/// every zone thread sees by the word alone whether an entry concerns it.
+///
+/// ```text
+///   bits 0-31: number   32: kind   40-47: zone   48-55, 56-63: who counts the block mapped to, the one before; from 1, 0 for nobody
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalerTag(pub u64);
 
 impl JournalerTag {
-    /// Of `who` on zone thread `zone`.
-    pub fn new(zone: ZoneIndex, who: Journaler) -> JournalerTag {
+    /// Of `who` on zone thread `zone`, with an entry for which these zones count: the new block's, and the old one's.
+    pub fn new(zone: ZoneIndex, who: Journaler, counters: [Option<ZoneIndex>; 2]) -> JournalerTag {
         let (kind, number) = match who {
             Journaler::Request(SlotIndex(slot)) => (0, slot),
             Journaler::Task(token) => (1, token),
         };
-        JournalerTag(u64::from(zone.get()) << 40 | kind << 32 | u64::from(number))
+        let [new, old] = counters.map(|zone| zone.map_or(0, |zone| u64::from(zone.get()) + 1));
+        let counters = new << 48 | old << 56;
+        JournalerTag(counters | u64::from(zone.get()) << 40 | kind << 32 | u64::from(number))
+    }
+
+    /// Who counts the new block: bit *i* for zone *i*.
+    #[inline]
+    fn counts_new(self) -> u16 {
+        (1_u32 << (self.0 >> 48 & 0xff) >> 1) as u16
+    }
+
+    /// Who counts the old one.
+    #[inline]
+    fn counts_old(self) -> u16 {
+        (1_u32 << (self.0 >> 56) >> 1) as u16
     }
 
     /// The zone thread.
@@ -79,6 +98,9 @@ pub struct Committed {
     /// Where it is.
     pub point: JournalPoint,
 }
+
+/// How many entries ahead of the one that is counted the counters are asked for.
+const FORESEEN_ENTRIES: usize = 8;
 
 /// A place in the order of all entries, as one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,7 +189,12 @@ impl Zone {
     ///
     /// When that comes with a point, the entry is to be released once the mapping has changed.
     pub fn journal_entry(&self, who: Journaler, entry: RecoveryJournalEntry) {
-        let tag = JournalerTag::new(self.index, who);
+        // A block of no slab is nobody's: whoever wanted the entry says so.
+        let counter = |pbn: Pbn| {
+            (pbn != Pbn::ZERO).then(|| self.shared.physical_zone(pbn).unwrap_or(self.index))
+        };
+        let counters = [entry.mapping.pbn, entry.unmapping.pbn].map(counter);
+        let tag = JournalerTag::new(self.index, who, counters);
         match &self.journal {
             Some(_) => self.submit_entry(tag, entry),
             None => self.post.note(ZoneIndex(0), Note::Journal(tag, entry)),
@@ -228,10 +255,7 @@ impl Zone {
             let announcements = &self.journaling.announcements;
             announcements.borrow_mut().extend(entries.clone());
         }
-        for committed in entries {
-            self.take_committed(&committed);
-        }
-        self.tell_counted();
+        self.take_all(entries);
     }
 
     /// Tells the other zone threads which entries have become durable.
@@ -249,26 +273,59 @@ impl Zone {
 
     /// Takes out of the announced entries what concerns this zone.
     pub(super) fn take_announced(&self, announced: &[Committed]) {
-        for committed in announced {
-            self.take_committed(committed);
+        self.take_all(announced.iter().cloned());
+    }
+
+    /// Takes committed entries, in their order.
+    fn take_all(&self, entries: impl Iterator<Item = Committed> + Clone) {
+        let mut ahead = entries.clone();
+        for committed in ahead.by_ref().take(FORESEEN_ENTRIES) {
+            self.foresee_counts(&committed);
+        }
+        for committed in entries {
+            if let Some(later) = ahead.next() {
+                self.foresee_counts(&later);
+            }
+            self.take_committed(&committed);
         }
         self.tell_counted();
+    }
+
+    /// An entry is about to be taken.
+    #[inline]
+    fn foresee_counts(&self, committed: &Committed) {
+        let (tag, entry, me) = (committed.tag, &committed.entry, 1 << self.index.get());
+        if tag.counts_new() == me {
+            self.physical.foresee(entry.mapping.pbn);
+        }
+        if tag.counts_old() == me {
+            self.physical.foresee(entry.unmapping.pbn);
+        }
     }
 
     #[inline]
     fn take_committed(&self, committed: &Committed) {
         let Committed { tag, entry, point } = committed;
-        let increment = match entry.operation {
-            JournalOperation::DataRemapping => ReferenceOperation::DataIncrement,
-            JournalOperation::BlockMapRemapping => ReferenceOperation::BlockMapIncrement,
-        };
-        let counters = self.count(committed, entry.mapping.pbn, increment)
-            | self.count(
-                committed,
+        let (me, journaling) = (1 << self.index.get(), &self.journaling);
+        let counters = tag.counts_new() | tag.counts_old();
+        if tag.counts_new() == me {
+            let increment = match entry.operation {
+                JournalOperation::DataRemapping => ReferenceOperation::DataIncrement,
+                JournalOperation::BlockMapRemapping => ReferenceOperation::BlockMapIncrement,
+            };
+            self.count(*point, entry.mapping.pbn, increment);
+        }
+        if tag.counts_old() == me {
+            self.count(
+                *point,
                 entry.unmapping.pbn,
                 ReferenceOperation::DataDecrement,
             );
-        let journaling = &self.journaling;
+        }
+        if counters & me != 0 {
+            let interested = &journaling.interested;
+            interested.set(interested.get() | 1 << tag.zone().get());
+        }
         journaling.seen.set(Order::from(*point));
         if tag.zone() != self.index {
             return;
@@ -278,7 +335,7 @@ impl Zone {
         {
             self.events.put(slot, Event::Durable);
         }
-        let mine = counters & !(1 << self.index.get()) == 0;
+        let mine = counters & !me == 0;
         let mut awaiting = journaling.awaiting.borrow_mut();
         if mine && awaiting.is_empty() && journaling.late.borrow().is_empty() {
             drop(awaiting);
@@ -291,32 +348,20 @@ impl Zone {
         });
     }
 
-    /// Changes the count of a block of this zone; says whose it is: bit *i* for zone *i*.
+    /// Changes the count of a block of this zone. What goes wrong turns the volume read-only, which the request sees.
     #[inline]
-    fn count(&self, committed: &Committed, pbn: Pbn, operation: ReferenceOperation) -> u16 {
-        let Committed { tag, point, .. } = *committed;
-        if pbn == Pbn::ZERO {
-            return 0;
+    fn count(&self, point: JournalPoint, pbn: Pbn, operation: ReferenceOperation) {
+        let change = ReferenceChange {
+            pbn,
+            operation,
+            point,
+        };
+        if let Some(ticket) = self.physical.count(change) {
+            let order = Order::from(point);
+            let late = LateChange { order, ticket };
+            self.journaling.late.borrow_mut().push_back(late);
+            self.journaling.late_came.wake_one();
         }
-        // A block of no slab is nobody's: whoever wanted the entry says so.
-        let owner = self.shared.physical_zone(pbn).unwrap_or(tag.zone());
-        if owner == self.index {
-            let change = ReferenceChange {
-                pbn,
-                operation,
-                point,
-            };
-            // What goes wrong turns the volume read-only, which the request sees.
-            if let Some(ticket) = self.physical.count(change) {
-                let order = Order::from(point);
-                let late = LateChange { order, ticket };
-                self.journaling.late.borrow_mut().push_back(late);
-                self.journaling.late_came.wake_one();
-            }
-            let interested = &self.journaling.interested;
-            interested.set(interested.get() | 1 << tag.zone().get());
-        }
-        1 << owner.get()
     }
 
     /// Waits for changes of counts that could not be made at once, oldest first, for ever.
@@ -424,7 +469,7 @@ mod tests {
     use crate::types::SequenceNumber;
 
     #[test]
-    fn a_tag_says_who_and_where() {
+    fn a_tag_says_who_and_where_and_who_counts() {
         for who in [
             Journaler::Request(SlotIndex(0)),
             Journaler::Request(SlotIndex(u32::MAX)),
@@ -432,8 +477,13 @@ mod tests {
             Journaler::Task(u32::MAX),
         ] {
             for zone in [0, 1, 15] {
-                let tag = JournalerTag::new(ZoneIndex(zone), who);
-                assert_eq!((tag.zone(), tag.who()), (ZoneIndex(zone), who));
+                for (new, old) in [(None, Some(15)), (Some(0), None), (Some(15), Some(2))] {
+                    let counters = [new, old].map(|zone| zone.map(ZoneIndex));
+                    let tag = JournalerTag::new(ZoneIndex(zone), who, counters);
+                    assert_eq!((tag.zone(), tag.who()), (ZoneIndex(zone), who));
+                    let bit = |zone: Option<u8>| zone.map_or(0, |zone| 1 << zone);
+                    assert_eq!((tag.counts_new(), tag.counts_old()), (bit(new), bit(old)));
+                }
             }
         }
     }

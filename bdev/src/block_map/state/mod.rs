@@ -20,10 +20,11 @@ use super::cache::Cache;
 use super::config::BlockMapConfig;
 use super::eras::Eras;
 use super::forest::Forest;
-use super::pages::{Contents, Dirt, PageId, Pages};
+use super::pages::{Contents, Dirt, LeafHint, PageId, Pages};
 use super::waiters::{PageOp, WaitQueue, WaiterId, Waiters};
 use crate::error::VdoError;
 use crate::format::block_map_page;
+use crate::runtime::services::BlockMapSlot;
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::stats::BlockMapStatistics;
 use crate::types::{Mapping, Pbn, SequenceNumber};
@@ -132,50 +133,82 @@ impl MapState {
         })
     }
 
-    /// The entry in slot `slot` of the leaf at `pbn`, if the leaf is in memory and the entry can be true.
+    /// An entry will be read and then changed: where its leaf is, if that is in memory. It counts as used now.
     #[inline]
-    pub(super) fn get_now(&mut self, pbn: Pbn, slot: u16) -> Option<Mapping> {
-        let id = self.find_now(pbn)?;
-        let mapping = self.pages.entries(id).get(slot);
+    pub(super) fn foresee(&mut self, entry: BlockMapSlot) -> LeafHint {
+        match self.cache.find(entry.pbn) {
+            Some(id) => {
+                self.cache.touch(id);
+                self.pages.hint(id, entry.slot)
+            }
+            None => LeafHint::default(),
+        }
+    }
+
+    /// What an entry says, if its leaf is in memory and that can be true.
+    #[inline]
+    pub(super) fn get_now(&mut self, entry: BlockMapSlot, hint: LeafHint) -> Option<Mapping> {
+        let id = self.use_now(entry.pbn, hint)?;
+        let mapping = self.pages.entries(id).get(entry.slot);
         if !self.is_valid_mapping(mapping) {
             return None;
         }
         self.statistics.read_count += 1;
-        self.found(id);
+        self.count_found(id);
         Some(mapping)
     }
 
-    /// Sets an entry of the leaf at `pbn`, if the leaf is in memory and may be changed.
+    /// Sets an entry, if its leaf is in memory and may be changed.
     #[inline]
-    pub(super) fn put_now(&mut self, pbn: Pbn, slot: u16, to: Mapping, at: SequenceNumber) -> bool {
-        let Some(id) = self.find_now(pbn) else {
+    pub(super) fn put_now(
+        &mut self,
+        entry: BlockMapSlot,
+        hint: LeafHint,
+        to: Mapping,
+        at: SequenceNumber,
+    ) -> bool {
+        let Some(id) = self.use_now(entry.pbn, hint) else {
             return false;
         };
         if self.read_only {
             return false;
         }
         self.statistics.write_count += 1;
-        self.found(id);
-        self.set_entry(id, slot, to, at);
+        self.count_found(id);
+        self.set_entry(id, entry.slot, to, at);
         true
+    }
+
+    /// The leaf at `pbn`, if it is in memory. If it is not where the hint says, it counts as used now.
+    #[inline]
+    fn use_now(&mut self, pbn: Pbn, hint: LeafHint) -> Option<PageId> {
+        let hinted = self.pages.hinted(hint, pbn);
+        if let Some(id) = hinted.filter(|id| self.is_there(*id)) {
+            return Some(id);
+        }
+        let id = self.find_now(pbn)?;
+        self.cache.touch(id);
+        Some(id)
     }
 
     #[inline]
     fn find_now(&self, pbn: Pbn) -> Option<PageId> {
         let id = self.cache.find(pbn)?;
-        let is_there =
-            self.pages.get(id).contents == Contents::Valid && self.phase == MapPhase::Open;
-        is_there.then_some(id)
+        self.is_there(id).then_some(id)
     }
 
-    /// Counts that a leaf was there, and marks it as used.
     #[inline]
-    fn found(&mut self, id: PageId) {
+    fn is_there(&self, id: PageId) -> bool {
+        self.pages.get(id).contents == Contents::Valid && self.phase == MapPhase::Open
+    }
+
+    /// Counts that a leaf was there.
+    #[inline]
+    fn count_found(&mut self, id: PageId) {
         self.statistics.found_in_cache += 1;
         if self.pages.get(id).writing {
             self.statistics.read_outgoing += 1;
         }
-        self.cache.touch(id);
     }
 
     /// A request to do something with the leaf at `pbn`.
@@ -194,7 +227,8 @@ impl MapState {
         if let Some(id) = self.cache.find(pbn) {
             let page = self.pages.get(id);
             if page.contents == Contents::Valid {
-                self.found(id);
+                self.count_found(id);
+                self.cache.touch(id);
                 return Progress::Done(self.perform(id, op));
             }
             self.statistics.wait_for_page += 1;
