@@ -11,15 +11,15 @@ use super::doorbell::Doorbell;
 use crate::request::InFlight;
 use crate::request::pieces::Cursor;
 use crate::seam::{HostRequest, ZoneWaker};
-use crate::zone::message::PeerMessage;
 use crate::zone::owner::Zone;
+use crate::zone::post::Sack;
 
 /// Requests the host can have in one mailbox before putting in another takes memory: so many for each record of the zone
 /// thread. A request of many blocks is one.
 const REQUESTS_PER_SLOT: usize = 4;
 
-/// Messages from other zone threads, for each record of this one. A full box makes the sender keep them until its next poll.
-const MESSAGES_PER_SLOT: usize = 8;
+/// Sacks of messages from other zone threads. A full box makes the sender keep them until its next poll.
+const SACKS: usize = 128;
 
 /// The least and the most a box has room for.
 const ROOM: std::ops::RangeInclusive<usize> = 256..=16 * 1024;
@@ -81,7 +81,7 @@ pub type Errand = Box<dyn FnOnce(&Rc<Zone>, &dyn InFlight) + Send>;
 pub struct Mailbox<R: HostRequest, W: ZoneWaker> {
     requests: Letters<Cursor<R>>,
     flushes: Letters<R>,
-    messages: ArrayQueue<PeerMessage>,
+    sacks: ArrayQueue<Sack>,
     errands: SegQueue<Errand>,
     waker: W,
     doorbell: Doorbell,
@@ -90,14 +90,11 @@ pub struct Mailbox<R: HostRequest, W: ZoneWaker> {
 impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
     /// An empty mailbox whose owner, with records for `slots` requests, `waker` wakes.
     pub fn new(waker: W, slots: u32, has_peers: bool) -> Mailbox<R, W> {
-        let messages = match has_peers {
-            true => room(slots, MESSAGES_PER_SLOT),
-            false => 1,
-        };
+        let sacks = if has_peers { SACKS } else { 1 };
         Mailbox {
             requests: Letters::new(room(slots, REQUESTS_PER_SLOT)),
             flushes: Letters::new(FLUSHES),
-            messages: ArrayQueue::new(messages),
+            sacks: ArrayQueue::new(sacks),
             errands: SegQueue::new(),
             waker,
             doorbell: Doorbell::new(),
@@ -107,7 +104,7 @@ impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
     /// Bytes of memory it holds, letters aside that found no room and lie elsewhere.
     pub fn memory_held(&self) -> u64 {
         let letters = self.requests.memory_held() + self.flushes.memory_held();
-        (letters + memory_of(&self.messages)) as u64
+        (letters + memory_of(&self.sacks)) as u64
     }
 
     /// Puts in a request.
@@ -128,9 +125,9 @@ impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
         self.wake();
     }
 
-    /// Puts in a message of another zone thread; gives it back if there is no room.
-    pub fn send(&self, message: PeerMessage) -> Result<(), PeerMessage> {
-        self.messages.push(message)
+    /// Puts in the messages of another zone thread; gives them back if there is no room.
+    pub fn send(&self, sack: Sack) -> Result<(), Sack> {
+        self.sacks.push(sack)
     }
 
     /// Wakes the owner if it may sleep.
@@ -145,7 +142,7 @@ impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
         self.doorbell.may_sleep(|| {
             self.requests.is_empty()
                 && self.flushes.is_empty()
-                && self.messages.is_empty()
+                && self.sacks.is_empty()
                 && self.errands.is_empty()
         })
     }
@@ -163,8 +160,8 @@ impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
         self.flushes.pop()
     }
 
-    pub(super) fn take_message(&self) -> Option<PeerMessage> {
-        self.messages.pop()
+    pub(super) fn take_sack(&self) -> Option<Sack> {
+        self.sacks.pop()
     }
 
     pub(super) fn take_errand(&self) -> Option<Errand> {

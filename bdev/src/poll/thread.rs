@@ -14,7 +14,6 @@ use crate::runtime::task::Executor;
 use crate::seam::{BaseChannel, BaseOp, Host, IoCompletion, Nanos};
 use crate::types::ZoneIndex;
 use crate::zone::logical_locks::SlotIndex;
-use crate::zone::message::PeerMessage;
 use crate::zone::owner::Zone;
 use crate::zone::room::RoomSeen;
 
@@ -30,9 +29,6 @@ const REQUESTS_PER_POLL: usize = 512;
 /// Pieces of requests that are admitted in one poll: what bounds how long it takes, some hundred microseconds. What lies
 /// behind it in the same thread (a client's socket, another volume) waits no longer.
 const PIECES_PER_POLL: usize = 128;
-
-/// Messages of other zone threads that are looked over together before they are taken in.
-const LETTERS_AT_ONCE: usize = 32;
 
 /// Somebody wants to know how long an I/O of a member of the hash zone took.
 #[cold]
@@ -55,8 +51,6 @@ pub struct ZoneThread<H: Host> {
     requests: Requests<H::Request>,
     flushes: Rc<FlushDesk<H::Request>>,
     mailboxes: Arc<[Mailbox<H::Request, H::Waker>]>,
-    /// Messages of other zone threads that are being taken in.
-    letters: Vec<PeerMessage>,
     read_only_known: bool,
     /// How often room had come at the last poll.
     room_seen: RoomSeen,
@@ -87,7 +81,6 @@ impl<H: Host> ZoneThread<H> {
             requests,
             flushes,
             mailboxes,
-            letters: Vec::with_capacity(LETTERS_AT_ONCE),
             read_only_known,
             room_seen: RoomSeen::default(),
         }
@@ -238,20 +231,9 @@ impl<H: Host> ZoneThread<H> {
         let mailbox = &self.mailboxes[self.zone.index.index()];
         mailbox.stay_awake();
         let mut any = false;
-        loop {
-            while self.letters.len() < LETTERS_AT_ONCE
-                && let Some(message) = mailbox.take_message()
-            {
-                self.letters.push(message);
-            }
-            if self.letters.is_empty() {
-                break;
-            }
+        while let Some(sack) = mailbox.take_sack() {
             any = true;
-            self.zone.foresee_letters(&self.letters);
-            for message in self.letters.drain(..) {
-                self.zone.receive(message);
-            }
+            self.zone.receive_all(sack);
         }
         let taken = self.take_requests(REQUESTS_PER_POLL);
         any |= taken > 0;
@@ -287,13 +269,15 @@ impl<H: Host> ZoneThread<H> {
         let mut any = false;
         let mut wake = 0_u64;
         let mut all_out = true;
-        while let Some((to, message)) = self.zone.post.next_outgoing() {
+        for to in (0..self.zone.shared.zones).map(ZoneIndex) {
+            let Some(sack) = self.zone.post.take_sack(to) else {
+                continue;
+            };
             wake |= 1 << to.get();
             any = true;
-            if let Err(message) = self.mailboxes[to.index()].send(message) {
-                self.zone.post.put_back(to, message);
+            if let Err(sack) = self.mailboxes[to.index()].send(sack) {
+                self.zone.post.put_back(to, sack);
                 all_out = false;
-                break;
             }
         }
         if all_out {

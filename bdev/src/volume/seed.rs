@@ -81,7 +81,12 @@ impl<H: Host> ZoneSeed<H> {
         let (all, most, least) = META_IO;
         let meta_io = (all / usize::from(zones)).clamp(least, most);
         let base = BaseDevice::new(&scheduler, 2 * slots as usize);
-        let post = Post::new(&scheduler, self.index, 2 * slots as usize);
+        let post = Post::new(
+            &scheduler,
+            self.index,
+            self.shared.zones,
+            2 * slots as usize,
+        );
         let services = ServiceDesk::new(Arc::clone(&self.shared), Rc::clone(&post));
         let layout = &self.found.layout;
 

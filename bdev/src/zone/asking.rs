@@ -17,6 +17,9 @@ use crate::depot::WriteKind;
 use crate::error::VdoError;
 use crate::types::{JournalPoint, Pbn, RecordName, SequenceNumber, ZoneIndex};
 
+/// Messages of another zone thread that are looked over together before they are taken in.
+pub(super) const LETTERS_AT_ONCE: usize = 32;
+
 impl Zone {
     pub(super) fn owner_of(&self, pbn: Pbn) -> Result<ZoneIndex, VdoError> {
         self.shared.physical_zone(pbn).ok_or_else(|| {
@@ -104,8 +107,8 @@ impl Zone {
     }
 
     /// These messages are about to be taken in.
-    pub(crate) fn foresee_letters(&self, letters: &[PeerMessage]) {
-        let mut names = [RecordName::default(); 32];
+    pub(super) fn foresee_letters(&self, letters: &[PeerMessage]) {
+        let mut names = [RecordName::default(); LETTERS_AT_ONCE];
         let entrants = letters.iter().filter_map(|letter| match letter {
             PeerMessage::Note(Note::Enter(entrant)) => Some(entrant.name),
             _ => None,

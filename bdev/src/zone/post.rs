@@ -1,7 +1,9 @@
 //! A zone thread's post office: messages on their way out, and calls waiting for a reply.
+//!
+//! Messages travel in *sacks*: all that one poll has for another zone thread goes there at one go, in its order. Emptied sacks are used
+//! again, so that mail takes no memory once there are as many as are under way at a time.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -16,29 +18,51 @@ enum Awaited {
     Answered(Reply),
 }
 
+/// What one zone thread has for another, oldest first.
+pub type Sack = Vec<PeerMessage>;
+
+/// Messages that a sack has room for when it is made.
+const SACK: usize = 64;
+
+/// Empty sacks that are kept, for each zone thread.
+const SPARE_SACKS: usize = 4;
+
+#[derive(Default)]
+struct Outgoing {
+    /// A sack for each zone thread.
+    sacks: Vec<Sack>,
+    spare: Vec<Sack>,
+}
+
 /// The outgoing messages and outstanding calls of one zone thread.
 pub struct Post {
     scheduler: Rc<Scheduler>,
     me: ZoneIndex,
-    outbox: RefCell<VecDeque<(ZoneIndex, PeerMessage)>>,
+    outgoing: RefCell<Outgoing>,
     calls: RefCell<Table<Awaited>>,
 }
 
 impl Post {
-    /// The post office of zone thread `me`, with room for `capacity` calls before it has to grow.
-    pub fn new(scheduler: &Rc<Scheduler>, me: ZoneIndex, capacity: usize) -> Rc<Post> {
+    /// The post office of zone thread `me` of `zones`, with room for `capacity` calls before it has to grow.
+    pub fn new(scheduler: &Rc<Scheduler>, me: ZoneIndex, zones: u8, capacity: usize) -> Rc<Post> {
+        let outgoing = Outgoing {
+            sacks: (0..zones).map(|_| Sack::new()).collect(),
+            spare: Vec::with_capacity(usize::from(zones) * SPARE_SACKS),
+        };
         Rc::new(Post {
             scheduler: Rc::clone(scheduler),
             me,
-            outbox: RefCell::new(VecDeque::with_capacity(capacity)),
+            outgoing: RefCell::new(outgoing),
             calls: RefCell::new(Table::with_capacity(capacity)),
         })
     }
 
-    /// Bytes of memory it holds.
+    /// Bytes of memory it holds, sacks on their way aside.
     pub fn memory_held(&self) -> usize {
-        let outbox = self.outbox.borrow().capacity() * size_of::<(ZoneIndex, PeerMessage)>();
-        outbox + self.calls.borrow().memory_held()
+        let outgoing = self.outgoing.borrow();
+        let sacks = outgoing.sacks.iter().chain(&outgoing.spare);
+        let letters: usize = sacks.map(Sack::capacity).sum();
+        letters * size_of::<PeerMessage>() + self.calls.borrow().memory_held()
     }
 
     /// Which zone thread this is.
@@ -49,9 +73,12 @@ impl Post {
     /// Sends a note to another zone thread.
     pub fn note(&self, to: ZoneIndex, note: Note) {
         debug_assert_ne!(to, self.me, "what is ours is done by a plain call");
-        self.outbox
-            .borrow_mut()
-            .push_back((to, PeerMessage::Note(note)));
+        self.send(to, PeerMessage::Note(note));
+    }
+
+    #[inline]
+    fn send(&self, to: ZoneIndex, message: PeerMessage) {
+        self.outgoing.borrow_mut().sacks[to.index()].push(message);
     }
 
     /// Asks another zone thread and waits for its reply.
@@ -68,7 +95,7 @@ impl Post {
             token,
             call,
         };
-        self.outbox.borrow_mut().push_back((to, message));
+        self.send(to, message);
         token
     }
 
@@ -85,9 +112,7 @@ impl Post {
 
     /// Answers another zone thread's call.
     pub fn reply(&self, to: ZoneIndex, token: u32, reply: Reply) {
-        self.outbox
-            .borrow_mut()
-            .push_back((to, PeerMessage::Reply { token, reply }));
+        self.send(to, PeerMessage::Reply { token, reply });
     }
 
     /// A reply has arrived: wakes whoever asked.
@@ -113,14 +138,30 @@ impl Post {
         Ok(())
     }
 
-    /// The oldest message not yet taken. Messages leave in the order they were sent, to whomever.
-    pub fn next_outgoing(&self) -> Option<(ZoneIndex, PeerMessage)> {
-        self.outbox.borrow_mut().pop_front()
+    /// All there is for zone thread `to`, if there is anything.
+    pub fn take_sack(&self, to: ZoneIndex) -> Option<Sack> {
+        let Outgoing { sacks, spare } = &mut *self.outgoing.borrow_mut();
+        let sack = &mut sacks[to.index()];
+        if sack.is_empty() {
+            return None;
+        }
+        let empty = spare.pop().unwrap_or_else(|| Sack::with_capacity(SACK));
+        Some(std::mem::replace(sack, empty))
     }
 
-    /// Puts back a message that could not be delivered yet; it stays the first.
-    pub fn put_back(&self, to: ZoneIndex, message: PeerMessage) {
-        self.outbox.borrow_mut().push_front((to, message));
+    /// Puts back a sack that could not be delivered yet, before anything else was sent.
+    pub fn put_back(&self, to: ZoneIndex, sack: Sack) {
+        let empty = std::mem::replace(&mut self.outgoing.borrow_mut().sacks[to.index()], sack);
+        debug_assert!(empty.is_empty(), "messages stay in their order");
+        self.keep(empty);
+    }
+
+    /// Keeps a sack that was emptied, to be used again.
+    pub fn keep(&self, empty: Sack) {
+        let spare = &mut self.outgoing.borrow_mut().spare;
+        if spare.len() < spare.capacity() {
+            spare.push(empty);
+        }
     }
 
     fn take(&self, token: u32) -> Poll<Reply> {

@@ -2,16 +2,32 @@
 
 use std::rc::Rc;
 
+use super::asking::LETTERS_AT_ONCE;
 use super::events::Event;
 use super::message::{AdminStep, Call, MemberCall, MemberReply, Note, PeerMessage, Reply};
 use super::owner::Zone;
+use super::post::Sack;
 use crate::depot::WriteKind;
 use crate::error::VdoError;
 use crate::journal::RecoveryJournal;
 
 impl Zone {
     /// A message of another zone thread has come.
-    pub(crate) fn receive(&self, message: PeerMessage) {
+    /// The messages of another zone thread have come.
+    pub(crate) fn receive_all(&self, mut sack: Sack) {
+        let mut letters = sack.drain(..);
+        while letters.len() > 0 {
+            let count = letters.len().min(LETTERS_AT_ONCE);
+            self.foresee_letters(&letters.as_slice()[..count]);
+            for message in letters.by_ref().take(count) {
+                self.receive(message);
+            }
+        }
+        drop(letters);
+        self.post.keep(sack);
+    }
+
+    fn receive(&self, message: PeerMessage) {
         match message {
             PeerMessage::Reply { token, reply } => self.deliver(token, reply),
             PeerMessage::Note(note) => self.take_note(note),
