@@ -85,18 +85,33 @@ struct Lock {
     budget: Arc<AtomicU64>,
 }
 
+impl Lock {
+    /// Says how many references its holders may add.
+    fn set_limit(&self, limit: u8) {
+        let word = word(self.generation, limit);
+        self.budget.store(word, Ordering::Relaxed);
+    }
+
+    fn budget(&self) -> IncrementBudget {
+        IncrementBudget {
+            cell: Arc::clone(&self.budget),
+            generation: self.generation,
+        }
+    }
+}
+
 #[cold]
 fn not_locked(pbn: Pbn) -> VdoError {
     VdoError::Inconsistent(format!("physical block {pbn} should be locked and is not"))
 }
 
 /// What became of an attempt to lock a block for reading.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum ReadLock {
-    /// A new lock, with one holder; it has no budget yet.
-    New,
+    /// A new lock, with one holder.
+    New(IncrementBudget),
     /// There was a read lock; it has one holder more.
-    Shared,
+    Shared(IncrementBudget),
     /// Someone is writing the block.
     WriteLocked,
 }
@@ -175,8 +190,8 @@ impl PbnLocks {
         Ok(())
     }
 
-    /// Locks a block for reading, if nobody writes it.
-    pub(super) fn lock_for_reading(&mut self, pbn: Pbn) -> Result<ReadLock, VdoError> {
+    /// Locks a block for reading, if nobody writes it. Holders of a new lock may add `limit` references.
+    pub(super) fn lock_for_reading(&mut self, pbn: Pbn, limit: u8) -> Result<ReadLock, VdoError> {
         match self.find(pbn) {
             Some(Lock {
                 kind: LockKind::Write(_),
@@ -184,30 +199,14 @@ impl PbnLocks {
             }) => Ok(ReadLock::WriteLocked),
             Some(lock) => {
                 lock.holders += 1;
-                Ok(ReadLock::Shared)
+                Ok(ReadLock::Shared(lock.budget()))
             }
             None => {
-                self.insert(pbn, LockKind::Read)?;
-                Ok(ReadLock::New)
+                let lock = self.insert(pbn, LockKind::Read)?;
+                lock.set_limit(limit);
+                Ok(ReadLock::New(lock.budget()))
             }
         }
-    }
-
-    /// Says how many references holders of a read lock may add.
-    pub(super) fn set_limit(&mut self, pbn: Pbn, limit: u8) -> Result<(), VdoError> {
-        let lock = self.held_lock(pbn)?;
-        lock.budget
-            .store(word(lock.generation, limit), Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// The budget of a read lock.
-    pub(super) fn budget(&mut self, pbn: Pbn) -> Result<IncrementBudget, VdoError> {
-        let lock = self.held_lock(pbn)?;
-        Ok(IncrementBudget {
-            cell: Arc::clone(&lock.budget),
-            generation: lock.generation,
-        })
     }
 
     /// Turns the lock of the one who wrote a data block into a read lock with so many holders, and room for `limit`
@@ -228,12 +227,8 @@ impl PbnLocks {
         }
         lock.kind = LockKind::Read;
         lock.holders = u32::from(holders);
-        lock.budget
-            .store(word(lock.generation, limit), Ordering::Relaxed);
-        Ok(IncrementBudget {
-            cell: Arc::clone(&lock.budget),
-            generation: lock.generation,
-        })
+        lock.set_limit(limit);
+        Ok(lock.budget())
     }
 
     /// Whether a block is locked in any way.
@@ -263,8 +258,7 @@ impl PbnLocks {
         }
         let provisional = std::mem::take(&mut lock.provisional);
         lock.generation = lock.generation.wrapping_add(1);
-        lock.budget
-            .store(word(lock.generation, 0), Ordering::Relaxed);
+        lock.set_limit(0);
         self.by_block.remove(index);
         self.idle.push(index);
         Ok(provisional)
@@ -275,6 +269,13 @@ impl PbnLocks {
 mod tests {
     use super::*;
 
+    fn new_lock(locks: &mut PbnLocks, pbn: Pbn, limit: u8) -> IncrementBudget {
+        match locks.lock_for_reading(pbn, limit) {
+            Ok(ReadLock::New(budget)) => budget,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn the_pool_lends_every_lock_once_and_takes_each_back() {
         let mut locks = PbnLocks::new(3);
@@ -283,7 +284,7 @@ mod tests {
                 locks.lock_allocation(Pbn(pbn), WriteKind::Data).unwrap();
             }
             assert_eq!(locks.held(), 3);
-            let refused = locks.lock_for_reading(Pbn(9)).unwrap_err();
+            let refused = locks.lock_for_reading(Pbn(9), 5).unwrap_err();
             assert!(
                 refused.to_string().contains("all 3 locks"),
                 "{refused} in round {round}"
@@ -303,7 +304,8 @@ mod tests {
     fn a_write_lock_can_be_neither_shared_nor_taken_again() {
         let mut locks = PbnLocks::new(4);
         locks.lock_allocation(Pbn(7), WriteKind::Data).unwrap();
-        assert_eq!(locks.lock_for_reading(Pbn(7)), Ok(ReadLock::WriteLocked));
+        let refused = locks.lock_for_reading(Pbn(7), 5).unwrap();
+        assert!(matches!(refused, ReadLock::WriteLocked));
         assert!(locks.lock_allocation(Pbn(7), WriteKind::Data).is_err());
         locks.lock_allocation(Pbn(8), WriteKind::BlockMap).unwrap();
         assert!(
@@ -325,8 +327,9 @@ mod tests {
             locks.downgrade(Pbn(7), 1, 2).is_err(),
             "a read lock can not be downgraded"
         );
-        assert_eq!(locks.lock_for_reading(Pbn(7)), Ok(ReadLock::Shared));
-        let other = locks.budget(Pbn(7)).unwrap();
+        let ReadLock::Shared(other) = locks.lock_for_reading(Pbn(7), 9).unwrap() else {
+            panic!("it is locked for reading");
+        };
         assert!(budget.claim() && other.claim());
         assert!(!budget.claim() && !other.claim());
         locks.set_provisional(Pbn(7), false);
@@ -339,24 +342,19 @@ mod tests {
     #[test]
     fn a_budget_outlives_its_lock_without_claiming_from_the_next() {
         let mut locks = PbnLocks::new(1);
-        assert_eq!(locks.lock_for_reading(Pbn(1)), Ok(ReadLock::New));
-        locks.set_limit(Pbn(1), 5).unwrap();
-        let old = locks.budget(Pbn(1)).unwrap();
+        let old = new_lock(&mut locks, Pbn(1), 5);
         assert!(old.claim());
         locks.release(Pbn(1)).unwrap();
         assert!(!old.claim());
-        assert_eq!(locks.lock_for_reading(Pbn(2)), Ok(ReadLock::New));
-        locks.set_limit(Pbn(2), 3).unwrap();
+        let new = new_lock(&mut locks, Pbn(2), 3);
         assert!(!old.claim());
-        assert_eq!(locks.budget(Pbn(2)).unwrap().left(), 3);
+        assert_eq!(new.left(), 3);
     }
 
     #[test]
     fn threads_claim_no_more_than_the_budget() {
         let mut locks = PbnLocks::new(1);
-        locks.lock_for_reading(Pbn(1)).unwrap();
-        locks.set_limit(Pbn(1), 254).unwrap();
-        let budget = locks.budget(Pbn(1)).unwrap();
+        let budget = new_lock(&mut locks, Pbn(1), 254);
         let claim_many = |budget: IncrementBudget| {
             std::thread::spawn(move || (0..200).filter(|_| budget.claim()).count())
         };

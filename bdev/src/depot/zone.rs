@@ -316,20 +316,20 @@ impl PhysicalZone {
             if limit == 0 || core.discards.is_under_way(local, offset) {
                 return Ok(DuplicateLock::NoIncrements);
             }
-            let lock = core.locks.lock_for_reading(pbn);
-            match lock.inspect_err(|error| core.fail(error.clone()))? {
+            let lock = core.locks.lock_for_reading(pbn, limit);
+            let budget = match lock.inspect_err(|error| core.fail(error.clone()))? {
                 ReadLock::WriteLocked => return Ok(DuplicateLock::WriteLocked),
-                ReadLock::Shared => {}
-                ReadLock::New => {
+                ReadLock::Shared(budget) => budget,
+                ReadLock::New(budget) => {
                     if slab.counts.status(offset) == ReferenceStatus::Free {
                         slab.counts.make_provisional(offset);
                         core.locks.set_provisional(pbn, true);
                         slab.free_changed(core, false);
                     }
-                    core.locks.set_limit(pbn, limit)?;
+                    budget
                 }
-            }
-            Ok(DuplicateLock::Locked(core.locks.budget(pbn)?))
+            };
+            Ok(DuplicateLock::Locked(budget))
         })
     }
 
