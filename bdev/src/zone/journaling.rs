@@ -88,15 +88,13 @@ impl JournalerTag {
     }
 }
 
-/// An entry that is durable, or whose end is known otherwise.
+/// Entries of a journal block that have become durable, all neighbours.
 #[derive(Clone, Debug)]
 pub struct Committed {
-    /// Who wanted it.
-    pub tag: JournalerTag,
-    /// What it says.
-    pub entry: RecoveryJournalEntry,
-    /// Where it is.
-    pub point: JournalPoint,
+    /// Where the first of them is.
+    pub first: JournalPoint,
+    /// What they say, and who wanted them.
+    pub entries: Arc<[Pending]>,
 }
 
 /// How many entries ahead of the one that is counted the counters are asked for.
@@ -240,72 +238,53 @@ impl Zone {
 
     /// Entries are durable. Called on the journal's thread, in the order of entries; those of one call are neighbours.
     pub(super) fn entries_committed(&self, first: JournalPoint, entries: &[Pending]) {
-        let entries = entries
-            .iter()
-            .enumerate()
-            .map(|(number, pending)| Committed {
-                tag: JournalerTag(pending.tag),
-                entry: pending.entry,
-                point: JournalPoint {
-                    entry: first.entry + number as u16,
-                    ..first
-                },
-            });
         if self.shared.zones > 1 {
-            let announcements = &self.journaling.announcements;
-            announcements.borrow_mut().extend(entries.clone());
+            let entries = entries.into();
+            let committed = Committed { first, entries };
+            self.journaling.announcements.borrow_mut().push(committed);
         }
-        self.take_all(entries);
+        self.take_committed(first, entries);
     }
 
     /// Tells the other zone threads which entries have become durable.
     pub(crate) fn announce_committed(&self) {
-        let mut announcements = self.journaling.announcements.borrow_mut();
-        if announcements.is_empty() {
-            return;
-        }
-        let announced: Arc<[Committed]> = announcements.drain(..).collect();
-        for zone in 1..self.shared.zones {
-            let note = Note::Committed(Arc::clone(&announced));
-            self.post.note(ZoneIndex(zone), note);
-        }
-    }
-
-    /// Takes out of the announced entries what concerns this zone.
-    pub(super) fn take_announced(&self, announced: &[Committed]) {
-        self.take_all(announced.iter().cloned());
-    }
-
-    /// Takes committed entries, in their order.
-    fn take_all(&self, entries: impl Iterator<Item = Committed> + Clone) {
-        let mut ahead = entries.clone();
-        for committed in ahead.by_ref().take(FORESEEN_ENTRIES) {
-            self.foresee_counts(&committed);
-        }
-        for committed in entries {
-            if let Some(later) = ahead.next() {
-                self.foresee_counts(&later);
+        for committed in self.journaling.announcements.borrow_mut().drain(..) {
+            for zone in 1..self.shared.zones {
+                let note = Note::Committed(committed.clone());
+                self.post.note(ZoneIndex(zone), note);
             }
-            self.take_committed(&committed);
+        }
+    }
+
+    /// Takes out of committed entries what concerns this zone. They come in the order of the journal.
+    pub(super) fn take_committed(&self, first: JournalPoint, entries: &[Pending]) {
+        for pending in entries.iter().take(FORESEEN_ENTRIES) {
+            self.foresee_count(pending);
+        }
+        for (number, pending) in entries.iter().enumerate() {
+            if let Some(later) = entries.get(number + FORESEEN_ENTRIES) {
+                self.foresee_count(later);
+            }
+            let point = JournalPoint {
+                entry: first.entry + number as u16,
+                ..first
+            };
+            self.take_entry(pending, point);
         }
         self.tell_counted();
     }
 
-    /// An entry is about to be taken.
+    /// An entry is about to be taken. Of the two blocks it is about, only the old one has not been touched for a while.
     #[inline]
-    fn foresee_counts(&self, committed: &Committed) {
-        let (tag, entry, me) = (committed.tag, &committed.entry, 1 << self.index.get());
-        if tag.counts_new() == me {
-            self.physical.foresee(entry.mapping.pbn);
-        }
-        if tag.counts_old() == me {
-            self.physical.foresee(entry.unmapping.pbn);
+    fn foresee_count(&self, pending: &Pending) {
+        if JournalerTag(pending.tag).counts_old() == 1 << self.index.get() {
+            self.physical.foresee(pending.entry.unmapping.pbn);
         }
     }
 
     #[inline]
-    fn take_committed(&self, committed: &Committed) {
-        let Committed { tag, entry, point } = committed;
+    fn take_entry(&self, pending: &Pending, point: JournalPoint) {
+        let (tag, entry) = (JournalerTag(pending.tag), &pending.entry);
         let (me, journaling) = (1 << self.index.get(), &self.journaling);
         let counters = tag.counts_new() | tag.counts_old();
         if tag.counts_new() == me {
@@ -313,11 +292,11 @@ impl Zone {
                 JournalOperation::DataRemapping => ReferenceOperation::DataIncrement,
                 JournalOperation::BlockMapRemapping => ReferenceOperation::BlockMapIncrement,
             };
-            self.count(*point, entry.mapping.pbn, increment);
+            self.count(point, entry.mapping.pbn, increment);
         }
         if tag.counts_old() == me {
             self.count(
-                *point,
+                point,
                 entry.unmapping.pbn,
                 ReferenceOperation::DataDecrement,
             );
@@ -326,7 +305,7 @@ impl Zone {
             let interested = &journaling.interested;
             interested.set(interested.get() | 1 << tag.zone().get());
         }
-        journaling.seen.set(Order::from(*point));
+        journaling.seen.set(Order::from(point));
         if tag.zone() != self.index {
             return;
         }
@@ -339,11 +318,11 @@ impl Zone {
         let mut awaiting = journaling.awaiting.borrow_mut();
         if mine && awaiting.is_empty() && journaling.late.borrow().is_empty() {
             drop(awaiting);
-            return self.entry_done(tag.who(), Ok(*point));
+            return self.entry_done(tag.who(), Ok(point));
         }
         awaiting.push_back(Awaiting {
             who: tag.who(),
-            point: *point,
+            point,
             counters,
         });
     }

@@ -113,8 +113,8 @@ pub enum Note {
     ReleaseLock(Pbn),
     /// To the journal's zone: journal a change of mapping.
     Journal(JournalerTag, RecoveryJournalEntry),
-    /// From the journal's zone: these entries are durable, in this order.
-    Committed(Arc<[Committed]>),
+    /// From the journal's zone: these entries are durable.
+    Committed(Committed),
     /// From the journal's zone: this entry will not be durable.
     NotJournaled(JournalerTag, VdoError),
     /// To the journal's zone: keep a journal block.

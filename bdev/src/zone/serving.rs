@@ -58,7 +58,7 @@ impl Zone {
         match note {
             Note::ReleaseLock(pbn) => self.physical.release(pbn),
             Note::Journal(tag, entry) => self.submit_entry(tag, entry),
-            Note::Committed(announced) => self.take_announced(&announced),
+            Note::Committed(committed) => self.take_committed(committed.first, &committed.entries),
             Note::NotJournaled(tag, error) => self.entry_failed(tag, error),
             Note::AcquireJournal(sequence, holder) => {
                 self.with_journal(|journal| journal.acquire(sequence, holder));
