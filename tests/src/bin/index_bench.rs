@@ -22,6 +22,9 @@ use vdo_tests::index_image::{ImageDevice, at_once};
 /// Names are made so many at a time, outside the time that counts.
 const BATCH: u64 = 1 << 16;
 
+/// So many are named together by a zone thread, which asks for them all at one go.
+const GROUP: usize = 32;
+
 fn record(number: u64) -> IndexRecord {
     let mapping = Mapping {
         pbn: Pbn(1 + number),
@@ -51,9 +54,16 @@ fn post(
         let records: Vec<IndexRecord> = numbers.by_ref().take(BATCH as usize).map(record).collect();
         count += records.len();
         let start = processor_time();
-        for record in records {
-            let found = at_once(index.ask(IndexOp::Post, record)).expect("a whole index");
-            known += u64::from(found.is_some());
+        for group in records.chunks(GROUP) {
+            let mut names = [RecordName::default(); GROUP];
+            for (name, record) in names.iter_mut().zip(group) {
+                *name = record.name;
+            }
+            index.foresee(&names[..group.len()]);
+            for record in group {
+                let found = at_once(index.ask(IndexOp::Post, *record)).expect("a whole index");
+                known += u64::from(found.is_some());
+            }
         }
         time += processor_time() - start;
     }

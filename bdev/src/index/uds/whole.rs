@@ -202,6 +202,11 @@ impl<D: IndexDevice> WholeIndex<D> {
         self.ask(IndexOp::Peek, record).await
     }
 
+    /// These names are about to be asked for.
+    pub fn foresee(&self, names: &[RecordName]) {
+        self.zones.iter().for_each(|zone| zone.foresee(names));
+    }
+
     /// The chapter in which `name` may be, as far as the volume index knows.
     pub fn chapter_hint(&mut self, name: &RecordName) -> Option<u64> {
         let zone = self.names.of(name).index();
