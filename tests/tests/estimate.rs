@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -128,16 +128,14 @@ fn as_blocks(folder: &Path) -> Vec<u8> {
 
 /// What a volume says when these bytes have been written to it, over zeroes: so the pages of its block map are there, and nothing has to wait for them.
 fn written(bytes: &[u8], compression: bool) -> Value {
-    let base = tempfile::tempfile().expect("a file");
-    base.set_len(3 << 30).expect("a size");
-    let path = format!(
-        "/proc/{}/fd/{}",
-        std::process::id(),
-        std::os::fd::AsRawFd::as_raw_fd(&base)
-    );
+    // One at a time, that it has the machine.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let base = tempfile::NamedTempFile::new().expect("a file");
+    base.as_file().set_len(3 << 30).expect("a size");
     let target = Target::start(bdev_config(vec![
         json!({"method": "bdev_uring_create", "params": {
-            "name": "base0", "filename": path, "block_size": BLOCK}}),
+            "name": "base0", "filename": base.path(), "block_size": BLOCK}}),
         json!({"method": "bdev_vdo_create", "params": {
             "name": "vdo0", "base_bdev_name": "base0", "slab_size_mib": 32,
             "logical_size_mib": 1024, "compression": compression}}),
