@@ -1,7 +1,7 @@
 //! Every JSON-RPC method of spdk-vdo once: names, parameters, results and errors.
 //!
 //! Two hosts serve these methods, SPDK's bdev module and the embedded target, and they must agree to
-//! the letter; so both take them from here. There is no I/O in this crate but the client's, and no state but the list of
+//! the letter; so both take them from here. There is no I/O in this crate but the client's and what [`service`] sends, and no state but the list of
 //! volumes that are being opened. A host looks
 //! the method up in [`methods`], turns the request's `params` into the method's type with
 //! [`Parameters::decode`] (which refuses what is unknown, missing, of the wrong type or out of range,
@@ -20,6 +20,7 @@
 //! - [`stats`]: statistics as JSON, and as YAML in the manner of `vdostats`
 //! - [`events`]: what an operator is told of a volume, in the log and by notifications
 //! - [`error`]: codes and messages
+//! - [`service`]: what the service manager is told of a host
 
 pub mod client;
 pub mod config_file;
@@ -30,6 +31,7 @@ pub mod methods;
 pub mod params;
 mod profile;
 pub mod results;
+pub mod service;
 pub mod spdk;
 pub mod stats;
 pub mod volume;

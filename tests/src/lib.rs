@@ -12,6 +12,7 @@ pub mod probe;
 pub mod recording;
 pub mod rig;
 pub mod script;
+pub mod service;
 pub mod sim;
 pub mod spdk;
 pub mod stock_client;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use thiserror::Error;
+use vdo_rpc::service;
 
 use crate::nbd::{ExportOptions, NbdExports};
 use crate::reactor::{CpuMask, ReactorError};
@@ -125,12 +126,15 @@ impl App {
     /// When the configuration fails, or the socket cannot be opened. What was done by then stays, for
     /// [`App::shutdown`] to undo.
     pub fn serve(&self, options: &AppOptions) -> Result<(), AppError> {
+        service::starting();
         let config = options.config.as_deref().map(read).transpose()?;
         self.check(&config)?;
         self.apply(&config, State::Startup)?;
         if options.wait_for_rpc {
             self.listen(options)?;
             log::info!("waiting for framework_start_init");
+            // Whoever is to make that call may be waiting for this.
+            service::ready();
             while !self.target.wait_for_start(LOOK) {
                 if self.target.stop_requested() {
                     return Ok(());
@@ -143,6 +147,7 @@ impl App {
             self.listen(options)?;
         }
         log::info!("running on cores {:?}", options.cpumask.cores());
+        service::ready();
         self.target.wait_for_stop();
         Ok(())
     }
@@ -195,6 +200,7 @@ impl App {
     /// Ends everything in order.
     pub fn shutdown(self) {
         log::info!("shutting down");
+        service::stopping();
         self.target.shutdown();
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod bdev;
+pub mod cli;
 pub mod nbd;
 pub mod notify;
 pub mod reactor;

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use spdk_sys as sys;
+use vdo_rpc::service;
 
 /// Where the process number goes.
 static PID_FILE: OnceLock<PathBuf> = OnceLock::new();
@@ -46,7 +47,9 @@ unsafe extern "C" fn started(_context: *mut c_void) {
         eprintln!("cannot write pid file {}: {error}", path.display());
         // SAFETY: the framework is up.
         unsafe { sys::spdk_app_stop(-1) }
+        return;
     }
+    service::ready();
 }
 
 /// The volumes that a configuration file names are to be as it names them, and not found before.
@@ -67,6 +70,7 @@ unsafe fn read_ahead(file: *const c_char) {
 
 /// The program is to end. Exports and the bdev layer wait for requests under way, so the volumes hear of it first.
 unsafe extern "C" fn stop() {
+    service::stopping();
     spdk::vdo::give_way();
     // SAFETY: SPDK calls this on the app thread, while the program runs.
     unsafe { sys::spdk_app_stop(0) };
@@ -106,6 +110,7 @@ fn main() -> ExitCode {
         match parsed {
             sys::SPDK_APP_PARSE_ARGS_SUCCESS => {
                 read_ahead(options.json_config_file);
+                service::starting();
                 let result = sys::spdk_app_start(&mut options, Some(started), std::ptr::null_mut());
                 sys::spdk_app_fini();
                 result
