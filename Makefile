@@ -1,10 +1,21 @@
 # What a person types. Every command works on a machine with Rust and nothing else, but for those of
 # SPDK at the end.
 SHELL := /bin/bash
-.PHONY: all demo pictures test bench bench-instructions bench-scaling lint sim loom miri fuzz spdk test-spdk bench-spdk lint-spdk
+.PHONY: all install deb demo pictures test bench bench-instructions bench-scaling lint sim loom miri fuzz spdk test-spdk bench-spdk lint-spdk
 
 all:
 	cargo build --release
+
+# Programs and all that belongs to them, after make, and make spdk if that is wanted: make install PREFIX=/usr/local DESTDIR=.
+# install/install.sh says what else can be chosen.
+install: export PREFIX := $(PREFIX)
+install: export DESTDIR := $(DESTDIR)
+install:
+	@install/install.sh
+
+# A Debian package of what needs no SPDK, into target/debian.
+deb: all
+	install/deb.sh
 
 # A volume on a file, real data through it, and what became of it.
 demo:
@@ -30,7 +41,7 @@ endef
 
 # Every test that can run here. Those that need a tool that is missing are named at the end.
 test:
-	@cargo build -p vdo-tgt --bin vdo_tgt
+	@cargo build -p vdo-tgt -p vdo-watch -p vdo-estimate -p vdo-install --bins
 	$(call counted,cargo test --no-fail-fast,test.log)
 
 # Figures, in one run: instructions and I/O per second of the engine on memory, and of its parts. Adds a line to bench/history.csv.
