@@ -31,14 +31,15 @@ const USUAL: &[&str] = &[
     "spdk_sock_modules",
 ];
 
-/// The oldest release this is meant for.
-const OLDEST: (u32, u32) = (24, 9);
+/// The oldest release this is meant for: the first that passes flushes on to NVMe devices.
+const OLDEST: (u32, u32) = (25, 9);
 
 const FUNCTIONS: &[&str] = &[
     "spdk_app_(fini|get_core_mask|get_shm_id|opts_init|parse_args|start|stop|usage)",
     "spdk_bdev_(alias_add|close|desc_get_bdev|first|free_io|get_.*|get_by_name|io_complete|io_complete_aio_status|io_complete_nvme_status)",
-    "spdk_bdev_(io_get_aio_status|io_get_buf|io_type_supported|is_md_interleaved|next|open_ext)",
+    "spdk_bdev_(io_get_aio_status|io_get_nvme_status|io_get_buf|io_type_supported|is_md_interleaved|next|open_ext)",
     "spdk_bdev_(destruct_done|io_get_thread|module_.*|notify_blockcnt_change|queue_io_wait|register|unregister|wait_for_examine)",
+    "spdk_bdev_nvme_(get|set)_opts",
     "spdk_bdev_(flush_blocks|read_blocks|unmap_blocks|write_blocks)",
     "spdk_cpuset_(alloc|count|free|get_cpu|set_cpu|zero)",
     "spdk_(dma_.*|free|zmalloc|get_ticks|get_ticks_hz)",
@@ -65,9 +66,11 @@ const TYPES: &[&str] = &[
     "spdk_bdev_io_wait_entry",
     "spdk_bdev_opts",
     "spdk_bdev_module",
+    "spdk_bdev_nvme_opts",
     "spdk_json_val",
     "spdk_json_write_ctx",
     "spdk_log_flag",
+    "spdk_nvme_(generic_command_status_code|status_code_type)",
     "spdk_trace_(register_fn|tpoint_opts)",
 ];
 

@@ -9,6 +9,7 @@
 #include <spdk/json.h>
 #include <spdk/jsonrpc.h>
 #include <spdk/log.h>
+#include <spdk/module/bdev/nvme.h>
 #include <spdk/notify.h>
 #include <spdk/rpc.h>
 #include <spdk/thread.h>

@@ -25,7 +25,7 @@ use vdo_rpc::{ErrorCode, RpcError};
 use super::base::SpdkChannel;
 use super::bdev::{self, VdoBdev};
 use super::zone::{self, RunningZone, SpdkWaker};
-use super::{NAME, SpdkHost, examine, state};
+use super::{NAME, SpdkHost, examine, nvme_flush, state};
 use crate::desc::{self, Desc, Event};
 use crate::dma::SpdkMemory;
 use crate::poller::{Activity, Poller};
@@ -203,6 +203,7 @@ async fn bring_up_as(
         Origin::Asked => open_base(&params, &watch)?,
         Origin::Found => open_base_among_others(&params, &watch).await?,
     };
+    nvme_flush::check(&params.name);
     let memory: Arc<dyn DmaMemory> = Arc::new(SpdkMemory::default());
     let failed = |error| volume::volume_error(&params.base_bdev_name, error);
     let name = Some(params.name.as_str());

@@ -7,6 +7,7 @@
 //! - [`channel`], [`request`]: a user's channel and I/Os
 //! - [`zone`]: zone threads as SPDK threads
 //! - [`base`]: I/O to the base bdev
+//! - [`nvme_flush`]: that a flush of it is one
 //! - [`reset`]: what a reset waits for
 //! - [`methods`]: the `bdev_vdo_*` methods
 //!
@@ -21,6 +22,7 @@ pub mod channel;
 pub mod examine;
 pub mod life;
 pub mod methods;
+mod nvme_flush;
 pub mod request;
 pub mod reset;
 pub mod spoken_for;
@@ -86,6 +88,7 @@ extern "C" fn enter() {
     logging::register_flag();
     methods::register();
     trace::register();
+    nvme_flush::enable();
 }
 
 /// Runs before `main`, as the constructors of SPDK's own modules do.
