@@ -20,7 +20,7 @@ pub enum VdoError {
     )]
     Unsettled,
     /// The base device failed.
-    #[error("{operation} of block {pbn} on the base device failed (errno {errno})")]
+    #[error("{operation} of block {pbn} on the base device failed ({})", device_error(*.errno))]
     Io {
         /// What was tried: "read", "write" or "flush".
         operation: &'static str,
@@ -68,6 +68,16 @@ pub enum VdoError {
     /// The volume is shutting down.
     #[error("the volume is shutting down")]
     ShuttingDown,
+}
+
+/// The errno of a device in words.
+fn device_error(errno: i32) -> String {
+    /// `EBADE`: what Linux makes of a reservation conflict.
+    const RESERVED: i32 = 52;
+    match errno {
+        RESERVED => "another host has reserved it".to_owned(),
+        errno => format!("errno {errno}"),
+    }
 }
 
 impl VdoError {

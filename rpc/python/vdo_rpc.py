@@ -12,10 +12,15 @@ that the target's defaults apply.
 import argparse
 import json
 
+import nvme_reserve
+
 
 def _call(args, method, **params):
     params = {name: value for name, value in params.items() if value is not None}
-    result = args.client.call(method, params)
+    _show(args.client.call(method, params))
+
+
+def _show(result):
     # Batches and dry runs have no result yet; "true" says nothing the exit status does not.
     if isinstance(result, str):
         print(result.rstrip('\n'))
@@ -198,3 +203,5 @@ def spdk_rpc_plugin_initialize(subparsers):
     p.add_argument('-x', '--except', dest='names', nargs='+', metavar='BDEV',
                    help='leave volumes on these bdevs alone until bdev_vdo_create names them')
     p.set_defaults(func=_bdev_vdo_set_examine)
+
+    nvme_reserve.add_commands(subparsers, _show)

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vdo_tests::nvme_probe::NvmeProbe;
-use vdo_tests::rig::{Between, ROOMY, Rig, Setup, check, fill};
-use vdo_tests::spdk::{self, Export, Load, Served};
+use vdo_tests::rig::{Between, ROOMY, Setup, check, fill};
+use vdo_tests::spdk::{self, Export, Load, Remote, Served};
 use vdo_tests::target::{Options, Target, bdev_config};
 
 fn names(target: &Target) -> Vec<String> {
@@ -79,32 +79,6 @@ fn a_base_bdev_deleted_under_load_takes_the_volume_down_cleanly() {
     }
 }
 
-/// A volume on a namespace that a second program serves from a file.
-struct Remote {
-    rig: Rig,
-    server: Target,
-    export: Export,
-}
-
-impl Remote {
-    fn new() -> Remote {
-        let rig = Rig::new(ROOMY);
-        let (server, export) = Remote::serve(&rig);
-        Remote {
-            rig,
-            server,
-            export,
-        }
-    }
-
-    fn serve(rig: &Rig) -> (Target, Export) {
-        let server = Target::start_with(spdk::stock_options(bdev_config(Vec::new())));
-        spdk::create_aio(&server, "disk", &rig.file());
-        let export = spdk::export_nvme_tcp(&server, "disk");
-        (server, export)
-    }
-}
-
 /// A target with the volume `vdo0` on what is served elsewhere; where it serves the volume.
 fn on_remote(remote: &Export, attach: Value) -> (Target, Export) {
     let target = Target::start_with(Options {
@@ -154,8 +128,7 @@ fn a_volume_on_an_nvme_controller_keeps_its_data_and_goes_when_the_controller_is
     // A detached controller may lose the volume's last words, never what was flushed.
     end.check(&mut client);
     assert!(target.stop().success());
-    assert!(remote.server.stop().success());
-    remote.rig.audit(test);
+    remote.stop().audit(test);
 }
 
 #[test]
@@ -165,13 +138,13 @@ fn a_target_survives_the_death_of_the_controller_its_volume_is_on() {
         return;
     }
     let _turn = spdk::turn();
-    let remote = Remote::new();
+    let mut remote = Remote::new();
     let patience = json!({"ctrlr_loss_timeout_sec": 2, "reconnect_delay_sec": 1, "fast_io_fail_timeout_sec": 1});
     let (target, export) = on_remote(&remote.export, patience);
     fill(&mut export.connect(), 0..200, |lbn| lbn);
     let bystander = bystander(&target);
     let load = Load::start(&export, 1000..1128);
-    remote.server.kill();
+    remote.die();
     let end = load.fail();
     assert!(end.error.is_some(), "{end:?}");
     // SPDK gives the controller up, and with it its bdev; the volume goes too.
@@ -181,13 +154,13 @@ fn a_target_survives_the_death_of_the_controller_its_volume_is_on() {
     unharmed(bystander);
     assert!(target.stop().success());
     // It was not shut down, and is recovered when it is found.
-    let (server, export) = Remote::serve(&remote.rig);
+    remote.come_back();
     let target = Target::start_with(spdk::options(bdev_config(Vec::new())));
-    spdk::connect_nvme_tcp(&target, &export, "far");
+    spdk::connect_nvme_tcp(&target, &remote.export, "far");
     spdk::call(&target, "bdev_wait_for_examine", Value::Null);
     left(&target, &["farn1", "farn1_vdo"]);
     let export = spdk::export_nvme_tcp(&target, "farn1_vdo");
     check(&mut export.connect(), 0..200, |lbn| lbn);
     assert!(target.stop().success());
-    assert!(server.stop().success());
+    remote.stop();
 }

@@ -5,6 +5,9 @@
 //! sees "try again". Completions are put on a list that the next poll hands over. Places are kept, so that
 //! a channel that is warm allocates nothing.
 //!
+//! When an NVMe controller is reset, because somebody asked for it or an I/O took too long, SPDK ends what it has under way without trying it again. It is
+//! then sent once more from here: whether it had been done or not, doing it again does no harm, since the engine does nothing else with those blocks meanwhile.
+//!
 //! SPDK has no durable write that every bdev knows: such a write is followed by a flush. A bdev without
 //! flush has nothing volatile, and one without unmap has no use for the advice: both succeed at once.
 
@@ -20,6 +23,9 @@ use crate::desc::Channel;
 
 /// Places a channel begins with.
 const PLACES: usize = 1024;
+
+/// Resets of the base bdev's controller that an I/O lives through.
+const RESETS: u32 = 16;
 
 /// Called when there is a completion to be polled for.
 pub type Announce = Box<dyn Fn()>;
@@ -49,6 +55,8 @@ struct Place {
     io: Cell<Option<BaseIo>>,
     /// Whether the write is done and the flush after it under way.
     flushing: Cell<bool>,
+    /// How often a reset has ended it.
+    resets: Cell<u32>,
     wait: UnsafeCell<sys::spdk_bdev_io_wait_entry>,
 }
 
@@ -88,6 +96,7 @@ impl Place {
             shared: RefCell::new(None),
             io: Cell::new(None),
             flushing: Cell::new(false),
+            resets: Cell::new(0),
             wait: UnsafeCell::new(sys::spdk_bdev_io_wait_entry::default()),
         })
     }
@@ -205,18 +214,52 @@ impl Shared {
 }
 
 unsafe extern "C" fn completed(io: *mut sys::spdk_bdev_io, success: bool, context: *mut c_void) {
-    let mut errno = 0;
     // SAFETY: SPDK hands over an I/O that has ended; it is freed once.
-    unsafe {
-        if !success {
-            sys::spdk_bdev_io_get_aio_status(io, &mut errno);
-            errno = if errno < 0 { -errno } else { libc::EIO };
-        }
+    let failure = unsafe {
+        let failure = (!success).then(|| failure(io));
         sys::spdk_bdev_free_io(io);
-    }
+        failure
+    };
     // SAFETY: the context is the place the I/O was started from, which stays.
     let place = unsafe { &*context.cast_const().cast::<Place>() };
-    place.shared().end(place, errno);
+    match failure {
+        None => place.shared().end(place, 0),
+        Some(Failure::Reset) if place.resets.get() < RESETS => {
+            place.resets.set(place.resets.get() + 1);
+            place.shared().start(place);
+        }
+        Some(Failure::Reset) => place.shared().end(place, libc::EIO),
+        Some(Failure::Errno(errno)) => place.shared().end(place, errno),
+    }
+}
+
+/// Why an I/O failed.
+enum Failure {
+    /// The NVMe controller was reset, and did it or not.
+    Reset,
+    Errno(c_int),
+}
+
+/// Why an I/O failed.
+///
+/// # Safety
+/// It has ended, and failed.
+unsafe fn failure(io: *const sys::spdk_bdev_io) -> Failure {
+    let (mut errno, mut cdw0, mut kind, mut code) = (0, 0, 0, 0);
+    // SAFETY: the caller's promise.
+    unsafe {
+        sys::spdk_bdev_io_get_aio_status(io, &mut errno);
+        sys::spdk_bdev_io_get_nvme_status(io, &mut cdw0, &mut kind, &mut code);
+    }
+    let is = |status| kind == sys::SPDK_NVME_SCT_GENERIC as c_int && code == status as c_int;
+    if is(sys::SPDK_NVME_SC_ABORTED_SQ_DELETION) {
+        return Failure::Reset;
+    }
+    Failure::Errno(match errno {
+        _ if is(sys::SPDK_NVME_SC_RESERVATION_CONFLICT) => libc::EBADE,
+        0 => libc::EIO,
+        errno => errno.abs(),
+    })
 }
 
 unsafe extern "C" fn may_go_on(context: *mut c_void) {
@@ -239,6 +282,7 @@ impl BaseChannel for SpdkChannel {
         // SAFETY: boxed, and never removed while the channel lives.
         let place = unsafe { &*place };
         place.io.set(Some(io));
+        place.resets.set(0);
         *place.shared.borrow_mut() = Some(Rc::clone(shared));
         shared.in_flight.set(shared.in_flight.get() + 1);
         shared.start(place);

@@ -51,14 +51,25 @@ impl Export {
                 json!({"allow_any_host": true, "serial_number": "SPDKVDO0"}),
             ),
             call("nvmf_subsystem_add_ns", self.namespace(bdev)),
-            call(
-                "nvmf_subsystem_add_listener",
-                json!({"listen_address": self.address()}),
-            ),
+            json!({"method": "nvmf_subsystem_add_listener", "params": self.listener()}),
         ]
     }
 
-    fn namespace(&self, bdev: &str) -> Value {
+    /// The same subsystem by another port, where nobody listens yet.
+    pub(super) fn at_another_port(&self) -> Export {
+        Export {
+            port: Export::somewhere().port,
+            nqn: self.nqn.clone(),
+        }
+    }
+
+    /// The parameters of the calls that open the subsystem at this port, and close it.
+    pub(super) fn listener(&self) -> Value {
+        json!({"nqn": self.nqn, "listen_address": self.address()})
+    }
+
+    /// The parameters of the call that puts a bdev there.
+    pub(crate) fn namespace(&self, bdev: &str) -> Value {
         json!({"nqn": self.nqn, "namespace": {"nsid": 1, "bdev_name": bdev}})
     }
 

@@ -12,6 +12,7 @@
 mod export;
 mod load;
 mod peer;
+mod remote;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::tools::skipped;
 pub use self::export::{Export, Served, connect_nvme_tcp, export_nvme_tcp, transport};
 pub use self::load::{Load, LoadEnd};
 pub use self::peer::{Outcome, Peer, Totals, dd, totals};
+pub use self::remote::{Asked, Remote};
 
 /// MiB of memory a target takes; SPDK's own pools need most of the first half.
 const TARGET_MEMORY: &str = "1024";
