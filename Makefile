@@ -1,7 +1,7 @@
 # What a person types. Every command works on a machine with Rust and nothing else, but for those of
 # SPDK at the end.
 SHELL := /bin/bash
-.PHONY: all install deb demo pictures test bench bench-instructions bench-scaling lint sim loom miri fuzz spdk test-spdk bench-spdk lint-spdk
+.PHONY: all install deb demo pictures test bench bench-instructions bench-scaling lint sim loom miri fuzz spdk test-spdk test-pcie bench-spdk lint-spdk
 
 all:
 	cargo build --release
@@ -114,6 +114,13 @@ test-spdk:
 	@cargo build -p vdo-tgt --bin vdo_tgt
 	@cargo build -p spdk $(SPDK_PROGRAMS)
 	$(call counted,cargo test -p spdk-sys -p spdk $(SPDK_PROGRAMS) --no-fail-fast,test-spdk.log)
+
+# Volumes on NVMe drives on PCIe, in an emulated machine: by hand, a quarter of an hour. SPDK_GENERIC is where an SPDK for any processor is
+# installed; see docs/hardware.md.
+test-pcie:
+	@test -n "$(SPDK_GENERIC)" || { echo 'SPDK_GENERIC= has to say where an SPDK for any processor is installed: docs/hardware.md'; exit 1; }
+	SPDK_PREFIX=$(SPDK_GENERIC) cargo build -p spdk --bin spdk_vdo_tgt --target-dir target/generic
+	PCIE_VDO_TGT=$(CURDIR)/target/generic/debug/spdk_vdo_tgt cargo test -p spdk --test pcie -- --test-threads 1
 
 # Figures under SPDK's bdevperf, the volume beside a passthru bdev, on memory and over NVMe/TCP.
 bench-spdk: export SPDK_DIR := $(SPDK_DIR)

@@ -21,7 +21,7 @@
 //! (so that a test can look at the other side in between), and is gone with [`Guest::power_off`], or killed when it
 //! is dropped. Every step has a time limit, and the error says what the console said last. What the guest prints to
 //! its console is in [`Guest::console`]; with `VDO_GUEST_CONSOLE=1` it is also copied to standard error as it comes.
-//! An [`NvmeHost`] is a guest that uses what is served over NVMe/TCP.
+//! An [`NvmeHost`] is a guest that uses what is served over NVMe/TCP, a [`PcieMachine`] one that serves volumes on NVMe drives.
 //!
 //! The guest has no disk but those it is given (`/dev/vda` and so on, in their order), and finds
 //! the loopback interface of this machine at 10.0.2.2. It is emulated, not virtualised, unless
@@ -34,7 +34,9 @@
 mod cpio;
 mod kit;
 mod modules;
+mod monitor;
 mod nvme_host;
+mod pcie;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -45,8 +47,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use monitor::Monitor;
+
 pub use kit::{Kit, Lacking, Recipe};
 pub use nvme_host::NvmeHost;
+pub use pcie::{Drive, PcieMachine};
 
 /// How this machine is called in a guest.
 pub const HOST: &str = "10.0.2.2";
@@ -59,6 +64,9 @@ const TELL_PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long a guest may take to switch itself off.
 const OFF_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the emulator's trace says of each flush of an NVMe drive.
+const FLUSH_TRACE: &str = "pci_nvme_flush_ns";
 
 /// How much of the console an error shows.
 const LAST_LINES: usize = 60;
@@ -77,6 +85,12 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// Programs of this workspace, in `/bin` there, and the libraries they need.
     pub programs: Vec<PathBuf>,
+    /// NVMe drives, in their order, behind an IOMMU.
+    pub drives: Vec<Drive>,
+    /// A port of this machine that leads to one of the guest, as the emulator's `hostfwd` has it.
+    pub forwarded: Option<String>,
+    /// More for the kernel's command line.
+    pub kernel_arguments: String,
 }
 
 impl Default for Machine {
@@ -86,6 +100,9 @@ impl Default for Machine {
             processors: 1,
             disks: Vec::new(),
             programs: Vec::new(),
+            drives: Vec::new(),
+            forwarded: None,
+            kernel_arguments: String::new(),
         }
     }
 }
@@ -188,7 +205,7 @@ impl Guest {
             File::create(folder.path().join("complaints")).expect("the folder is ours");
         let initramfs = kit.initramfs_with(&machine.programs, folder.path());
         let initramfs = initramfs.map_err(GuestError::Programs)?;
-        let mut emulator = command(kit, &initramfs, &machine, &folder.path().join("console"))
+        let mut emulator = command(kit, &initramfs, &machine, folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(complaints)
@@ -281,6 +298,16 @@ impl Guest {
         }
     }
 
+    /// Changes the machine by a command of the emulator's monitor; its answer.
+    ///
+    /// # Panics
+    /// When the emulator refuses.
+    fn monitor(&mut self, command: &str, arguments: serde_json::Value) -> serde_json::Value {
+        let answer = Monitor::connect(&self.folder.path().join("monitor"))
+            .and_then(|mut monitor| monitor.call(command, arguments));
+        answer.unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// All that the guest has said on its console.
     pub fn console(&self) -> String {
         self.file("console")
@@ -364,7 +391,7 @@ impl Drop for Guest {
 }
 
 /// The emulator's command line.
-fn command(kit: &Kit, initramfs: &Path, machine: &Machine, console: &Path) -> Command {
+fn command(kit: &Kit, initramfs: &Path, machine: &Machine, folder: &Path) -> Command {
     let accelerator = std::env::var("VDO_GUEST_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
     let mut command = Command::new(kit::QEMU);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
@@ -375,12 +402,23 @@ fn command(kit: &Kit, initramfs: &Path, machine: &Machine, console: &Path) -> Co
     command.arg("-kernel").arg(&kit.kernel);
     command.arg("-initrd").arg(initramfs);
     // A panic ends the emulator. Mitigations cost time and guard nothing here.
-    command.args([
-        "-append",
-        "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check",
-    ]);
+    command.arg("-append");
+    command.arg(format!(
+        "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check {}",
+        machine.kernel_arguments
+    ));
+    if !machine.drives.is_empty() {
+        command.args(["-device", "intel-iommu,intremap=on"]);
+        command.args(["-trace", FLUSH_TRACE, "-D"]);
+        command.arg(folder.join("trace"));
+    }
     command.arg("-serial");
-    command.arg(format!("file:{}", console.display()));
+    command.arg(format!("file:{}", folder.join("console").display()));
+    command.arg("-qmp");
+    command.arg(format!(
+        "unix:{},server=on,wait=off",
+        folder.join("monitor").display()
+    ));
     command.args([
         "-chardev",
         "stdio,id=channel,signal=off",
@@ -389,9 +427,11 @@ fn command(kit: &Kit, initramfs: &Path, machine: &Machine, console: &Path) -> Co
         "-device",
         "virtserialport,chardev=channel",
     ]);
+    let forwarded = machine.forwarded.iter();
+    let forwarded: String = forwarded.map(|from| format!(",hostfwd={from}")).collect();
     command.args([
         "-netdev",
-        "user,id=network",
+        &format!("user,id=network{forwarded}"),
         "-device",
         "virtio-net-pci,netdev=network,romfile=",
     ]);
@@ -403,6 +443,9 @@ fn command(kit: &Kit, initramfs: &Path, machine: &Machine, console: &Path) -> Co
         command.arg(format!(
             "virtio-blk-pci,drive=disk{number},logical_block_size={sector},physical_block_size={sector}"
         ));
+    }
+    for (number, drive) in machine.drives.iter().enumerate() {
+        command.args(drive.options(number));
     }
     command
 }
