@@ -73,7 +73,9 @@ print(found[0] if found else sysconfig.get_path('purelib', vars={'base': prefix.
 END
 }
 if python_dir=${PYTHON_DIR:-$(python_dir)}; then
-    file 644 rpc/python/vdo_rpc.py "$python_dir/vdo_rpc.py"
+    for module in rpc/python/*.py; do
+        file 644 "$module" "$python_dir/$(basename "$module")"
+    done
 else
     echo "install: no Python on this machine: the plugin of SPDK's client was left out" >&2
 fi

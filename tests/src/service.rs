@@ -1,6 +1,7 @@
 //! A target as a service manager runs it: it is told by datagrams when the target is up and when it ends.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -51,9 +52,11 @@ impl Service {
         let mut all = String::new();
         let mut room = [0; 4096];
         while !all.lines().any(|line| line == wanted) {
-            let got = self.messages.recv(&mut room);
-            let got = got.unwrap_or_else(|error| panic!("{wanted}: {error}, after {all:?}"));
-            all.push_str(&String::from_utf8_lossy(&room[..got]));
+            match self.messages.recv(&mut room) {
+                Ok(got) => all.push_str(&String::from_utf8_lossy(&room[..got])),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("{wanted}: {error}, after {all:?}"),
+            }
         }
         all
     }

@@ -16,11 +16,12 @@ use vdo_tests::target::built;
 use vdo_tests::tools::{skipped, text};
 
 /// What is installed below a prefix, beside the programs that need SPDK.
-const INSTALLED: [&str; 29] = [
+const INSTALLED: [&str; 30] = [
     "bin/vdo_estimate",
     "bin/vdo_exporter",
     "bin/vdo_tgt",
     "bin/vdo_top",
+    "lib/python/nvme_reserve.py",
     "lib/python/vdo_rpc.py",
     "lib/systemd/system/vdo_tgt.service",
     "share/bash-completion/completions/vdo_estimate",
@@ -401,9 +402,12 @@ fn the_plugin_is_installed_by_pip() {
     }
     // A copy, for what is built is left beside the sources.
     let copy = folder();
-    for name in ["pyproject.toml", "README.md", "vdo_rpc.py"] {
-        let source = workspace().join("rpc/python").join(name);
-        fs::copy(source, copy.path().join(name)).expect("a file");
+    for entry in workspace().join("rpc/python").read_dir().expect("a folder") {
+        let source = entry.expect("a file").path();
+        if source.is_file() {
+            let name = source.file_name().expect("a file has a name");
+            fs::copy(&source, copy.path().join(name)).expect("a file");
+        }
     }
     let copy = copy.path().to_str().expect("a name");
     let output = pip(&["--no-index", "--no-build-isolation", "--no-deps", copy]);
