@@ -76,15 +76,20 @@ const BY_CHANCE: &[&str] = &[
 
 /// Numbers that there are only here, by the beginning of their paths.
 const ONLY_HERE: &[&str] = &[
+    "allocator.full_slabs",
     "data.",
     "freed_discards.",
     "hash_lock_paths.",
+    "hash_lock_steps.",
     "index.collisions",
     "index.early_flushes",
     "index.open_chapter_entries",
     "index.page_",
+    "index_entries_limit",
     "index_rebuild_",
     "index_state",
+    "journal.blocks_in_use",
+    "journal.blocks_limit",
     "name",
     "saving_percent",
     "used_percent",
