@@ -91,6 +91,10 @@ impl Report {
             kind,
             detail: Some(detail.into()),
         };
+        let failed = |kind, what: &str, why: &str| {
+            let sentence = format!("could not be {what}: {why}");
+            detailed(Level::Error, kind, sentence, &format!("failed: {why}"))
+        };
         match event {
             VolumeEvent::LowSpace {
                 percent,
@@ -123,15 +127,7 @@ impl Report {
                 RECOVERY_ENDED,
                 "is recovered: its journal is replayed, and its slabs are scrubbed",
             ),
-            VolumeEvent::RecoveryEnded(Err(why)) => {
-                let sentence = format!("could not be recovered: {why}");
-                detailed(
-                    Level::Error,
-                    RECOVERY_ENDED,
-                    sentence,
-                    &format!("failed: {why}"),
-                )
-            }
+            VolumeEvent::RecoveryEnded(Err(why)) => failed(RECOVERY_ENDED, "recovered", why),
             VolumeEvent::RebuildBegun => {
                 let sentence = "is being rebuilt from its block map, as was asked for";
                 plain(Level::Warn, REBUILD_BEGUN, sentence)
@@ -145,15 +141,7 @@ impl Report {
                     &format!("dropped {dropped}"),
                 )
             }
-            VolumeEvent::RebuildEnded(Err(why)) => {
-                let sentence = format!("could not be rebuilt: {why}");
-                detailed(
-                    Level::Error,
-                    REBUILD_ENDED,
-                    sentence,
-                    &format!("failed: {why}"),
-                )
-            }
+            VolumeEvent::RebuildEnded(Err(why)) => failed(REBUILD_ENDED, "rebuilt", why),
             VolumeEvent::Index(state) => {
                 let (level, word, means) = index_words(*state);
                 let sentence = format!("has its deduplication index {word}: {means}");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use vdo_tests::rig::{Between, MIB, ROOMY, Setup, fill};
 use vdo_tests::spdk::{self, Served};
-use vdo_tests::told::{self, Told};
+use vdo_tests::told;
 
 #[test]
 fn shares_of_space_are_told_of_once_each_and_again_when_there_was_room() {
@@ -23,16 +23,8 @@ fn shares_of_space_are_told_of_once_each_and_again_when_there_was_room() {
     });
     assert!(target.stop().success());
     // Above both when it starts.
-    let percents = json!([shares.low, shares.high, 100]);
-    let target = served.start(&Setup::on("0x3").with("low_space_percent", percents.clone()));
-    let texts = [shares.low, shares.high].map(|share| format!("vdo0: {share}"));
-    let told = texts.each_ref().map(|text| ("low_space", &**text));
-    Told::default().expect(&target, &told);
-    let config = spdk::call(&target, "framework_get_config", json!({"name": "bdev"}));
-    let create = config.as_array().unwrap().iter();
-    let mut create = create.filter(|call| call["method"] == "bdev_vdo_create");
-    let create = create.next().unwrap();
-    assert_eq!(create["params"]["low_space_percent"], percents);
+    let target = served.start(&Setup::on("0x3").with("low_space_percent", shares.percents()));
+    told::reached_at_start(&target, shares);
     assert!(target.stop().success());
 }
 

@@ -152,6 +152,30 @@ pub struct Shares {
     pub high: u64,
 }
 
+impl Shares {
+    /// The thresholds for that start.
+    pub fn percents(self) -> Value {
+        json!([self.low, self.high, 100])
+    }
+}
+
+/// A volume `vdo0` that [`low_space`] has left is up again, with thresholds at these shares: it is told of those it has reached, once, and they are
+/// in what is saved.
+///
+/// # Panics
+/// When that is not so.
+pub fn reached_at_start(target: &Target, shares: Shares) {
+    let texts = [shares.low, shares.high].map(|share| format!("vdo0: {share}"));
+    let told = texts.each_ref().map(|text| ("low_space", &**text));
+    Told::default().expect(target, &told);
+    let config = target.rpc("framework_get_config", json!({"name": "bdev"}));
+    let config = config.expect("it can be asked for");
+    let mut calls = config.as_array().expect("it is a list").iter();
+    let create = calls.find(|call| call["method"] == "bdev_vdo_create");
+    let create = create.expect("the volume is in it");
+    assert_eq!(create["params"]["low_space_percent"], shares.percents());
+}
+
 /// A volume `vdo0` on an otherwise unused base bdev fills, is told of at each share once, and again after it has emptied by two percent. In the
 /// end both shares are in use. `grow` has the base bdev grow, and the volume with it, by a tenth.
 ///

@@ -193,6 +193,17 @@ fn serves_a_volume(root: &Path) {
     }
 }
 
+/// Runs a command that is to end well and complain of nothing.
+fn run_without_a_word(command: &mut Command) -> Output {
+    let output = command.output().expect("it was found");
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{command:?}: {}",
+        text(&output)
+    );
+    output
+}
+
 #[test]
 fn what_is_installed_is_what_belongs_there_and_serves_a_volume() {
     let root = installed();
@@ -258,16 +269,7 @@ fn units_name_the_prefix_and_are_what_systemd_takes() {
             .collect();
         let copy = root.path().join(name);
         fs::write(&copy, there).expect("a file");
-        let output = Command::new("systemd-analyze")
-            .arg("verify")
-            .arg(&copy)
-            .output()
-            .expect("it was found");
-        assert!(
-            output.status.success() && output.stderr.is_empty(),
-            "{name}: {}",
-            text(&output)
-        );
+        run_without_a_word(Command::new("systemd-analyze").arg("verify").arg(&copy));
     }
 }
 
@@ -283,18 +285,10 @@ fn manual_pages_can_be_read_and_completions_loaded() {
             share.join("man/man8/vdo_tgt.8"),
             manual,
         ] {
-            let output = Command::new("man")
-                .args(["--warnings", "-l"])
-                .arg(&page)
-                .env("MANWIDTH", "120")
-                .output()
-                .expect("it was found");
+            let mut man = Command::new("man");
+            man.args(["--warnings", "-l"]).arg(&page);
+            let output = run_without_a_word(man.env("MANWIDTH", "120"));
             let shown = String::from_utf8_lossy(&output.stdout);
-            assert!(
-                output.status.success() && output.stderr.is_empty(),
-                "{}",
-                text(&output)
-            );
             assert!(
                 shown.contains("SYNOPSIS") && shown.contains("--") && shown.len() > 800,
                 "{shown}"
@@ -310,16 +304,7 @@ fn manual_pages_can_be_read_and_completions_loaded() {
         if !has(test, shell) {
             continue;
         }
-        let output = Command::new(shell)
-            .arg("-n")
-            .arg(share.join(script))
-            .output()
-            .expect("it was found");
-        assert!(
-            output.status.success() && output.stderr.is_empty(),
-            "{script}: {}",
-            text(&output)
-        );
+        run_without_a_word(Command::new(shell).arg("-n").arg(share.join(script)));
     }
 }
 

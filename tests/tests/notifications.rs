@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use vdo_tests::rig::{Between, MIB, ROOMY, Rig, Setup, TIGHT, fill};
 use vdo_tests::target::{Target, bdev_config};
-use vdo_tests::told::{self, Told};
+use vdo_tests::told;
 
 /// Has the base bdev grow, and the volume with it.
 fn grow(rig: &Rig, target: &Target) {
@@ -24,20 +24,11 @@ fn shares_of_space_are_told_of_once_each_and_again_when_there_was_room() {
     let shares = told::low_space(&target, &mut rig.connect(), || grow(&rig, &target));
     assert!(target.stop().success());
     // Above both when it starts.
-    let percents = json!([shares.low, shares.high, 100]);
-    let target = rig.start(&Setup::on("0x1").with("low_space_percent", percents.clone()));
-    let texts = [shares.low, shares.high].map(|share| format!("vdo0: {share}"));
-    let told = texts.each_ref().map(|text| ("low_space", &**text));
-    Told::default().expect(&target, &told);
+    let target = rig.start(&Setup::on("0x1").with("low_space_percent", shares.percents()));
+    told::reached_at_start(&target, shares);
     // And once for each start, with what was saved.
-    let config = target.rpc("framework_get_config", json!({"name": "bdev"}));
-    let config = config.unwrap();
-    let create = config.as_array().unwrap().iter();
-    let mut create = create.filter(|call| call["method"] == "bdev_vdo_create");
-    let create = create.next().unwrap();
-    assert_eq!(create["params"]["low_space_percent"], percents);
     let target = target.restart();
-    Told::default().expect(&target, &told);
+    told::reached_at_start(&target, shares);
     assert!(target.stop().success());
 }
 

@@ -24,8 +24,8 @@ const SACKS: usize = 128;
 /// The least and the most a box has room for.
 const ROOM: std::ops::RangeInclusive<usize> = 256..=16 * 1024;
 
-fn room(slots: u32, per_slot: usize) -> usize {
-    (slots as usize * per_slot).clamp(*ROOM.start(), *ROOM.end())
+fn room(slots: u32) -> usize {
+    (slots as usize * REQUESTS_PER_SLOT).clamp(*ROOM.start(), *ROOM.end())
 }
 
 /// Flushes the host can have in a mailbox before putting in another takes memory.
@@ -92,7 +92,7 @@ impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
     pub fn new(waker: W, slots: u32, has_peers: bool) -> Mailbox<R, W> {
         let sacks = if has_peers { SACKS } else { 1 };
         Mailbox {
-            requests: Letters::new(room(slots, REQUESTS_PER_SLOT)),
+            requests: Letters::new(room(slots)),
             flushes: Letters::new(FLUSHES),
             sacks: ArrayQueue::new(sacks),
             errands: SegQueue::new(),

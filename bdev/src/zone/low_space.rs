@@ -132,7 +132,7 @@ impl Shared {
         let layout = self.extent.layout();
         let counts: UsageCounts = self.usage.iter().map(ZoneUsage::read).sum();
         let physical_blocks = layout.physical_blocks;
-        let used_blocks = physical_blocks - layout.slabs.data_blocks() + counts.allocated;
+        let used_blocks = layout.fixed_overhead() + counts.allocated;
         for percent in self.low_space.reached(used_blocks, physical_blocks) {
             self.tell(&VolumeEvent::LowSpace {
                 percent,

@@ -27,7 +27,6 @@ const SACK: usize = 64;
 /// Empty sacks that are kept, for each zone thread.
 const SPARE_SACKS: usize = 4;
 
-#[derive(Default)]
 struct Outgoing {
     /// A sack for each zone thread.
     sacks: Vec<Sack>,

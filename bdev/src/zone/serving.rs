@@ -12,7 +12,6 @@ use crate::error::VdoError;
 use crate::journal::RecoveryJournal;
 
 impl Zone {
-    /// A message of another zone thread has come.
     /// The messages of another zone thread have come.
     pub(crate) fn receive_all(&self, mut sack: Sack) {
         let mut letters = sack.drain(..);

@@ -97,32 +97,30 @@ impl DeltaCode {
         name: Option<&RecordName>,
     ) {
         let fixed = self.value_bits + self.min_bits;
-        let (low, zeroes) = match delta.checked_sub(self.min_keys) {
-            None => (delta, None),
+        // What is behind the fixed part: zeroes and a one, or nothing.
+        let (low, more_bits) = match delta.checked_sub(self.min_keys) {
+            None => (delta, 0),
             Some(more) => {
                 let rest = more % self.increment + self.min_keys;
-                (rest, Some(more / self.increment))
+                (rest, more / self.increment + 1)
             }
         };
         let field = u64::from(value) | u64::from(low) << self.value_bits;
-        let end = bit + u64::from(self.entry_bits(delta));
-        match zeroes {
-            None => bits::set(to, bit, fixed, field),
+        let all = fixed + more_bits;
+        let end = bit + u64::from(all);
+        if all <= bits::LONGEST_FIELD {
             // Nearly every entry fits in one field.
-            Some(zeroes) if fixed + zeroes < bits::LONGEST_FIELD => {
-                let field = field | 1 << (fixed + zeroes);
-                bits::set(to, bit, fixed + zeroes + 1, field);
+            let one = u64::from(more_bits > 0) << (all - 1);
+            bits::set(to, bit, all, field | one);
+        } else {
+            bits::set(to, bit, fixed, field);
+            let mut at = bit + u64::from(fixed);
+            while at < end - 1 {
+                let count = (end - 1 - at).min(u64::from(bits::LONGEST_FIELD));
+                bits::set(to, at, count as u32, 0);
+                at += count;
             }
-            Some(_) => {
-                bits::set(to, bit, fixed, field);
-                let mut at = bit + u64::from(fixed);
-                while at < end - 1 {
-                    let count = (end - 1 - at).min(u64::from(bits::LONGEST_FIELD));
-                    bits::set(to, at, count as u32, 0);
-                    at += count;
-                }
-                bits::set(to, end - 1, 1, 1);
-            }
+            bits::set(to, end - 1, 1, 1);
         }
         if let Some(name) = name {
             for (at, byte) in (end..).step_by(8).zip(name.0) {
