@@ -1,6 +1,6 @@
 //! The device that a volume for so much data needs, and how much of it would be used.
 //!
-//! A volume is recommended that is used to four fifths of what its slabs offer: that is where it begins to warn. Its size is what the engine's own plan for a
+//! A volume is recommended that is used to four fifths of what its slabs offer, about where it begins to warn. Its size is what the engine's own plan for a
 //! new volume says, with slabs as docs/operations.md advises: small ones on small devices, 2048 MiB from 256 GiB on, and larger ones where there would be too many.
 
 use serde::Serialize;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, value_parser};
 
 use crate::app::AppOptions;
-use crate::nbd::ExportOptions;
+use crate::nbd::{ExportOptions, MEMORY_MIB, MOST_CLIENTS};
 use crate::reactor::CpuMask;
 use crate::rpc::{MOST_CONNECTIONS, ServerOptions, SocketAccess, SocketMode, SocketOwner};
 
@@ -62,11 +62,11 @@ pub struct Arguments {
     pub rpc_clients: u64,
 
     /// Clients of each NBD export served at once
-    #[arg(long, value_name = "NUMBER", default_value_t = 128, value_parser = value_parser!(u64).range(1..=4096))]
+    #[arg(long, value_name = "NUMBER", default_value_t = MOST_CLIENTS as u64, value_parser = value_parser!(u64).range(1..=4096))]
     pub nbd_clients: u64,
 
     /// Memory for requests of all NBD clients together; at least 1 for each client
-    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = value_parser!(u64).range(1..=1 << 20))]
+    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB, value_parser = value_parser!(u64).range(1..=1 << 20))]
     pub nbd_memory_mib: u64,
 
     /// Open no files but this one, or those below this folder, beside what the program needs itself; may be repeated

@@ -22,7 +22,7 @@ use vdo_rpc::RpcError;
 use super::connection::Connection;
 use super::memory::RequestMemory;
 use super::negotiation::ExportInfo;
-use super::places::{Limits, Place, Places};
+use super::places::{Limits, MOST_CLIENTS, Place, Places};
 use super::protocol::transmission;
 use crate::bdev::{BdevDesc, BdevError, BdevInfo, Channel, IoKind, OpenOptions, Registry};
 use crate::reactor::{Activity, ReactorCtx, ReactorHandle, Reactors, Watched};
@@ -178,6 +178,9 @@ impl From<NbdError> for RpcError {
     }
 }
 
+/// Memory for the requests of all clients in MiB, if nobody says otherwise.
+pub const MEMORY_MIB: u64 = 4096;
+
 /// For whom exports are.
 #[derive(Clone, Copy, Debug)]
 pub struct ExportOptions {
@@ -193,8 +196,8 @@ impl Default for ExportOptions {
     fn default() -> ExportOptions {
         ExportOptions {
             access: SocketAccess::default(),
-            most_clients: Limits::default().served,
-            memory_bytes: 4 << 30,
+            most_clients: MOST_CLIENTS,
+            memory_bytes: MEMORY_MIB << 20,
         }
     }
 }

@@ -17,7 +17,8 @@ mod rpc;
 mod transmission;
 mod turns;
 
-pub use export::{ExportOptions, NbdError, NbdExports};
+pub use export::{ExportOptions, MEMORY_MIB, NbdError, NbdExports};
+pub use places::MOST_CLIENTS;
 pub use rpc::register;
 
 #[cfg(test)]

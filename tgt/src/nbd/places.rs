@@ -29,11 +29,14 @@ pub(super) struct Limits {
     pub(super) hurried: Duration,
 }
 
+/// Clients each export serves at once, if nobody says otherwise.
+pub const MOST_CLIENTS: usize = 128;
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
             shaking_hands: 64,
-            served: 128,
+            served: MOST_CLIENTS,
             patience: Duration::from_secs(10),
             hurried: Duration::from_secs(1),
         }
