@@ -32,7 +32,7 @@ const BASE_BLOCKS: u64 = 921_600;
 
 /// MiB of memory of a process with such a malloc bdev, and of one without.
 const LARGE: u64 = 4700;
-const SMALL: u64 = 900;
+const SMALL: u64 = 1400;
 
 /// How long a process may take to come up: its memory is cleared first.
 const PATIENCE: Duration = Duration::from_secs(120);
