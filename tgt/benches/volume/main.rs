@@ -18,6 +18,7 @@ mod volumes;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::Command;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -209,8 +210,41 @@ fn many_zones(zones: u8, seconds: f64) -> Vec<f64> {
         .collect()
 }
 
-/// A plain copy of blocks to the malloc bdev, as many in flight.
-fn plain(seconds: f64) -> f64 {
+/// What copying blocks to and from the malloc bdev comes to, a second.
+struct Plain {
+    to: f64,
+    from: f64,
+}
+
+impl Plain {
+    fn measure(seconds: f64) -> Plain {
+        Plain {
+            to: copies(seconds, BdevIo::write),
+            from: copies(seconds, BdevIo::read),
+        }
+    }
+
+    /// What to measure a row by: the copy in the direction of its data.
+    fn of(&self, work: Work) -> f64 {
+        match work.data {
+            Data::Read => self.from,
+            _ => self.to,
+        }
+    }
+
+    fn print(&self) {
+        let thousands = |rate: f64| rate / 1000.0;
+        println!(
+            "{:<32} {:>10.0} k",
+            "copy to the malloc bdev",
+            thousands(self.to)
+        );
+        println!("{:<32} {:>10.0} k", "copy from it", thousands(self.from));
+    }
+}
+
+/// Plain I/Os of blocks anywhere in the range, as many in flight as a volume has.
+fn copies(seconds: f64, io: impl Fn(u64, u64, NonNull<u8>, u64) -> BdevIo) -> f64 {
     let registry = bdev(BASE_BLOCKS);
     touch(&registry);
     let mut channel = channel(&registry, "base");
@@ -226,7 +260,7 @@ fn plain(seconds: f64) -> f64 {
             for (buffer, token) in buffers.iter().zip(0..) {
                 let offset = numbers.next() % RANGE * block;
                 // SAFETY: the buffers outlive the channel's I/O, which is polled to its end below.
-                unsafe { channel.submit_io(BdevIo::write(offset, block, buffer.as_ptr(), token)) };
+                unsafe { channel.submit_io(io(offset, block, buffer.as_ptr(), token)) };
             }
             while channel.in_flight() > 0 {
                 channel.poll_io(&mut |_| done += 1);
@@ -301,15 +335,11 @@ fn measure_rates(wanted: &str) {
     let all = Work::ALL.into_iter();
     let works: Vec<_> = all.filter(|work| work.name.contains(wanted)).collect();
     let seconds = 2.0;
-    let limit = plain(seconds);
-    println!(
-        "{:<32} {:>8.0} k",
-        "copy to the malloc bdev",
-        limit / 1000.0
-    );
+    let plain = Plain::measure(seconds);
+    plain.print();
     for (work, figure) in works.iter().zip(one_zone(seconds, &works)) {
-        let (rate, share) = (figure.iops / 1000.0, 100.0 * figure.iops / limit);
-        println!("{:<32} {rate:>8.0} k {share:>4.0} % of copy", work.name);
+        let (rate, share) = (figure.iops / 1000.0, 100.0 * figure.iops / plain.of(*work));
+        println!("{:<32} {rate:>10.0} k {share:>4.0} % of copy", work.name);
     }
 }
 
@@ -375,7 +405,7 @@ fn main() {
         return measure_rates(arguments.get(at + 1).map_or("", String::as_str));
     }
     let seconds = 2.0;
-    let limit = plain(seconds);
+    let plain = Plain::measure(seconds);
     let one = one_zone(seconds, &Work::ALL);
     let two = many_zones(2, seconds);
     let thousands = |value: f64| format!("{:.0} k", value / 1000.0);
@@ -392,7 +422,7 @@ fn main() {
         "two zones",
         "x one"
     );
-    println!("{:<32} {:>12}", "copy to the malloc bdev", thousands(limit));
+    plain.print();
     let mut entries = Vec::new();
     for (place, work) in Work::ALL.iter().enumerate() {
         let name = work.name;
@@ -416,7 +446,7 @@ fn main() {
         println!(
             "{name:<32} {:>12} {:>7.0}% {cost:>13} {:>11} {allocations:>12.4} {:>10} {:>6.2}",
             thousands(iops),
-            iops * 100.0 / limit,
+            iops * 100.0 / plain.of(*work),
             with_avx512.unwrap_or_default(),
             thousands(two[place]),
             two[place] / iops,
@@ -436,7 +466,7 @@ fn main() {
     ios::print();
     println!();
     coming_back::print();
-    let kept = history::append(limit, &entries);
+    let kept = history::append(plain.to, &entries);
     match kept.and_then(|path| Ok((plot::draw(&path)?, path))) {
         Ok((picture, path)) => println!(
             "a line was added to {}, and {} drawn",
