@@ -44,6 +44,6 @@ mod waiters;
 mod zone;
 
 pub use config::{BlockMapConfig, DEFAULT_BLOCK_MAP_MAXIMUM_AGE, maximum_age};
-pub use pages::{CACHE_PAGE_BYTES, LeafHint};
+pub use pages::{CACHE_PAGE_BYTES, Way};
 pub use state::NextLeaf;
 pub use zone::{BlockMapEnvironment, BlockMapZone};

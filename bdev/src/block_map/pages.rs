@@ -22,6 +22,7 @@ use crate::format::Block;
 use crate::format::block_map_page::{BlockMapPage, BlockMapPageMut};
 use crate::runtime::memory;
 use crate::runtime::prefetch::prefetch;
+use crate::runtime::services::BlockMapSlot;
 use crate::stats::BlockMapStatistics;
 use crate::types::{BLOCK_SIZE, Pbn, SequenceNumber};
 
@@ -48,7 +49,25 @@ impl PageId {
 
 /// Where a leaf was in memory when somebody looked, so that it need not be searched for again. Whoever uses it sees whether that is still so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeafHint(Option<PageId>);
+pub(super) struct LeafHint(Option<PageId>);
+
+/// The way to what the block map says of a logical block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The entry. Where that is never changes.
+    pub entry: BlockMapSlot,
+    pub(super) leaf: LeafHint,
+}
+
+impl From<BlockMapSlot> for Way {
+    /// The way to an entry whose leaf nobody has looked for.
+    fn from(entry: BlockMapSlot) -> Way {
+        Way {
+            entry,
+            leaf: LeafHint::default(),
+        }
+    }
+}
 
 /// What a page's memory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::config::BlockMapConfig;
 use super::core::MapCore;
 use super::forest::Forest;
 use super::page_io;
-use super::pages::LeafHint;
+use super::pages::Way;
 use super::state::{DataBlockTest, Descent, Growing, MapPhase, MapState, NextLeaf, Progress};
 use super::waiters::PageOp;
 use crate::buffer::{Buffer, DmaMemory};
@@ -230,7 +230,7 @@ impl BlockMapZone {
     /// or is damaged (the volume is then read-only). [`VdoError::ReadOnly`] if the volume is read-only, the
     /// leaf is not in memory and no other can make room for it.
     pub async fn get(&self, slot: BlockMapSlot) -> Result<Mapping, VdoError> {
-        if let Some(mapping) = self.get_now(slot, LeafHint::default()) {
+        if let Some(mapping) = self.get_now(slot.into()) {
             return Ok(mapping);
         }
         let mapping = self.run(slot, PageOp::Get(slot.slot)).await?;
@@ -260,39 +260,38 @@ impl BlockMapZone {
         mapping: Mapping,
         point: JournalPoint,
     ) -> Result<(), VdoError> {
-        if self.put_now(slot, LeafHint::default(), mapping, point) {
+        if self.put_now(slot.into(), mapping, point) {
             return Ok(());
         }
         let op = PageOp::Put(slot.slot, mapping, point.sequence);
         self.run(slot, op).await.map(|_| ())
     }
 
-    /// What `slot` says will be asked, and then changed: the hint spares both the search for the leaf, and the memory they
-    /// need comes close meanwhile.
+    /// What a logical block is mapped to will be asked, and perhaps changed: the way there, if all pages above its leaf are in memory. It
+    /// spares a search for the leaf, and the memory that is needed comes close meanwhile.
     #[inline]
-    pub fn foresee(&self, slot: BlockMapSlot) -> LeafHint {
-        self.core.state.borrow_mut().foresee(slot)
+    pub fn foresee(&self, lbn: Lbn) -> Option<Way> {
+        let geometry = self.geometry.get();
+        if lbn.get() >= geometry.logical_blocks {
+            return None;
+        }
+        let (leaf, slot) = geometry.leaf(lbn);
+        self.core.state.borrow_mut().foresee(leaf, slot)
     }
 
     /// As [`BlockMapZone::get`], if the leaf is in memory and the entry can be true.
     #[inline]
-    pub fn get_now(&self, slot: BlockMapSlot, hint: LeafHint) -> Option<Mapping> {
-        self.core.state.borrow_mut().get_now(slot, hint)
+    pub fn get_now(&self, way: Way) -> Option<Mapping> {
+        self.core.state.borrow_mut().get_now(way)
     }
 
     /// As [`BlockMapZone::put`], if the leaf is in memory and may be changed; says whether it was.
     #[inline]
-    pub fn put_now(
-        &self,
-        slot: BlockMapSlot,
-        hint: LeafHint,
-        mapping: Mapping,
-        point: JournalPoint,
-    ) -> bool {
+    pub fn put_now(&self, way: Way, mapping: Mapping, point: JournalPoint) -> bool {
         self.core.notice_read_only();
         let (now, has_news) = {
             let mut state = self.core.state.borrow_mut();
-            let now = state.put_now(slot, hint, mapping, point.sequence);
+            let now = state.put_now(way, mapping, point.sequence);
             (now, state.has_news())
         };
         if now && has_news {

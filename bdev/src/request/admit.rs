@@ -25,6 +25,10 @@ use crate::seam::{HostRequest, RequestKind};
 use crate::types::Lbn;
 use crate::zone::logical_locks::SlotIndex;
 
+/// Most pieces that are admitted at one go. Before the first of them goes on, the memory of the block map that all of them need is on
+/// its way.
+pub(super) const GROUP: usize = 32;
+
 impl<R: HostRequest> Requests<R> {
     /// A request has come for this zone. One that has overtaken the end of the volume is refused.
     pub(crate) fn arrive(&mut self, cursor: Cursor<R>) {
@@ -94,29 +98,50 @@ impl<R: HostRequest> Requests<R> {
                         *room -= 1;
                         self.idle.pop();
                         self.zone.lap(Stretch::Line, slot.0, came);
-                        self.admit(slot, piece);
+                        self.take_up(slot, piece);
+                        if self.taken_up.len() == GROUP {
+                            self.admit_taken_up();
+                        }
                     }
                 }
                 Waiting::Sweep(sweep) => {
                     *room -= 1;
                     self.idle.pop();
+                    // It has to see whose locks are held.
+                    self.admit_taken_up();
                     self.take_turn(slot, sweep, false);
                 }
             }
         }
+        self.admit_taken_up();
         self.count_waiting();
         self.zone.wake_if_quiet();
         any
     }
 
-    pub(super) fn admit(&mut self, slot: SlotIndex, piece: Piece<R>) {
+    /// Puts a piece into a record, to be admitted with others.
+    pub(super) fn take_up(&mut self, slot: SlotIndex, piece: Piece<R>) {
+        self.vio(slot).fill(piece);
+        self.foresee(slot);
+        self.taken_up.push(slot);
+    }
+
+    /// Admits the pieces that were taken up, in their order.
+    pub(super) fn admit_taken_up(&mut self) {
+        let mut taken_up = std::mem::take(&mut self.taken_up);
+        for slot in taken_up.drain(..) {
+            self.admit(slot);
+        }
+        self.taken_up = taken_up;
+    }
+
+    /// A piece has its record.
+    fn admit(&mut self, slot: SlotIndex) {
         let gauge = &self.zone.gauge;
         gauge.busy.set(gauge.busy.get() + 1);
         gauge.peak.set(gauge.peak.get().max(gauge.busy.get()));
-        let lbn = piece.lbn;
-        self.vio(slot).fill(piece);
         let vio = &self.records[slot.0 as usize];
-        let (kind, partial, fua) = (vio.kind, vio.is_partial(), vio.fua);
+        let (lbn, kind, partial, fua) = (vio.lbn, vio.kind, vio.is_partial(), vio.fua);
         self.zone.counters.admitted(kind, partial, fua);
         if kind == RequestKind::Read && self.read_from_write(slot) {
             return;

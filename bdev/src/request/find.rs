@@ -3,7 +3,7 @@
 use super::assist::Job;
 use super::record::{Purpose, Stage};
 use super::{Outcome, Requests};
-use crate::block_map::LeafHint;
+use crate::block_map::Way;
 use crate::error::VdoError;
 use crate::runtime::services::BlockMapSlot;
 use crate::seam::{HostRequest, RequestKind};
@@ -11,55 +11,66 @@ use crate::types::Mapping;
 use crate::zone::logical_locks::SlotIndex;
 
 impl<R: HostRequest> Requests<R> {
+    /// Looks for the way to the block's entry, if that is in memory, and has the memory of the entry come close.
+    #[inline]
+    pub(super) fn foresee(&mut self, slot: SlotIndex) {
+        let vio = &mut self.records[slot.0 as usize];
+        vio.foreseen = self.zone.block_map.foresee(vio.lbn);
+    }
+
     /// Finds the way to the block's entry. Only a write of data makes the pages that are missing.
     pub(super) fn find(&mut self, slot: SlotIndex) {
-        let vio = &self.records[slot.0 as usize];
-        let (lbn, grow) = (vio.lbn, vio.kind == RequestKind::Write);
-        match self.zone.block_map.locate_now(lbn) {
-            Some(entry) => self.found(slot, Ok(Some(entry))),
+        let vio = &mut self.records[slot.0 as usize];
+        // Those who had the lock before may have made the way since.
+        let way = vio
+            .foreseen
+            .take()
+            .or_else(|| self.zone.block_map.foresee(vio.lbn));
+        match way {
+            Some(way) => self.go_on(slot, way),
             None => {
+                let (lbn, grow) = (vio.lbn, vio.kind == RequestKind::Write);
                 self.finding += 1;
                 self.assist(slot, Stage::Find, Job::Find { lbn, grow });
             }
         }
     }
 
-    pub(super) fn found(&mut self, slot: SlotIndex, way: Outcome<Option<BlockMapSlot>>) {
-        let vio = &mut self.records[slot.0 as usize];
-        let entry = match way {
-            Err(error) => return self.finish(slot, Err(error)),
-            Ok(entry) => entry,
-        };
-        if let Some(entry) = entry {
-            vio.entry = entry;
-            vio.leaf = match vio.kind {
-                // Asked at once, and no more.
-                RequestKind::Read => LeafHint::default(),
-                _ => self.zone.block_map.foresee(entry),
-            };
-        }
-        match (vio.kind, entry) {
-            (RequestKind::Read, Some(_)) => self.look_up(slot, Purpose::Answer),
-            (RequestKind::Read, None) => self.answer_zeroes(slot),
+    /// The assistant has looked for the way.
+    pub(super) fn found(&mut self, slot: SlotIndex, entry: Outcome<Option<BlockMapSlot>>) {
+        match entry {
+            Err(error) => self.finish(slot, Err(error)),
+            Ok(Some(entry)) => self.go_on(slot, entry.into()),
             // Nothing is mapped here, not even by a page: it reads as zeroes already.
-            (_, None) => self.finish(slot, Ok(())),
-            (RequestKind::Write, Some(_)) => self.fill(slot),
-            (_, Some(_)) if vio.is_partial() => self.fill(slot),
-            (RequestKind::Unmap, Some(_)) => self.map_nothing(slot, Mapping::UNMAPPED),
-            (_, Some(_)) => self.map_nothing(slot, Mapping::ZERO),
+            Ok(None) => match self.vio(slot).kind {
+                RequestKind::Read => self.answer_zeroes(slot),
+                _ => self.finish(slot, Ok(())),
+            },
+        }
+    }
+
+    fn go_on(&mut self, slot: SlotIndex, way: Way) {
+        let vio = self.vio(slot);
+        vio.way = way;
+        match vio.kind {
+            RequestKind::Read => self.look_up(slot, Purpose::Answer),
+            RequestKind::Write => self.fill(slot),
+            _ if vio.is_partial() => self.fill(slot),
+            RequestKind::Unmap => self.map_nothing(slot, Mapping::UNMAPPED),
+            _ => self.map_nothing(slot, Mapping::ZERO),
         }
     }
 
     /// Asks the block map what the entry says.
     pub(super) fn look_up(&mut self, slot: SlotIndex, purpose: Purpose) {
         let vio = self.vio(slot);
-        let (entry, hint, lbn) = (vio.entry, vio.leaf, vio.lbn);
+        let (way, lbn) = (vio.way, vio.lbn);
         if !self.unsettled.is_empty() && self.unsettled.contains(&lbn) {
             return self.looked_up(slot, purpose, Err(VdoError::Unsettled.into()));
         }
-        match self.zone.block_map.get_now(entry, hint) {
+        match self.zone.block_map.get_now(way) {
             Some(mapping) => self.looked_up(slot, purpose, Ok(mapping)),
-            None => self.assist(slot, Stage::LookUp(purpose), Job::LookUp(entry)),
+            None => self.assist(slot, Stage::LookUp(purpose), Job::LookUp(way.entry)),
         }
     }
 

@@ -71,6 +71,8 @@ pub(crate) struct Requests<R> {
     line: Line<R>,
     /// Unmaps and writes of zeroes for which a page is brought, by the record whose assistant does that.
     parked: HashMap<SlotIndex, Box<Sweep<R>>>,
+    /// Records that have a piece and are to be admitted together.
+    taken_up: Vec<SlotIndex>,
     /// How many records are at [`Stage::Find`].
     finding: u32,
     /// Records whose data is to be named.
@@ -140,6 +142,7 @@ impl<R: HostRequest> Requests<R> {
             idle: (0..slots as u32).rev().map(SlotIndex).collect(),
             line: Line::new(slots),
             parked: HashMap::new(),
+            taken_up: Vec::with_capacity(admit::GROUP),
             finding: 0,
             unnamed: Vec::with_capacity(slots),
             assistants: Assistants::new(slots),

@@ -8,10 +8,9 @@
 use std::sync::Arc;
 
 use super::pieces::Piece;
-use crate::block_map::LeafHint;
+use crate::block_map::Way;
 use crate::buffer::Buffer;
 use crate::error::VdoError;
-use crate::runtime::services::BlockMapSlot;
 use crate::runtime::stopwatch::Stretch;
 use crate::seam::{HostRequest, Nanos, RequestKind};
 use crate::types::{BLOCK_SIZE, JournalPoint, Lbn, Mapping, ZoneIndex};
@@ -105,10 +104,10 @@ pub(super) struct DataVio<R> {
     pub(super) length: u32,
     /// What a flush waits for, once the write has its lock.
     pub(super) generation: Option<Generation>,
-    /// The block-map entry.
-    pub(super) entry: BlockMapSlot,
-    /// Where the page of that entry was in memory.
-    pub(super) leaf: LeafHint,
+    /// The way to the block-map entry as it was seen at admission, if the request has not found it yet.
+    pub(super) foreseen: Option<Way>,
+    /// The way to the block-map entry, once found.
+    pub(super) way: Way,
     /// What the entry is to say.
     pub(super) target: Mapping,
     /// The hash zone that has the request, once its data has a name.
@@ -137,8 +136,8 @@ impl<R: HostRequest> DataVio<R> {
             offset: 0,
             length: 0,
             generation: None,
-            entry: BlockMapSlot::default(),
-            leaf: LeafHint::default(),
+            foreseen: None,
+            way: Way::default(),
             target: Mapping::UNMAPPED,
             hash_zone: ZoneIndex(0),
             placed: None,

@@ -44,7 +44,7 @@ impl<R: HostRequest> Requests<R> {
         let vio = self.vio(slot);
         let entry = RecoveryJournalEntry {
             operation: JournalOperation::DataRemapping,
-            slot: vio.entry,
+            slot: vio.way.entry,
             mapping: vio.target,
             unmapping: old,
         };
@@ -59,15 +59,15 @@ impl<R: HostRequest> Requests<R> {
         };
         let vio = self.vio(slot);
         vio.point = Some(point);
-        let (entry, hint, target) = (vio.entry, vio.leaf, vio.target);
+        let (way, target) = (vio.way, vio.target);
         if self.zone.is_read_only() {
             return self.mapped(slot, Err(VdoError::ReadOnly.into()));
         }
-        match self.zone.block_map.put_now(entry, hint, target, point) {
+        match self.zone.block_map.put_now(way, target, point) {
             true => self.mapped(slot, Ok(())),
             false => {
                 let job = Job::Map {
-                    entry,
+                    entry: way.entry,
                     target,
                     point,
                 };

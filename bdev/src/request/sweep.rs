@@ -182,7 +182,8 @@ impl<R: HostRequest> Requests<R> {
             }
             Turn::Piece(piece) => {
                 self.line_up(sweep);
-                self.admit(slot, piece);
+                self.take_up(slot, piece);
+                self.admit_taken_up();
             }
         }
     }

@@ -20,10 +20,11 @@ use super::cache::Cache;
 use super::config::BlockMapConfig;
 use super::eras::Eras;
 use super::forest::Forest;
-use super::pages::{Contents, Dirt, LeafHint, PageId, Pages};
+use super::pages::{Contents, Dirt, LeafHint, PageId, Pages, Way};
 use super::waiters::{PageOp, WaitQueue, WaiterId, Waiters};
 use crate::error::VdoError;
 use crate::format::block_map_page;
+use crate::format::tree::TreePage;
 use crate::runtime::services::BlockMapSlot;
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::stats::BlockMapStatistics;
@@ -133,23 +134,27 @@ impl MapState {
         })
     }
 
-    /// An entry will be read and then changed: where its leaf is, if that is in memory. It counts as used now.
+    /// The entry in `slot` of a leaf will be read, and perhaps changed: the way there, if all pages above the leaf are in memory. If the
+    /// leaf is, too, it counts as used now.
     #[inline]
-    pub(super) fn foresee(&mut self, entry: BlockMapSlot) -> LeafHint {
-        match self.cache.find(entry.pbn) {
+    pub(super) fn foresee(&mut self, leaf: TreePage, slot: u16) -> Option<Way> {
+        let pbn = self.locate_now(leaf)?;
+        let leaf = match self.cache.find(pbn) {
             Some(id) => {
                 self.cache.touch(id);
-                self.pages.hint(id, entry.slot)
+                self.pages.hint(id, slot)
             }
             None => LeafHint::default(),
-        }
+        };
+        let entry = BlockMapSlot { pbn, slot };
+        Some(Way { entry, leaf })
     }
 
     /// What an entry says, if its leaf is in memory and that can be true.
     #[inline]
-    pub(super) fn get_now(&mut self, entry: BlockMapSlot, hint: LeafHint) -> Option<Mapping> {
-        let id = self.use_now(entry.pbn, hint)?;
-        let mapping = self.pages.entries(id).get(entry.slot);
+    pub(super) fn get_now(&mut self, way: Way) -> Option<Mapping> {
+        let id = self.use_now(way)?;
+        let mapping = self.pages.entries(id).get(way.entry.slot);
         if !self.is_valid_mapping(mapping) {
             return None;
         }
@@ -160,14 +165,8 @@ impl MapState {
 
     /// Sets an entry, if its leaf is in memory and may be changed.
     #[inline]
-    pub(super) fn put_now(
-        &mut self,
-        entry: BlockMapSlot,
-        hint: LeafHint,
-        to: Mapping,
-        at: SequenceNumber,
-    ) -> bool {
-        let Some(id) = self.use_now(entry.pbn, hint) else {
+    pub(super) fn put_now(&mut self, way: Way, to: Mapping, at: SequenceNumber) -> bool {
+        let Some(id) = self.use_now(way) else {
             return false;
         };
         if self.read_only {
@@ -175,14 +174,15 @@ impl MapState {
         }
         self.statistics.write_count += 1;
         self.count_found(id);
-        self.set_entry(id, entry.slot, to, at);
+        self.set_entry(id, way.entry.slot, to, at);
         true
     }
 
-    /// The leaf at `pbn`, if it is in memory. If it is not where the hint says, it counts as used now.
+    /// The leaf on the way, if it is in memory. If it is not where it was, it counts as used now.
     #[inline]
-    fn use_now(&mut self, pbn: Pbn, hint: LeafHint) -> Option<PageId> {
-        let hinted = self.pages.hinted(hint, pbn);
+    fn use_now(&mut self, way: Way) -> Option<PageId> {
+        let pbn = way.entry.pbn;
+        let hinted = self.pages.hinted(way.leaf, pbn);
         if let Some(id) = hinted.filter(|id| self.is_there(*id)) {
             return Some(id);
         }
