@@ -3,8 +3,6 @@
 //! Nothing here calls out: a hook or a wake-up that a change calls for is what the change returns, and
 //! the journal does it once the state is not borrowed any more.
 
-use std::collections::VecDeque;
-
 use super::extent::{Extent, SEQUENCE_LIMIT};
 use super::locks::LockTable;
 use super::tail::{Pending, Tail};
@@ -14,6 +12,7 @@ use crate::error::VdoError;
 use crate::format::recovery_journal::{
     ENTRIES_PER_BLOCK, JournalOperation, RecoveryBlockHeader, RecoveryJournalEntry, check_byte,
 };
+use crate::runtime::queue::Queue;
 use crate::runtime::services::JournalHolder;
 use crate::stats::JournalStatistics;
 use crate::types::{JournalPoint, SequenceNumber};
@@ -35,7 +34,7 @@ pub(super) enum Mode {
 pub(super) struct JournalState {
     pub(super) mode: Mode,
     /// Entries without a place.
-    pub(super) unassigned: VecDeque<Pending>,
+    pub(super) unassigned: Queue<Pending>,
     /// Entries not yet reported, with a place or without.
     pub(super) outstanding: usize,
     pub(super) tail: Tail,
@@ -73,7 +72,7 @@ impl JournalState {
     pub(super) fn new(config: &JournalConfig, buffers: Vec<Buffer>) -> JournalState {
         JournalState {
             mode: Mode::Normal,
-            unassigned: VecDeque::with_capacity(config.requests),
+            unassigned: Queue::with_capacity(config.requests),
             outstanding: 0,
             tail: Tail::new(buffers),
             extent: Extent::new(config.blocks, config.state.journal_start),
@@ -90,12 +89,12 @@ impl JournalState {
 
     /// Bytes of memory it holds, buffers aside.
     pub(super) fn memory_held(&self) -> usize {
-        self.tail.memory_held() + self.unassigned.capacity() * size_of::<Pending>()
+        self.tail.memory_held() + self.unassigned.memory_held()
     }
 
     /// Puts an entry at the end of the queue.
     pub(super) fn enqueue(&mut self, tag: u64, entry: RecoveryJournalEntry) {
-        self.unassigned.push_back(Pending { tag, entry });
+        self.unassigned.push(Pending { tag, entry });
         self.outstanding += 1;
     }
 
@@ -177,13 +176,13 @@ impl JournalState {
             return Assigned::Nothing;
         }
         self.full_counted = false;
-        let Some(&pending) = self.unassigned.front() else {
+        let Some(&pending) = self.unassigned.first() else {
             return Assigned::Nothing;
         };
         if !self.assign_to_active(pending) {
             return self.open_block(journal);
         }
-        self.unassigned.pop_front();
+        self.unassigned.pop();
         Assigned::Entry
     }
 
@@ -241,7 +240,7 @@ impl JournalState {
     pub(super) fn fail_next(&mut self) -> Option<Pending> {
         let failed = match self.tail.take_unreported() {
             Some(pending) => pending,
-            None if self.writes == 0 => self.unassigned.pop_front()?,
+            None if self.writes == 0 => self.unassigned.pop()?,
             None => return None,
         };
         self.outstanding -= 1;

@@ -14,19 +14,12 @@ use crate::seam::{HostRequest, ZoneWaker};
 use crate::zone::owner::Zone;
 use crate::zone::post::Sack;
 
-/// Requests the host can have in one mailbox before putting in another takes memory: so many for each record of the zone
-/// thread. A request of many blocks is one.
-const REQUESTS_PER_SLOT: usize = 4;
+/// Requests the host can have in one mailbox before putting in another takes memory. A request of many blocks is one. No more than
+/// come between two polls in all but the worst case: the queue passes through all of its memory, which is to stay warm.
+const REQUESTS: usize = 512;
 
 /// Sacks of messages from other zone threads. A full box makes the sender keep them until its next poll.
 const SACKS: usize = 128;
-
-/// The least and the most a box has room for.
-const ROOM: std::ops::RangeInclusive<usize> = 256..=16 * 1024;
-
-fn room(slots: u32) -> usize {
-    (slots as usize * REQUESTS_PER_SLOT).clamp(*ROOM.start(), *ROOM.end())
-}
 
 /// Flushes the host can have in a mailbox before putting in another takes memory.
 const FLUSHES: usize = 256;
@@ -88,11 +81,11 @@ pub struct Mailbox<R: HostRequest, W: ZoneWaker> {
 }
 
 impl<R: HostRequest, W: ZoneWaker> Mailbox<R, W> {
-    /// An empty mailbox whose owner, with records for `slots` requests, `waker` wakes.
-    pub fn new(waker: W, slots: u32, has_peers: bool) -> Mailbox<R, W> {
+    /// An empty mailbox whose owner `waker` wakes.
+    pub fn new(waker: W, has_peers: bool) -> Mailbox<R, W> {
         let sacks = if has_peers { SACKS } else { 1 };
         Mailbox {
-            requests: Letters::new(room(slots)),
+            requests: Letters::new(REQUESTS),
             flushes: Letters::new(FLUSHES),
             sacks: ArrayQueue::new(sacks),
             errands: SegQueue::new(),

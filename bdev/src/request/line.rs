@@ -5,10 +5,9 @@
 //! others; and a share of the records is kept from the long ones. So a short request finds a record at once, even
 //! if those that long ones hold all wait for a slow disk.
 
-use std::collections::VecDeque;
-
 use super::pieces::Cursor;
 use super::sweep::{Sweep, SweepReport};
+use crate::runtime::queue::Queue;
 use crate::seam::{HostRequest, Nanos};
 
 /// A request of more bytes than this is long.
@@ -37,8 +36,8 @@ impl<R: Clone> Waiting<R> {
 
 /// All that wait. See the [module](self).
 pub(super) struct Line<R> {
-    short: VecDeque<Waiting<R>>,
-    long: VecDeque<Waiting<R>>,
+    short: Queue<Waiting<R>>,
+    long: Queue<Waiting<R>>,
     /// Whether it is a long one's turn.
     long_next: bool,
     /// How many records are kept from long requests.
@@ -49,8 +48,8 @@ impl<R: Clone> Line<R> {
     /// Nobody waits, for any of so many records.
     pub(super) fn new(records: usize) -> Line<R> {
         Line {
-            short: VecDeque::with_capacity(records),
-            long: VecDeque::with_capacity(records / KEPT),
+            short: Queue::with_capacity(records),
+            long: Queue::with_capacity(records / KEPT),
             long_next: false,
             kept: records / KEPT,
         }
@@ -59,8 +58,8 @@ impl<R: Clone> Line<R> {
     /// Puts a request at the end.
     pub(super) fn join(&mut self, waiting: Waiting<R>) {
         match waiting.is_long() {
-            true => self.long.push_back(waiting),
-            false => self.short.push_back(waiting),
+            true => self.long.push(waiting),
+            false => self.short.push(waiting),
         }
     }
 
@@ -82,14 +81,14 @@ impl<R: Clone> Line<R> {
         let long = self.long_may(idle) && (self.long_next || self.short.is_empty());
         self.long_next = !long;
         match long {
-            true => self.long.pop_front(),
-            false => self.short.pop_front(),
+            true => self.long.pop(),
+            false => self.short.pop(),
         }
     }
 
     /// Takes somebody out who will not be served.
     pub(super) fn send_away(&mut self) -> Option<Waiting<R>> {
-        self.short.pop_front().or_else(|| self.long.pop_front())
+        self.short.pop().or_else(|| self.long.pop())
     }
 
     /// How many wait.
@@ -99,14 +98,14 @@ impl<R: Clone> Line<R> {
 
     /// Bytes of memory it holds.
     pub(super) fn memory_held(&self) -> usize {
-        (self.short.capacity() + self.long.capacity()) * size_of::<Waiting<R>>()
+        self.short.memory_held() + self.long.memory_held()
     }
 }
 
 impl<R: HostRequest> Line<R> {
     /// Each unmap and write of zeroes in it.
     pub(super) fn sweeps(&self) -> impl Iterator<Item = SweepReport> {
-        let all = self.short.iter().chain(&self.long);
+        let all = self.short.iter().chain(self.long.iter());
         all.filter_map(|waiting| match waiting {
             Waiting::Sweep(sweep) => Some(sweep.report()),
             Waiting::Pieces(..) => None,

@@ -6,12 +6,12 @@
 //! the channel's type.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use super::queue::Queue;
 use super::table::{Key, Table};
 use super::task::{Scheduler, TaskId};
 use crate::buffer::Buffer;
@@ -170,7 +170,7 @@ pub struct BaseDevice {
     scheduler: Rc<Scheduler>,
     ios: RefCell<Table<Io>>,
     owned: RefCell<Table<OwnedIo>>,
-    outgoing: RefCell<VecDeque<BaseIo>>,
+    outgoing: RefCell<Queue<BaseIo>>,
     started: Tally,
     completed: Tally,
     fuas: [Cell<u64>; IO_CLASSES],
@@ -182,7 +182,7 @@ pub struct BaseDevice {
 impl BaseDevice {
     /// Bytes of memory it holds.
     pub fn memory_held(&self) -> usize {
-        let outgoing = self.outgoing.borrow().capacity() * size_of::<BaseIo>();
+        let outgoing = self.outgoing.borrow().memory_held();
         self.ios.borrow().memory_held() + self.owned.borrow().memory_held() + outgoing
     }
 
@@ -192,7 +192,7 @@ impl BaseDevice {
             scheduler: Rc::clone(scheduler),
             ios: RefCell::new(Table::with_capacity(capacity)),
             owned: RefCell::new(Table::with_capacity(capacity)),
-            outgoing: RefCell::new(VecDeque::with_capacity(capacity)),
+            outgoing: RefCell::new(Queue::with_capacity(capacity)),
             started: Tally::default(),
             completed: Tally::default(),
             fuas: Default::default(),
@@ -316,7 +316,7 @@ impl BaseDevice {
 
     #[inline]
     fn send(&self, op: BaseOp, pbn: Pbn, blocks: u32, memory: NonNull<u8>, fua: bool, token: u32) {
-        self.outgoing.borrow_mut().push_back(BaseIo {
+        self.outgoing.borrow_mut().push(BaseIo {
             op,
             pbn,
             blocks,
@@ -341,7 +341,7 @@ impl BaseDevice {
     /// The next I/O to hand to the host's channel.
     #[inline]
     pub fn next_outgoing(&self) -> Option<BaseIo> {
-        self.outgoing.borrow_mut().pop_front()
+        self.outgoing.borrow_mut().pop()
     }
 
     /// Takes a completion from the host's channel: wakes the task that waits for it, or returns the end of the I/O

@@ -2,7 +2,7 @@
 //!
 //! A zone thread runs cooperative tasks ([`task`]), and their I/O to the base device goes by one table
 //! ([`base`]); many who need a flush share one ([`shared_flush`]). What is under way has a number in a
-//! [`table`], and stands in line on a [`list`] or is found by a key through [`chains`].
+//! [`table`], and stands in line on a [`list`] or in a [`queue`], or is found by a key through [`chains`].
 //! How long requests wait for what, a [`stopwatch`] knows. Memory that many requests are about to look at is asked for beforehand ([`mod@prefetch`]).
 //! What an option or a disk decides the size of is taken by way of [`mod@memory`]. Block map, depot and journal know no more of a volume
 //! than that and the traits in [`services`], so that each can be tested alone, on a disk in memory.
@@ -12,6 +12,7 @@ pub mod chains;
 pub mod list;
 pub mod memory;
 pub mod prefetch;
+pub mod queue;
 pub mod services;
 pub mod shared_flush;
 pub mod stopwatch;

@@ -356,7 +356,7 @@ impl<H: Host> Volume<H> {
         let shared = Arc::new(shared);
         let mailboxes: Arc<[_]> = wakers
             .into_iter()
-            .map(|waker| Mailbox::new(waker, shared.slots_per_zone, zones > 1))
+            .map(|waker| Mailbox::new(waker, zones > 1))
             .collect();
         let woken = Arc::downgrade(&mailboxes);
         shared.set_wake_everyone(Box::new(move || {

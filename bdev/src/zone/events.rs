@@ -6,10 +6,10 @@
 //! moved.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 
 use super::logical_locks::SlotIndex;
 use crate::error::VdoError;
+use crate::runtime::queue::Queue;
 use crate::runtime::services::BlockMapSlot;
 use crate::types::{JournalPoint, Mapping};
 
@@ -68,29 +68,29 @@ pub enum Event {
 
 /// The events of one zone thread not yet taken to their records.
 #[derive(Debug)]
-pub struct Events(RefCell<VecDeque<(SlotIndex, Event)>>);
+pub struct Events(RefCell<Queue<(SlotIndex, Event)>>);
 
 impl Events {
     /// None, with room for some of each of `slots` requests.
     pub fn new(slots: usize) -> Events {
-        Events(RefCell::new(VecDeque::with_capacity(2 * slots)))
+        Events(RefCell::new(Queue::with_capacity(2 * slots)))
     }
 
     /// Bytes of memory it holds.
     pub fn memory_held(&self) -> usize {
-        self.0.borrow().capacity() * size_of::<(SlotIndex, Event)>()
+        self.0.borrow().memory_held()
     }
 
     /// Something has happened to the request in `slot`.
     #[inline]
     pub fn put(&self, slot: SlotIndex, event: Event) {
-        self.0.borrow_mut().push_back((slot, event));
+        self.0.borrow_mut().push((slot, event));
     }
 
     /// The oldest event.
     #[inline]
     pub fn next(&self) -> Option<(SlotIndex, Event)> {
-        self.0.borrow_mut().pop_front()
+        self.0.borrow_mut().pop()
     }
 
     /// Whether there are none.

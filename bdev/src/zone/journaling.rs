@@ -29,6 +29,7 @@ use crate::depot::{ReferenceChange, ReferenceOperation};
 use crate::error::VdoError;
 use crate::format::recovery_journal::{JournalOperation, RecoveryJournalEntry};
 use crate::journal::Pending;
+use crate::runtime::queue::Queue;
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::types::{JournalPoint, Pbn, ZoneIndex};
 
@@ -154,7 +155,7 @@ pub(super) struct Journaling {
     interested: Cell<u16>,
     /// How far the others had counted when this thread last looked.
     known: Box<[Cell<Order>]>,
-    awaiting: RefCell<VecDeque<Awaiting>>,
+    awaiting: RefCell<Queue<Awaiting>>,
 }
 
 impl Journaling {
@@ -167,7 +168,7 @@ impl Journaling {
             published: Cell::new(Order(0)),
             interested: Cell::new(0),
             known: (0..zones).map(|_| Cell::default()).collect(),
-            awaiting: RefCell::new(VecDeque::with_capacity(slots)),
+            awaiting: RefCell::new(Queue::with_capacity(slots)),
         }
     }
 
@@ -320,7 +321,7 @@ impl Zone {
             drop(awaiting);
             return self.entry_done(tag.who(), Ok(point));
         }
-        awaiting.push_back(Awaiting {
+        awaiting.push(Awaiting {
             who: tag.who(),
             point,
             counters,
@@ -371,8 +372,8 @@ impl Zone {
     fn next_counted(&self) -> Option<Awaiting> {
         let mut awaiting = self.journaling.awaiting.borrow_mut();
         let known = |zone: usize| self.journaling.known[zone].get();
-        match self.is_counted(awaiting.front()?, known) {
-            true => awaiting.pop_front(),
+        match self.is_counted(awaiting.first()?, known) {
+            true => awaiting.pop(),
             false => None,
         }
     }
@@ -437,7 +438,7 @@ impl Zone {
         let awaiting = self.journaling.awaiting.borrow();
         let published = |zone: usize| self.shared.watermarks[zone].read();
         awaiting
-            .front()
+            .first()
             .is_some_and(|first| self.is_counted(first, published))
     }
 }

@@ -113,7 +113,7 @@ impl HashZone {
                         true => Answer::Updated,
                         false => self.advice(zone, answer.advice),
                     };
-                    answers.push_back((request, reply));
+                    answers.push((request, reply));
                 }
             });
             (busy, state.index.is_stopped() && state.index.is_idle())
@@ -142,7 +142,7 @@ impl HashZone {
                     true => Answer::NoAdvice,
                     false => Answer::Updated,
                 };
-                answers.push_back((request, reply));
+                answers.push((request, reply));
             })
         };
         if let Some(count) = expired.report {
@@ -159,7 +159,7 @@ impl HashZone {
 
     fn deliver(&self, zone: &Zone) {
         loop {
-            let next = self.answers.borrow_mut().pop_front();
+            let next = self.answers.borrow_mut().pop();
             let Some((request, answer)) = next else {
                 return;
             };

@@ -20,7 +20,6 @@ mod packing;
 mod short;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use self::lone::Loners;
@@ -37,6 +36,7 @@ use crate::error::VdoError;
 use crate::index::{AnswerMode, IndexShard};
 use crate::packer::Packer;
 use crate::runtime::base::IoEnd;
+use crate::runtime::queue::Queue;
 use crate::runtime::table::Table;
 use crate::runtime::task::{Scheduler, WaitList};
 use crate::seam::Nanos;
@@ -98,7 +98,7 @@ pub struct HashZone {
     index_idle: WaitList,
     invalid_advice: Cell<u64>,
     /// Answers of the index and members whose time is up, in the making.
-    answers: RefCell<VecDeque<(RequestId, Answer)>>,
+    answers: RefCell<Queue<(RequestId, Answer)>>,
     /// Members that wait for room.
     short: RefCell<Vec<RequestId>>,
 }
@@ -132,7 +132,7 @@ impl HashZone {
             carrying_out: Cell::new(false),
             index_idle: WaitList::new(scheduler),
             invalid_advice: Cell::new(0),
-            answers: RefCell::new(VecDeque::with_capacity(requests as usize)),
+            answers: RefCell::new(Queue::with_capacity(requests as usize)),
             short: RefCell::new(Vec::new()),
         }
     }
