@@ -12,7 +12,7 @@ pub struct BlockMapConfig {
     pub nonce: u64,
     /// This zone.
     pub zone: ZoneIndex,
-    /// How many zones share the forest.
+    /// How many zones share the forest, as [`TreeOwners`](super::TreeOwners) says.
     pub zones: u8,
     /// Leaf pages this zone keeps in memory, at least one: its share of the volume's cache.
     pub cache_pages: u32,

@@ -4,6 +4,7 @@
 //! interior page the zone's trees can ever have: 4 bytes for every 812 leaves. A page comes into memory
 //! when it is first needed, by being read or by being made, and stays.
 
+use super::owners::TreeOwners;
 use super::pages::PageId;
 use super::waiters::WaitQueue;
 use crate::error::VdoError;
@@ -41,7 +42,8 @@ impl Forest {
         zone: ZoneIndex,
         zones: u8,
     ) -> Result<Forest, VdoError> {
-        Forest::with_trees(geometry, |root| geometry.root_zone(root, zones) == zone)
+        let owners = TreeOwners::new(geometry.roots, zones);
+        Forest::with_trees(geometry, |root| owners.of_tree(root) == zone)
     }
 
     /// The same trees with room for all pages of `geometry`, which has more leaves; no page of them in memory.
@@ -176,7 +178,6 @@ impl Forest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Lbn;
     use std::collections::HashSet;
 
     #[test]
@@ -193,7 +194,7 @@ mod tests {
             let mut seen = HashSet::new();
             for number in 0..geometry.leaf_count() {
                 let leaf = geometry.leaf_page(number);
-                let zone = geometry.zone(geometry.first_lbn(leaf), zones);
+                let zone = TreeOwners::new(7, zones).of_leaf(number);
                 let forest = &forests[zone.index()];
                 let mut page = leaf;
                 while let Some((parent, _)) = page.parent() {
@@ -206,8 +207,7 @@ mod tests {
             assert_eq!(places.len(), seen.len(), "{zones} zones");
         }
         let second = Forest::new(geometry, ZoneIndex(1), 2).expect("little memory");
-        assert!(second.owns(3) && !second.owns(4));
-        assert_eq!(geometry.zone(Lbn(0), 2), ZoneIndex(0));
+        assert!(second.owns(1) && !second.owns(3));
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod tests {
                     })
                 })
             });
-            all.filter(move |page| geometry.root_zone(page.root, 2) == zone)
+            all.filter(move |page| TreeOwners::new(7, 2).of_tree(page.root) == zone)
         };
         let known: Vec<_> = pages(small).step_by(3).collect();
         for (number, page) in (0..).zip(&known) {

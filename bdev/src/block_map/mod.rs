@@ -2,7 +2,7 @@
 //!
 //! It is a forest of trees of fixed height (see [`crate::format::tree`] for which page is where). Leaf
 //! pages hold the mappings, 812 each; the pages above them say where the pages below are. Trees are dealt to
-//! the logical zones in turn, and each zone thread owns a [`BlockMapZone`] with its trees, its share of
+//! the zone threads ([`TreeOwners`]), and each owns a [`BlockMapZone`] with its trees, its share of
 //! the leaf cache and its own eras. Nothing here is shared between threads.
 //!
 //! A request first *locates* its leaf: down the tree, whose pages, once needed, stay in memory. A page that
@@ -17,6 +17,7 @@
 //! | file | what |
 //! |---|---|
 //! | `config` | how large and how old it may get |
+//! | `owners` | which zone thread has which tree |
 //! | `zone` | the zone as others see it: locate, get, put, drain |
 //! | `core` | what its requests and its I/O tasks share |
 //! | `state` | what it knows and decides, free of waiting and I/O: leaves and room for them |
@@ -35,6 +36,7 @@ mod config;
 mod core;
 mod eras;
 mod forest;
+mod owners;
 mod page_io;
 mod pages;
 mod state;
@@ -44,6 +46,7 @@ mod waiters;
 mod zone;
 
 pub use config::{BlockMapConfig, DEFAULT_BLOCK_MAP_MAXIMUM_AGE, maximum_age};
+pub use owners::{TreeOwners, TreeSet};
 pub use pages::{CACHE_PAGE_BYTES, Way};
 pub use state::NextLeaf;
 pub use zone::{BlockMapEnvironment, BlockMapZone};

@@ -16,7 +16,7 @@
 //! All trees have the full height from the start; pages below the root are allocated when first
 //! needed.
 
-use crate::types::{Lbn, Pbn, ZoneIndex};
+use crate::types::{Lbn, Pbn};
 
 /// Entries in a page of the block map, leaf or not.
 pub const ENTRIES_PER_PAGE: u64 = 812;
@@ -99,21 +99,6 @@ impl TreeGeometry {
     #[inline]
     pub fn root_pbn(&self, root: u32) -> Pbn {
         Pbn(self.root_origin.get() + u64::from(root))
-    }
-
-    /// The logical zone, of `zones`, that owns a logical block: trees are dealt to zones in turn.
-    #[inline]
-    pub fn zone(&self, lbn: Lbn, zones: u8) -> ZoneIndex {
-        self.root_zone(
-            (self.leaf_number(lbn) % u64::from(self.roots)) as u32,
-            zones,
-        )
-    }
-
-    /// The logical zone, of `zones`, that owns a tree.
-    #[inline]
-    pub fn root_zone(&self, root: u32, zones: u8) -> ZoneIndex {
-        ZoneIndex((root % u32::from(zones.max(1))) as u8)
     }
 
     /// How many leaf pages map all logical blocks, at least one.
@@ -244,16 +229,6 @@ mod tests {
     }
 
     #[test]
-    fn zones_share_the_trees_evenly() {
-        let zones: Vec<_> = (0..6)
-            .map(|leaf| FOREST.zone(Lbn(leaf * 812), 4).get())
-            .collect();
-        assert_eq!(zones, [0, 1, 2, 3, 0, 1]);
-        // 61 leaves on: the second tree again, not the second zone in turn.
-        assert_eq!(FOREST.zone(Lbn(61 * 812), 4), ZoneIndex(1));
-    }
-
-    #[test]
     fn a_tree_of_one_leaf_still_has_every_height() {
         let tiny = TreeGeometry {
             logical_blocks: 1,
@@ -298,13 +273,6 @@ mod tests {
                 page = parent;
             }
             prop_assert_eq!((page.height, page.root), (4, forest.leaf(Lbn(lbn)).0.root));
-        }
-
-        #[test]
-        fn a_logical_block_and_its_tree_are_in_the_same_zone(lbn in 0u64..1 << 40, zones in 1u8..=60) {
-            let (leaf, _) = FOREST.leaf(Lbn(lbn));
-            prop_assert_eq!(FOREST.zone(Lbn(lbn), zones), FOREST.root_zone(leaf.root, zones));
-            prop_assert!(FOREST.zone(Lbn(lbn), zones).get() < zones);
         }
     }
 }

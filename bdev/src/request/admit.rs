@@ -37,8 +37,9 @@ impl<R: HostRequest> Requests<R> {
         let waiting = match cursor.header().kind {
             RequestKind::Unmap | RequestKind::WriteZeroes => {
                 let (request, header) = cursor.into_parts();
-                let zone = (self.zone.index, shared.zones);
-                let sweep = Sweep::new(request, header, shared.extent.tree(), zone, now);
+                let forest = shared.extent.tree();
+                let trees = shared.owners.trees_of(self.zone.index);
+                let sweep = Sweep::new(request, header, forest, trees, now);
                 Waiting::Sweep(Box::new(sweep))
             }
             _ => Waiting::Pieces(cursor, now),
@@ -57,9 +58,7 @@ impl<R: HostRequest> Requests<R> {
             Waiting::Sweep(sweep) => sweep.refuse(&error),
             Waiting::Pieces(mut cursor, _) => {
                 let shared = &self.zone.shared;
-                while let Some(piece) =
-                    cursor.next(&shared.extent.tree(), self.zone.index, shared.zones)
-                {
+                while let Some(piece) = cursor.next(&shared.owners, self.zone.index) {
                     piece.request.complete(piece.length as u64, error.errno());
                 }
             }
@@ -90,7 +89,7 @@ impl<R: HostRequest> Requests<R> {
             match waiting {
                 Waiting::Pieces(mut cursor, came) => {
                     let shared = &self.zone.shared;
-                    let piece = cursor.next(&shared.extent.tree(), self.zone.index, shared.zones);
+                    let piece = cursor.next(&shared.owners, self.zone.index);
                     if piece.is_some() && !cursor.is_finished() {
                         self.line.join(Waiting::Pieces(cursor, came));
                     }

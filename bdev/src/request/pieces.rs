@@ -4,7 +4,8 @@
 //! that zone's [`Piece`]s one by one, as request slots become free. So a request of any size costs one
 //! message to each zone, and never more memory than its cursor.
 
-use crate::format::tree::{ENTRIES_PER_PAGE, TreeGeometry};
+use crate::block_map::TreeOwners;
+use crate::format::tree::ENTRIES_PER_PAGE;
 use crate::seam::{RequestHeader, RequestKind};
 use crate::types::{BLOCK_SIZE, Lbn, ZoneIndex};
 
@@ -56,8 +57,8 @@ impl<R: Clone> Cursor<R> {
         (self.request, self.header)
     }
 
-    /// The next piece that belongs to `zone` of `zones`; `None` when there is none left.
-    pub fn next(&mut self, tree: &TreeGeometry, zone: ZoneIndex, zones: u8) -> Option<Piece<R>> {
+    /// The next piece that belongs to `zone`; `None` when there is none left.
+    pub fn next(&mut self, owners: &TreeOwners, zone: ZoneIndex) -> Option<Piece<R>> {
         let block_size = BLOCK_SIZE as u64;
         let end = self.header.offset + self.header.length;
         loop {
@@ -66,7 +67,7 @@ impl<R: Clone> Cursor<R> {
             }
             let lbn = self.position / block_size;
             let page = lbn / ENTRIES_PER_PAGE;
-            if zones == 1 || tree.zone(Lbn(lbn), zones) == zone {
+            if owners.is_one() || owners.of_block(Lbn(lbn)) == zone {
                 return Some(self.take(lbn, end));
             }
             self.position = (page + 1) * ENTRIES_PER_PAGE * block_size;
@@ -96,8 +97,8 @@ impl<R: Clone> Cursor<R> {
     }
 }
 
-/// Which of `zones` zone threads own a part of a request: bit *i* for zone *i*.
-pub(crate) fn zones_of(header: &RequestHeader, tree: &TreeGeometry, zones: u8) -> u64 {
+/// Which zone threads own a part of a request: bit *i* for zone *i*.
+pub(crate) fn zones_of(header: &RequestHeader, owners: &TreeOwners) -> u64 {
     if header.length == 0 {
         return 0;
     }
@@ -105,15 +106,11 @@ pub(crate) fn zones_of(header: &RequestHeader, tree: &TreeGeometry, zones: u8) -
     let first = header.offset / page_bytes;
     let last = (header.offset + header.length - 1) / page_bytes;
     // After that come the same trees again.
-    let last = last.min(first + u64::from(tree.roots) - 1);
-    let everyone = if zones == 64 {
-        u64::MAX
-    } else {
-        (1 << zones) - 1
-    };
+    let last = last.min(first + owners.trees() - 1);
+    let everyone = u64::MAX >> (64 - owners.zones());
     let mut set = 0;
     for page in first..=last {
-        set |= 1 << tree.zone(Lbn(page * ENTRIES_PER_PAGE), zones).get();
+        set |= 1 << owners.of_leaf(page).get();
         if set == everyone {
             break;
         }
@@ -126,7 +123,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::Pbn;
 
     fn header(kind: RequestKind, offset: u64, length: u64) -> RequestHeader {
         RequestHeader {
@@ -147,13 +143,13 @@ mod tests {
         ) {
             let kind = if unmap { RequestKind::Unmap } else { RequestKind::Write };
             let header = header(kind, offset, length);
-            let tree = TreeGeometry { root_origin: Pbn(1), roots: 60, logical_blocks: 1 << 30 };
-            let set = zones_of(&header, &tree, zones);
+            let owners = TreeOwners::new(60, zones);
+            let set = zones_of(&header, &owners);
             let mut spans = Vec::new();
             for zone in 0..zones {
                 let mut cursor = Cursor::new((), header);
                 let mut any = false;
-                while let Some(piece) = cursor.next(&tree, ZoneIndex(zone), zones) {
+                while let Some(piece) = cursor.next(&owners, ZoneIndex(zone)) {
                     any = true;
                     let begin = piece.lbn.get() * BLOCK_SIZE as u64 + piece.offset as u64;
                     prop_assert_eq!(begin, offset + piece.start as u64);

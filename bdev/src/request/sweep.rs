@@ -20,7 +20,7 @@ use super::line::Waiting;
 use super::pieces::Piece;
 use super::record::Stage;
 use super::{Outcome, Requests};
-use crate::block_map::NextLeaf;
+use crate::block_map::{NextLeaf, TreeSet};
 use crate::error::VdoError;
 use crate::format::tree::{ENTRIES_PER_PAGE, TreeGeometry};
 use crate::runtime::services::BlockMapSlot;
@@ -37,7 +37,7 @@ const SAY_EVERY: Nanos = Nanos(5_000_000_000);
 #[derive(Debug)]
 pub(super) struct Sweep<R> {
     request: R,
-    way: Way,
+    route: Route,
     began: Nanos,
     /// When it last said how far it is.
     said: Nanos,
@@ -73,22 +73,22 @@ enum Turn<R> {
 impl<R> Sweep<R> {
     /// What was asked.
     pub(super) fn header(&self) -> &RequestHeader {
-        &self.way.header
+        &self.route.header
     }
 }
 
 impl<R: HostRequest> Sweep<R> {
-    /// All of a request that is `zone`'s, of `zones`. There must be something.
+    /// All of a request that lies in `trees`, those of the zone thread. There must be something.
     pub(super) fn new(
         request: R,
         header: RequestHeader,
         forest: TreeGeometry,
-        (zone, zones): (ZoneIndex, u8),
+        trees: TreeSet,
         now: Nanos,
     ) -> Sweep<R> {
         Sweep {
             request,
-            way: Way::new(header, forest, zone, zones),
+            route: Route::new(header, forest, trees),
             began: now,
             said: now,
             passed: 0,
@@ -103,11 +103,11 @@ impl<R: HostRequest> Sweep<R> {
 
     /// Passes what comes before `block` in the leaf it is at, and yields that.
     fn take(&mut self, block: u64) -> Piece<R> {
-        let passed = self.way.skip_to(block);
+        let passed = self.route.skip_to(block);
         self.pass(passed);
-        let header = self.way.header;
+        let header = self.route.header;
         let begin = (block * BLOCK).max(header.offset);
-        let length = self.way.skip_to(block + 1);
+        let length = self.route.skip_to(block + 1);
         self.done += length;
         Piece {
             request: self.request.clone(),
@@ -122,7 +122,7 @@ impl<R: HostRequest> Sweep<R> {
 
     /// Answers all that is left with an error.
     pub(super) fn refuse(self, error: &VdoError) {
-        let bytes = self.passed + self.way.left();
+        let bytes = self.passed + self.route.left();
         if bytes > 0 {
             self.request.complete(bytes, error.errno());
         }
@@ -130,15 +130,15 @@ impl<R: HostRequest> Sweep<R> {
 
     pub(super) fn report(&self) -> SweepReport {
         SweepReport {
-            header: self.way.header,
+            header: self.route.header,
             since: self.began,
-            bytes: self.done + self.way.left(),
+            bytes: self.done + self.route.left(),
             done: self.done,
         }
     }
 
     /// Says how far it is, if it takes long and has not said so lately.
-    fn say(&mut self, volume: &str, now: Nanos) {
+    fn say(&mut self, volume: &str, zone: ZoneIndex, now: Nanos) {
         if now.0.saturating_sub(self.said.0) < SAY_EVERY.0 {
             return;
         }
@@ -154,7 +154,7 @@ impl<R: HostRequest> Sweep<R> {
             header.kind,
             header.length,
             header.offset,
-            self.way.zone,
+            zone,
             (now.0 - since.0) / 1_000_000_000,
         );
     }
@@ -171,7 +171,7 @@ impl<R: HostRequest> Requests<R> {
         }
         let passed = sweep.passed;
         let turn = self.look(&mut sweep, brought);
-        let RequestHeader { kind, fua, .. } = sweep.way.header;
+        let RequestHeader { kind, fua, .. } = sweep.route.header;
         let blocks = (sweep.passed - passed).div_ceil(BLOCK);
         self.zone.counters.passed(kind, blocks, fua);
         match turn {
@@ -190,21 +190,25 @@ impl<R: HostRequest> Requests<R> {
 
     /// Puts a sweep that has had its turn back into the line, or ends it.
     fn line_up(&mut self, mut sweep: Box<Sweep<R>>) {
-        if sweep.way.is_over() {
+        if sweep.route.is_over() {
             if sweep.passed > 0 {
                 sweep.request.complete(sweep.passed, 0);
             }
             return;
         }
-        sweep.say(&self.zone.shared.name, self.zone.scheduler.now());
+        sweep.say(
+            &self.zone.shared.name,
+            self.zone.index,
+            self.zone.scheduler.now(),
+        );
         self.line.join(Waiting::Sweep(sweep));
     }
 
     /// Keeps a sweep in a record until the page it needs is there.
     fn park(&mut self, slot: SlotIndex, sweep: Box<Sweep<R>>, job: Job) {
-        let lbn = sweep.way.blocks(sweep.way.leaf).start;
+        let lbn = sweep.route.blocks(sweep.route.leaf).start;
         let vio = self.vio(slot);
-        vio.kind = sweep.way.header.kind;
+        vio.kind = sweep.route.header.kind;
         vio.lbn = Lbn(lbn);
         self.parked.insert(slot, sweep);
         self.assist(slot, Stage::Sweep, job);
@@ -231,17 +235,17 @@ impl<R: HostRequest> Requests<R> {
 
     /// Looks at what lies ahead, as far as one can see.
     fn look(&self, sweep: &mut Sweep<R>, brought: bool) -> Turn<R> {
-        let (map, way) = (&self.zone.block_map, &mut sweep.way);
-        let (next, page) = match map.next_leaf(way.root(), way.leaf, way.leaf_end()) {
+        let (map, route) = (&self.zone.block_map, &mut sweep.route);
+        let (next, page) = match map.next_leaf(route.root(), route.leaf, route.leaf_end()) {
             NextLeaf::At(leaf, pbn) => (leaf, Some(pbn)),
             NextLeaf::NoneBefore(leaf) => (leaf, None),
             NextLeaf::Unknown(leaf) => {
-                let lbn = Lbn(way.leaf_number(leaf) * ENTRIES_PER_PAGE);
+                let lbn = Lbn(route.leaf_number(leaf) * ENTRIES_PER_PAGE);
                 return Turn::Needs(Job::Find { lbn, grow: false });
             }
         };
-        let coming = self.first_leaf_sought(way, next);
-        let passed = way.skip_to_leaf(coming.unwrap_or(next));
+        let coming = self.first_leaf_sought(route, next);
+        let passed = route.skip_to_leaf(coming.unwrap_or(next));
         sweep.pass(passed);
         match (coming, page) {
             (None, None) => Turn::Passed,
@@ -252,13 +256,16 @@ impl<R: HostRequest> Requests<R> {
 
     /// Looks at what lies ahead in the leaf the sweep is at, which has a `page` or may be about to get one.
     fn look_in_leaf(&self, sweep: &mut Sweep<R>, page: Option<Pbn>, brought: bool) -> Turn<R> {
-        let (zone, way) = (&self.zone, &mut sweep.way);
-        let blocks = way.blocks(way.leaf);
-        let first = way.leaf_number(way.leaf) * ENTRIES_PER_PAGE;
+        let (zone, route) = (&self.zone, &mut sweep.route);
+        let blocks = route.blocks(route.leaf);
+        let first = route.leaf_number(route.leaf) * ENTRIES_PER_PAGE;
         let slots = (blocks.start - first) as u16..(blocks.end - first) as u16;
         let mapped = match page {
             None => None,
-            Some(pbn) => match zone.block_map.next_entry(pbn, slots.clone(), way.matters()) {
+            Some(pbn) => match zone
+                .block_map
+                .next_entry(pbn, slots.clone(), route.matters())
+            {
                 Some(entry) => entry.map(|slot| first + u64::from(slot)),
                 // It has left memory again: one block at least gets on.
                 None if brought => Some(blocks.start),
@@ -277,7 +284,7 @@ impl<R: HostRequest> Requests<R> {
         match locked.or(mapped) {
             Some(block) => Turn::Piece(sweep.take(block)),
             None => {
-                let passed = way.skip_to(blocks.end);
+                let passed = route.skip_to(blocks.end);
                 sweep.pass(passed);
                 Turn::Passed
             }
@@ -286,25 +293,25 @@ impl<R: HostRequest> Requests<R> {
 
     /// The first leaf in the tree a sweep is in, from where it is and before leaf `end`, that a request under way is looking for,
     /// and perhaps about to make.
-    fn first_leaf_sought(&self, way: &Way, end: u64) -> Option<u64> {
+    fn first_leaf_sought(&self, route: &Route, end: u64) -> Option<u64> {
         if self.finding == 0 {
             return None;
         }
         let finding = self.records.iter().filter(|vio| vio.stage == Stage::Find);
-        let leaves = finding.map(|vio| way.forest.leaf(vio.lbn).0);
-        let here =
-            leaves.filter(|leaf| leaf.root == way.root() && (way.leaf..end).contains(&leaf.index));
+        let leaves = finding.map(|vio| route.forest.leaf(vio.lbn).0);
+        let here = leaves
+            .filter(|leaf| leaf.root == route.root() && (route.leaf..end).contains(&leaf.index));
         here.map(|leaf| leaf.index).min()
     }
 }
 
 /// A way through a request, tree by tree and leaf by leaf, and where on it one is.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+struct Route {
     header: RequestHeader,
     forest: TreeGeometry,
-    zone: ZoneIndex,
-    zones: u8,
+    /// Those of the zone thread.
+    trees: TreeSet,
     /// The first leaf of the request in this tree, counted over all trees.
     tree: u64,
     /// The next leaf in this tree, by its number there.
@@ -313,24 +320,23 @@ struct Way {
     block: u64,
 }
 
-impl Way {
-    fn new(header: RequestHeader, forest: TreeGeometry, zone: ZoneIndex, zones: u8) -> Way {
-        let mut way = Way {
+impl Route {
+    fn new(header: RequestHeader, forest: TreeGeometry, trees: TreeSet) -> Route {
+        let mut route = Route {
             header,
             forest,
-            zone,
-            zones,
+            trees,
             tree: header.offset / BLOCK / ENTRIES_PER_PAGE,
             leaf: 0,
             block: 0,
         };
-        way.enter_tree();
-        way
+        route.enter_tree();
+        route
     }
 
     /// Goes to the beginning of this tree, or of the next that is the zone's.
     fn enter_tree(&mut self) {
-        while !self.is_over() && self.forest.root_zone(self.root(), self.zones) != self.zone {
+        while !self.is_over() && !self.trees.contains(self.root()) {
             self.tree += 1;
         }
         self.leaf = self.forest.leaf_page(self.tree).index;
@@ -442,6 +448,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::block_map::TreeOwners;
 
     fn header(offset: u64, length: u64) -> RequestHeader {
         RequestHeader {
@@ -474,32 +481,34 @@ mod tests {
             let mut spans = Vec::new();
             let mut passed = 0;
             let mut strides = strides.iter().cycle();
+            let owners = TreeOwners::new(roots, zones);
             for zone in 0..zones {
-                let mut way = Way::new(header, forest(roots), ZoneIndex(zone), zones);
-                let mut left = way.left();
-                while !way.is_over() {
-                    let before = way;
+                let trees = owners.trees_of(ZoneIndex(zone));
+                let mut route = Route::new(header, forest(roots), trees);
+                let mut left = route.left();
+                while !route.is_over() {
+                    let before = route;
                     let (by_leaves, stride) = *strides.next().unwrap();
                     let bytes = match by_leaves {
                         true => {
-                            let to = (way.leaf + 1 + stride % 4).min(way.leaf_end());
-                            let bytes = way.skip_to_leaf(to);
+                            let to = (route.leaf + 1 + stride % 4).min(route.leaf_end());
+                            let bytes = route.skip_to_leaf(to);
                             for leaf in before.leaf..to {
                                 spans.push(before.blocks(leaf));
                             }
                             bytes
                         }
                         false => {
-                            let blocks = way.blocks(way.leaf);
+                            let blocks = route.blocks(route.leaf);
                             let to = (blocks.start + stride).min(blocks.end);
                             spans.push(blocks.start..to);
-                            way.skip_to(to)
+                            route.skip_to(to)
                         }
                     };
                     left -= bytes;
                     passed += bytes;
-                    prop_assert_eq!(way.left(), left);
-                    prop_assert!(before.forest.zone(Lbn(before.blocks(before.leaf).start), zones) == ZoneIndex(zone));
+                    prop_assert_eq!(route.left(), left);
+                    prop_assert!(owners.of_block(Lbn(before.blocks(before.leaf).start)) == ZoneIndex(zone));
                 }
                 prop_assert_eq!(left, 0);
             }
@@ -517,8 +526,12 @@ mod tests {
 
     #[test]
     fn a_petabyte_is_sixty_strides() {
-        let way = Way::new(header(0, 1 << 50), forest(60), ZoneIndex(0), 1);
-        let (mut ahead, mut strides, mut bytes) = (way, 0, 0);
+        let route = Route::new(
+            header(0, 1 << 50),
+            forest(60),
+            TreeOwners::new(60, 1).trees_of(ZoneIndex(0)),
+        );
+        let (mut ahead, mut strides, mut bytes) = (route, 0, 0);
         while !ahead.is_over() {
             bytes += ahead.skip_to_leaf(ahead.leaf_end());
             strides += 1;

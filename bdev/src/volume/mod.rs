@@ -523,7 +523,7 @@ impl<H: Host> Volume<H> {
         if end.is_none_or(|end| end > self.bytes()) {
             return request.complete(header.length, 22);
         }
-        let mut zones = zones_of(&header, &self.shared.extent.tree(), self.shared.zones);
+        let mut zones = zones_of(&header, &self.shared.owners);
         if zones == 0 {
             return request.complete(0, 0);
         }

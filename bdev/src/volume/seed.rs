@@ -115,6 +115,8 @@ impl<H: Host> ZoneSeed<H> {
             services.clone(),
             &self.memory,
         )?;
+        let cache = self.options.block_map_cache_blocks;
+        let cache_pages = self.shared.owners.share(self.index, cache);
         let shared = Arc::clone(&self.shared);
         let block_map = BlockMapZone::new(
             &BlockMapConfig {
@@ -122,7 +124,7 @@ impl<H: Host> ZoneSeed<H> {
                 nonce: layout.nonce,
                 zone: self.index,
                 zones,
-                cache_pages: (self.options.block_map_cache_blocks / u32::from(zones)).max(1),
+                cache_pages,
                 maximum_age: self.page_age(),
                 journal_tail: self.found.super_block.recovery_journal.journal_start,
                 requests: slots as usize,

@@ -10,6 +10,7 @@ use super::journaling::Watermark;
 use super::low_space::LowSpace;
 use super::room::{Room, RoomSeen};
 use super::usage::ZoneUsage;
+use crate::block_map::TreeOwners;
 use crate::dedupe::contexts::{DEFAULT_MINIMUM_TIMER_MS, DEFAULT_TIMEOUT_MS};
 use crate::format::VolumeLayout;
 use crate::index::NameZones;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub slots_per_zone: u32,
     /// Where everything is, and how large.
     pub extent: VolumeExtent,
+    /// Which zone thread has which trees of the block map.
+    pub owners: TreeOwners,
     /// Which hash zone a name belongs to.
     pub names: NameZones,
     /// How far a rebuild of the index is.
@@ -97,6 +100,7 @@ impl Shared {
             name,
             zones,
             slots_per_zone,
+            owners: TreeOwners::new(layout.tree.roots, zones),
             extent: VolumeExtent::new(layout),
             names,
             index_rebuild: IndexRebuild::default(),
