@@ -340,6 +340,20 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_downgraded_for_several_stays_until_each_of_them_lets_go() {
+        let mut locks = PbnLocks::new(1);
+        locks.lock_allocation(Pbn(7), WriteKind::Data).unwrap();
+        locks.downgrade(Pbn(7), 3, 253).unwrap();
+        locks.set_provisional(Pbn(7), false);
+        for _ in 0..2 {
+            assert_eq!(locks.release(Pbn(7)), Ok(false));
+            assert!(locks.is_locked(Pbn(7)));
+        }
+        assert_eq!(locks.release(Pbn(7)), Ok(false));
+        assert_eq!((locks.is_locked(Pbn(7)), locks.held()), (false, 0));
+    }
+
+    #[test]
     fn a_budget_outlives_its_lock_without_claiming_from_the_next() {
         let mut locks = PbnLocks::new(1);
         let old = new_lock(&mut locks, Pbn(1), 5);

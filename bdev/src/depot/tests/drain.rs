@@ -3,8 +3,9 @@
 use super::journal::Io;
 use super::oracle::{journal_block, stored_counts, summary_entry};
 use super::*;
+use crate::format::reference_block;
 use crate::format::slab_journal::ENTRIES_PER_BLOCK;
-use crate::format::slab_summary::{SlabSummaryEntry, entry_place};
+use crate::format::slab_summary::{SlabSummaryEntry, entry_place, fullness_hint};
 use crate::seam::BaseOp;
 use ReferenceOperation::DataIncrement;
 
@@ -290,6 +291,42 @@ fn a_dirty_slab_is_scrubbed_when_it_is_loaded() {
         loaded.write();
         assert_eq!(loaded.reopen().count(a), expected[0]);
     }
+}
+
+#[test]
+fn counters_that_a_rebuild_left_are_loaded_even_after_the_first_entry_of_the_journal() {
+    let slabs = geometry(1, 6, 8);
+    let mut disk = TestDisk::new();
+    let rebuilt = SlabSummaryEntry {
+        tail_block_offset: 0,
+        fullness_hint: fullness_hint(slabs.config.data_blocks - 1, 6),
+        load_counts: true,
+        is_dirty: false,
+    };
+    for block in SUMMARY.get()..SUMMARY.get() + SUMMARY_BLOCKS {
+        disk.blocks.insert(block, vec![0; 4096]);
+    }
+    let (index, at) = entry_place(ZoneIndex(0), SlabNumber(0));
+    let block = disk.blocks.get_mut(&(SUMMARY.get() + index)).unwrap();
+    block[at..at + 2].copy_from_slice(&rebuilt.encode());
+    let mut counters = [0; 4096];
+    reference_block::encode(&mut counters, JournalPoint::default(), &[3]);
+    let place = slabs.reference_blocks(SlabNumber(0)).start.get();
+    disk.blocks.insert(place, counters.to_vec());
+    let mut fixture = Fixture::on(disk, slabs, (ZoneIndex(0), 1), Some(1), 4);
+    let old = fixture.pbn(0, 0);
+    assert_eq!(fixture.count(old), 3);
+
+    let new = fixture.write();
+    fixture.zone.commit_oldest(fixture.next.sequence);
+    fixture.disk.run();
+    let entry = summary_entry(&fixture.disk.blocks, ZoneIndex(0), SlabNumber(0));
+    assert_eq!((entry.tail_block_offset, entry.is_dirty), (2, true));
+    assert!(entry.load_counts, "the journal knows of one entry only");
+    let mut fresh = TestDisk::new();
+    fresh.blocks = fixture.disk.blocks.clone();
+    let loaded = Fixture::on(fresh, slabs, (ZoneIndex(0), 1), Some(1), 4);
+    assert_eq!([old, new].map(|pbn| loaded.count(pbn)), [3, 1]);
 }
 
 /// Loads a zone from a disk that has something wrong with it.

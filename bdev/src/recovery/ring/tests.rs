@@ -220,7 +220,11 @@ fn a_journal_without_holes_is_used_from_head_to_tail() {
 #[test]
 fn a_short_tail_block_after_a_wrap_ends_the_journal() {
     let used = vec![(14, 217), (15, 217), (16, 217), (17, 66)];
-    assert_eq!(recover(&ring_of(&wrapped())), Ok(used));
+    let mut blocks = wrapped();
+    assert_eq!(recover(&ring_of(&blocks)), Ok(used.clone()));
+    // Even if the block after it is there and full.
+    blocks[2].1 = Made::full(11, 18);
+    assert_eq!(recover(&ring_of(&blocks)), Ok(used));
 }
 
 #[test]
@@ -264,6 +268,9 @@ fn of_two_holes_the_first_counts() {
     blocks[2] = Made::full(9, 12).of_other_recovery();
     blocks.push(Made::with(1, 1, 66));
     assert_eq!(recover(&placed(blocks)), Ok(vec![(1, 66)]));
+    // Two that are missing, with blocks between them.
+    let blocks = [1, 2, 4, 5, 7].map(|number| Made::full(1, number));
+    assert_eq!(recover(&placed(blocks)), Ok(vec![(1, 217), (2, 217)]));
 }
 
 #[test]
@@ -323,6 +330,20 @@ fn a_rebuild_uses_every_block_between_head_and_highest_whatever_is_missing() {
     assert_eq!(rebuild(&ring_of(&holed())), found);
     let plan = scan(&ring_of(&holed())).rebuild().unwrap();
     assert_eq!(plan.ending.next.get(), 18);
+}
+
+#[test]
+fn a_rebuild_begins_at_the_head_of_the_block_map_whatever_slab_journals_need() {
+    for (map, slabs) in [(2, 4), (4, 2)] {
+        let blocks = (1..=5).map(|number| {
+            Made::full(1, number).change(|header| {
+                header.block_map_head = SequenceNumber(number.min(map));
+                header.slab_journal_head = SequenceNumber(number.min(slabs));
+            })
+        });
+        let found: Vec<_> = (map..=5).map(|number| (number, 217, 0)).collect();
+        assert_eq!(rebuild(&placed(blocks)), found);
+    }
 }
 
 #[test]
