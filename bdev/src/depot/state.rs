@@ -425,3 +425,25 @@ impl DepotState {
         self.core.scrubber.wake();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slab_journal_with_the_oldest_lock_is_first_whenever_it_came() {
+        let mut journals = DirtyJournals::with_capacity(3);
+        for (lock, slab) in [(5, 0), (3, 1), (7, 2), (3, 4)] {
+            journals.insert(SequenceNumber(lock), slab);
+        }
+        assert_eq!(journals.oldest_up_to(SequenceNumber(2)), None);
+        let mut order = Vec::new();
+        for lock in [3, 3, 5, 7] {
+            let oldest = journals.oldest_up_to(SequenceNumber(lock)).unwrap();
+            journals.remove(SequenceNumber(lock), oldest);
+            order.push(oldest);
+        }
+        assert_eq!(order, [1, 4, 0, 2]);
+        assert_eq!(journals.oldest_up_to(SequenceNumber(u64::MAX)), None);
+    }
+}

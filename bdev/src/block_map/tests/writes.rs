@@ -102,6 +102,16 @@ fn a_page_copied_after_a_flush_began_waits_for_the_next() {
 
 #[test]
 fn a_tree_page_changed_at_any_point_of_its_write_is_written_again() {
+    change_while_it_is_written(false);
+}
+
+#[test]
+fn a_tree_page_that_is_due_again_during_its_write_is_written_again() {
+    change_while_it_is_written(true);
+}
+
+/// With `due`, the page's turn to be written comes again before its write has ended, else afterwards.
+fn change_while_it_is_written(due: bool) {
     // The pages above the leaves get their first images; then the page above leaves 0, 2, 4... changes
     // while it waits for the flush, while it is written, and after.
     let mut world = dirty(config(), 2);
@@ -117,6 +127,9 @@ fn a_tree_page_changed_at_any_point_of_its_write_is_written_again() {
         world.source.sequence.set(sequence);
         let started = world.start_write(leaf(n), data(FIRST_DATA), sequence);
         world.disk.run();
+        if due {
+            world.advance(sequence + 4);
+        }
         if let Some(at) = world
             .disk
             .held()

@@ -214,6 +214,28 @@ fn nothing_is_added_after_a_partial_block_before_the_summary_knows_it() {
 }
 
 #[test]
+fn nothing_is_added_after_a_partial_block_when_the_summary_learns_of_those_before_it() {
+    let mut fixture = Fixture::new(geometry(1, 6, 16));
+    let pbn = fixture.write();
+    fixture.churn(pbn, FULL - 1);
+    fixture.hold();
+    fixture.complete(Io::Journal(0, 1));
+    fixture.churn(pbn, 1);
+    fixture.zone.commit_oldest(fixture.next.sequence);
+    fixture.hold();
+    let later = fixture.churn(pbn, 3);
+    fixture.complete(Io::Flush);
+    fixture.complete(Io::Summary);
+    assert_eq!(fixture.held(), [Io::Journal(0, 2)]);
+    assert_eq!(fixture.made(&later), 0, "block 2 is not even written");
+    for io in [Io::Journal(0, 2), Io::Flush, Io::Summary] {
+        assert_eq!(fixture.made(&later), 0, "{io:?} is under way");
+        fixture.complete(io);
+    }
+    assert_eq!(fixture.made(&later), 3);
+}
+
+#[test]
 fn an_entry_about_the_block_map_begins_a_new_block_when_it_does_not_fit() {
     let mut fixture = Fixture::new(geometry(1, 6, 8));
     let pbn = fixture.write();
