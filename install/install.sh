@@ -44,13 +44,13 @@ while read -r page; do
     file 644 "$pages/$page" "$prefix/share/$page"
 done < <(cd "$pages" && find . -type f -printf '%P\n' | sort)
 
-for program in vdo_tgt spdk_vdo_tgt; do
+for program in vdo_tgt spdk_vdo_tgt vdo_exporter; do
     [[ " ${programs[*]} " == *" $program "* ]] || continue
     unit=$pages/$program.service
     sed "s|/usr/bin/|$prefix/bin/|; s|/etc/vdo/|$sysconfdir/vdo/|g" "install/systemd/$program.service" >"$unit"
     file 644 "$unit" "$prefix/lib/systemd/system/$program.service"
     config=$sysconfdir/vdo/$program.json
-    [ -e "$destdir$config" ] || file 644 "install/config/$program.json" "$config"
+    [ ! -e "install/config/$program.json" ] || [ -e "$destdir$config" ] || file 644 "install/config/$program.json" "$config"
 done
 file 644 install/examples/file-nbd.json "$prefix/share/doc/spdk-vdo/examples/file-nbd.json"
 if [[ " ${programs[*]} " == *" spdk_vdo_tgt "* ]]; then

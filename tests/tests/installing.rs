@@ -16,13 +16,14 @@ use vdo_tests::target::built;
 use vdo_tests::tools::{skipped, text};
 
 /// What is installed below a prefix, beside the programs that need SPDK.
-const INSTALLED: [&str; 30] = [
+const INSTALLED: [&str; 31] = [
     "bin/vdo_estimate",
     "bin/vdo_exporter",
     "bin/vdo_tgt",
     "bin/vdo_top",
     "lib/python/nvme_reserve.py",
     "lib/python/vdo_rpc.py",
+    "lib/systemd/system/vdo_exporter.service",
     "lib/systemd/system/vdo_tgt.service",
     "share/bash-completion/completions/vdo_estimate",
     "share/bash-completion/completions/vdo_exporter",
@@ -254,7 +255,11 @@ fn units_name_the_prefix_and_are_what_systemd_takes() {
     if !has(test, "systemd-analyze") {
         return;
     }
-    for name in ["vdo_tgt.service", "spdk_vdo_tgt.service"] {
+    for name in [
+        "vdo_tgt.service",
+        "spdk_vdo_tgt.service",
+        "vdo_exporter.service",
+    ] {
         let unit =
             fs::read_to_string(workspace().join("install/systemd").join(name)).expect("a unit");
         // The program and its manual need not be installed here.
