@@ -166,6 +166,13 @@ impl Executor {
     }
 }
 
+impl Drop for Executor {
+    /// Drops tasks that have not run yet, too: they hold the scheduler, which holds them.
+    fn drop(&mut self) {
+        drop(self.scheduler.born.take());
+    }
+}
+
 /// Tasks waiting, first come first served.
 ///
 /// A waiter takes the next ticket; each wake-up admits the oldest ticket not yet admitted. A waiter
@@ -288,6 +295,17 @@ mod tests {
         executor.run(100);
         assert_eq!(*order.borrow(), [0, 1, 2]);
         assert!(!list.wake_one());
+    }
+
+    #[test]
+    fn tasks_that_never_ran_go_with_the_executor() {
+        let scheduler = Scheduler::new();
+        let executor = Executor::new(Rc::clone(&scheduler));
+        let held = Rc::clone(&scheduler);
+        scheduler.spawn(async move { drop(held) });
+        assert_eq!(Rc::strong_count(&scheduler), 3);
+        drop(executor);
+        assert_eq!(Rc::strong_count(&scheduler), 1);
     }
 
     #[test]
