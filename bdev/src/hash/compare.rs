@@ -31,7 +31,8 @@ mod tests {
         assert!(is_zero_block(&zero));
         assert!(blocks_equal(&zero, &zero.clone()));
         let mut block = zero.clone();
-        for at in 0..BLOCK_SIZE {
+        // Miri takes a tenth of a second for each.
+        for at in (0..BLOCK_SIZE).step_by(if cfg!(miri) { 97 } else { 1 }) {
             block[at] = 1 << (at % 8);
             assert!(!is_zero_block(&block), "bit in byte {at} was missed");
             assert!(!blocks_equal(&block, &zero), "bit in byte {at} was missed");

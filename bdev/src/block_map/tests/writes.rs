@@ -180,6 +180,7 @@ fn one_writer_is_enough_for_many_dirty_tree_pages() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes Miri minutes")]
 fn hundreds_of_batches_in_a_row_lose_nothing() {
     // More than the 256 flush generations the original can tell apart.
     let mut world = dirty(config(), 1);

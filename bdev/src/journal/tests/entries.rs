@@ -97,6 +97,7 @@ fn entries_commit_only_after_all_earlier_blocks() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes Miri minutes")]
 fn a_block_is_rewritten_as_it_fills_and_once_more_when_full() {
     let mut rig = Rig::new(64);
     for number in 0..PER_BLOCK {
