@@ -226,8 +226,10 @@ fn few_pieces_of_long_requests_are_served_before_a_short_read() {
         }
         println!("{kind:?}, {zones} zones: {most} before one of {reads} short reads");
         assert!(reads > 20, "they were at it for a while");
+        // A read takes two polls of its thread. Where others answer for a write, what was begun in a poll before is answered then, too.
+        let polls = if zones == 1 { 2 } else { 3 };
         assert!(
-            most <= 2 * PIECES_PER_POLL * u64::from(zones),
+            most <= polls * PIECES_PER_POLL * u64::from(zones),
             "{kind:?}, {zones} zones: {most} pieces were served before a short read"
         );
         world.shut_down().0.unwrap();
