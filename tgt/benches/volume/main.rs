@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use vdo::buffer::{Buffer, DmaMemory, HeapMemory};
 use vdo::types::BLOCK_SIZE;
 use vdo::volume::ZoneThread;
-use vdo_tgt::bdev::BdevIo;
+use vdo_tgt::bdev::{BdevIo, Registry};
 use vdo_tgt::reactor::begin_turn;
 
 use self::load::{At, BenchHost, CONTENTS, Caller, DEPTH, Data, Numbers, RANGE, SPARSE, Work};
@@ -218,9 +218,11 @@ struct Plain {
 
 impl Plain {
     fn measure(seconds: f64) -> Plain {
+        let registry = bdev(BASE_BLOCKS);
+        touch(&registry);
         Plain {
-            to: copies(seconds, BdevIo::write),
-            from: copies(seconds, BdevIo::read),
+            to: copies(&registry, seconds, BdevIo::write),
+            from: copies(&registry, seconds, BdevIo::read),
         }
     }
 
@@ -244,10 +246,12 @@ impl Plain {
 }
 
 /// Plain I/Os of blocks anywhere in the range, as many in flight as a volume has.
-fn copies(seconds: f64, io: impl Fn(u64, u64, NonNull<u8>, u64) -> BdevIo) -> f64 {
-    let registry = bdev(BASE_BLOCKS);
-    touch(&registry);
-    let mut channel = channel(&registry, "base");
+fn copies(
+    registry: &Registry,
+    seconds: f64,
+    io: impl Fn(u64, u64, NonNull<u8>, u64) -> BdevIo,
+) -> f64 {
+    let mut channel = channel(registry, "base");
     let memory: Arc<dyn DmaMemory> = Arc::new(HeapMemory);
     let buffers: Vec<_> = (0..DEPTH)
         .map(|_| Buffer::new(&memory, 1).expect("memory"))
